@@ -1,0 +1,67 @@
+//! Every bound on what comes over the network, once. `docs/protocol.md` lists them and a test compares the two.
+//!
+//! Sizes are bytes, times milliseconds. A coordinator may be configured to be stricter where `Limits` says so.
+
+/// Protocol version spoken here.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// Version of the terms a consent statement agrees to.
+pub const TERMS_VERSION: u32 = 1;
+
+/// Largest CBOR body of a session, lease or result call.
+pub const CBOR_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Largest JSON body of an administrator's call.
+pub const JSON_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Largest blob: an input panel, a shard, a checkpoint or an output.
+pub const BLOB_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Most outputs one result may name.
+pub const OUTPUTS_COUNT_MAX: usize = 4;
+/// Longest string in any statement (device description, site, origin).
+pub const TEXT_BYTES_MAX: usize = 256;
+
+/// Most units one lease call hands out.
+pub const LEASES_PER_CALL_MAX: u32 = 16;
+/// Most live leases of one key.
+pub const LIVE_LEASES_PER_KEY_MAX: u32 = 32;
+/// How long a lease lives without a heartbeat.
+pub const LEASE_MS: u64 = 60_000;
+/// How often a volunteer sends a heartbeat while it works.
+pub const HEARTBEAT_MS: u64 = 5_000;
+/// Longest life of a consent statement and its session.
+pub const SESSION_MS_MAX: u64 = 24 * 3_600_000;
+/// How long a session nonce may be used after `GET /v1/info` gave it out.
+pub const NONCE_MS: u64 = 10 * 60_000;
+/// How far a volunteer's clock may be ahead of the coordinator's.
+pub const CLOCK_SKEW_MS: u64 = 5 * 60_000;
+/// How long a gradient unit waits for a second key before the referee computes it.
+pub const REPLICA_WAIT_MS: u64 = 3_000;
+
+/// Largest extent of any matrix or tensor dimension.
+pub const DIMENSION_MAX: u64 = 1 << 24;
+/// Most values in one tensor.
+pub const TENSOR_VALUES_MAX: u64 = BLOB_BYTES_MAX / 4;
+/// Most layers in a model.
+pub const LAYERS_COUNT_MAX: usize = 256;
+/// Most parameters in a model.
+pub const PARAMETERS_COUNT_MAX: u64 = 16 * 1024 * 1024 - 65_536;
+/// Most inner steps of one unit.
+pub const INNER_STEPS_MAX: u32 = 10_000;
+/// Most examples in one batch.
+pub const BATCH_MAX: u32 = 4_096;
+/// Most units in one round.
+pub const UNITS_PER_ROUND_MAX: u32 = 4_096;
+/// Most rounds of one job.
+pub const ROUNDS_MAX: u32 = 1_000_000;
+/// Most shards of one job.
+pub const SHARDS_COUNT_MAX: usize = 65_536;
+/// Most tensors in one safetensors file, and the longest header.
+pub const TENSORS_PER_FILE_MAX: usize = 1_024;
+pub const SAFETENSORS_HEADER_BYTES_MAX: usize = 256 * 1024;
+
+/// Agreement of two executions of a gradient unit: ‖Δ₁ − Δ₂‖ ≤ this × ‖Δ₁‖.
+pub const GRADIENT_TOLERANCE: f64 = 0.02;
+/// Largest ‖Δ‖ relative to the checkpoint's norm (plus one) that a unit may return.
+pub const UPDATE_NORM_RATIO_MAX: f64 = 10.0;
+/// Rounds of Freivalds' check: a wrong entry passes each with probability at most 1/2, so 41 give less than 2^-40.
+pub const FREIVALDS_ROUNDS: u32 = 41;
+/// Additions that an f32 product's partial sums go through before they are added up (see docs/verification.md).
+pub const MATMUL_K_CHUNK: u32 = 64;

@@ -1,0 +1,282 @@
+//! The job owner's manifest (JSON): what to compute, for whom, by which recipe. Validation names the field at fault.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::BlobHash;
+use crate::limits;
+use crate::model::Model;
+use crate::work::InnerOptimizer;
+
+/// A job as its owner describes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobManifest {
+    /// [`limits::PROTOCOL_VERSION`].
+    pub version: u32,
+    /// Short name, lower-case letters, digits and hyphens.
+    pub name: String,
+    /// Shown to visitors.
+    pub title: String,
+    pub description: String,
+    /// For whom it is computed; shown to visitors before they consent.
+    pub owner: String,
+    pub category: Category,
+    pub work: JobWork,
+}
+
+/// What kind of purpose a job serves; site owners choose which may run on their pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Category {
+    Research,
+    Education,
+    PublicGood,
+    Commercial,
+    Demo,
+}
+
+/// The two kinds of jobs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum JobWork {
+    Matmul(MatmulRecipe),
+    Train(TrainRecipe),
+}
+
+/// `C = A · B`, cut into blocks of at most `block` rows and columns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MatmulRecipe {
+    #[serde(default = "default_block")]
+    pub block: u32,
+}
+
+fn default_block() -> u32 {
+    256
+}
+
+/// Rounds of local SGD with an outer optimiser.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainRecipe {
+    pub model: Model,
+    /// Inner steps H of one unit.
+    pub inner_steps: u32,
+    /// Examples in one inner step.
+    pub batch: u32,
+    pub inner_optimizer: InnerOptimizer,
+    pub outer_optimizer: OuterOptimizer,
+    pub units_per_round: u32,
+    pub rounds_max: u32,
+    /// The job finishes when held-out accuracy reaches this, 0 to 1.
+    pub target_accuracy: f64,
+    /// Examples in one shard; a multiple of `batch`.
+    pub rows_per_shard: u32,
+    /// Seed of the initial parameters and of the shuffle before cutting shards.
+    pub seed: u64,
+}
+
+/// The outer optimiser, applied to the mean pseudo-gradient `g` of a round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum OuterOptimizer {
+    /// `v ← momentum · v + g; p ← p − learning_rate · (g + momentum · v)`.
+    Nesterov { learning_rate: f32, momentum: f32 },
+}
+
+/// A manifest with its cut inputs, as `POST /v1/admin/jobs` takes it. All blobs were uploaded before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Submission {
+    pub manifest: JobManifest,
+    pub inputs: Inputs,
+}
+
+/// Content-addressed inputs of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Inputs {
+    /// Row panels of A (`a` `[rows, k]`) and column panels of B (`b` `[k, columns]`); the last of each may be smaller.
+    Matmul { m: u64, k: u64, n: u64, a_panels: Vec<BlobHash>, b_panels: Vec<BlobHash> },
+    /// Shards and the held-out set: `x` `[rows, …]` and `y` `[rows]` u8.
+    Train { shards: Vec<BlobHash>, test: BlobHash },
+}
+
+/// A manifest that cannot run; `field` is its path.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct ManifestError {
+    pub field: String,
+    pub reason: String,
+}
+
+fn check(ok: bool, field: &str, reason: impl Into<String>) -> Result<(), ManifestError> {
+    if ok { Ok(()) } else { Err(ManifestError { field: field.to_owned(), reason: reason.into() }) }
+}
+
+/// Parses JSON into a manifest or submission; the error carries the path of the field that is wrong.
+pub fn parse_json<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, ManifestError> {
+    let mut de = serde_json::Deserializer::from_slice(json);
+    let value = serde_path_to_error::deserialize(&mut de)
+        .map_err(|e| ManifestError { field: e.path().to_string(), reason: e.inner().to_string() })?;
+    de.end().map_err(|e| ManifestError { field: ".".to_owned(), reason: e.to_string() })?;
+    Ok(value)
+}
+
+impl JobManifest {
+    /// Checks every field against `limits`.
+    pub fn validate(&self) -> Result<(), ManifestError> {
+        check(self.version == limits::PROTOCOL_VERSION, "version", format!("must be {}", limits::PROTOCOL_VERSION))?;
+        let name_ok = !self.name.is_empty()
+            && self.name.len() <= 64
+            && self.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        check(name_ok, "name", "must be 1 to 64 lower-case letters, digits and hyphens")?;
+        for (text, field, max) in
+            [(&self.title, "title", 120), (&self.owner, "owner", 120), (&self.description, "description", 2000)]
+        {
+            check(!text.trim().is_empty() && text.chars().count() <= max, field, format!("must be 1 to {max} characters"))?;
+        }
+        match &self.work {
+            JobWork::Matmul(recipe) => check((1..=4096).contains(&recipe.block), "work.block", "must be 1 to 4096"),
+            JobWork::Train(recipe) => recipe.validate(),
+        }
+    }
+}
+
+impl TrainRecipe {
+    fn validate(&self) -> Result<(), ManifestError> {
+        self.model.parameters().map_err(|e| ManifestError { field: format!("work.model.{}", e.field), reason: e.reason })?;
+        check(self.model.classes() <= 256, "work.model.layers", "at most 256 classes: labels are u8")?;
+        let range = |value: u32, max: u32, field: &str| check((1..=max).contains(&value), field, format!("must be 1 to {max}"));
+        range(self.inner_steps, limits::INNER_STEPS_MAX, "work.inner_steps")?;
+        range(self.batch, limits::BATCH_MAX, "work.batch")?;
+        range(self.units_per_round, limits::UNITS_PER_ROUND_MAX, "work.units_per_round")?;
+        range(self.rounds_max, limits::ROUNDS_MAX, "work.rounds_max")?;
+        check(
+            self.rows_per_shard >= self.batch && self.rows_per_shard % self.batch == 0,
+            "work.rows_per_shard",
+            "must be a multiple of batch",
+        )?;
+        let example_bytes = u64::from(self.model.input_values().unwrap_or(u32::MAX)) * 4 + 4;
+        check(
+            u64::from(self.rows_per_shard) * example_bytes < limits::BLOB_BYTES_MAX,
+            "work.rows_per_shard",
+            "a shard would be larger than a blob may be",
+        )?;
+        check((0.0..=1.0).contains(&self.target_accuracy), "work.target_accuracy", "must be 0 to 1")?;
+        let InnerOptimizer::Sgd { learning_rate, momentum } = self.inner_optimizer;
+        check(
+            learning_rate.is_finite() && learning_rate > 0.0,
+            "work.inner_optimizer.learning_rate",
+            "must be finite and positive",
+        )?;
+        check((0.0..1.0).contains(&momentum), "work.inner_optimizer.momentum", "must be 0 or more and below 1")?;
+        let OuterOptimizer::Nesterov { learning_rate, momentum } = self.outer_optimizer;
+        check(
+            learning_rate.is_finite() && learning_rate > 0.0,
+            "work.outer_optimizer.learning_rate",
+            "must be finite and positive",
+        )?;
+        check((0.0..1.0).contains(&momentum), "work.outer_optimizer.momentum", "must be 0 or more and below 1")
+    }
+}
+
+impl Submission {
+    /// Checks the manifest, that the inputs are of its kind, and their counts. The blobs themselves are the store's business.
+    pub fn validate(&self) -> Result<(), ManifestError> {
+        self.manifest.validate()?;
+        match (&self.manifest.work, &self.inputs) {
+            (JobWork::Matmul(recipe), Inputs::Matmul { m, k, n, a_panels, b_panels }) => {
+                for (d, field) in [(*m, "inputs.m"), (*k, "inputs.k"), (*n, "inputs.n")] {
+                    check((1..=limits::DIMENSION_MAX).contains(&d), field, format!("must be 1 to {}", limits::DIMENSION_MAX))?;
+                }
+                let block = panel_extent(recipe.block, *k);
+                for (extent, panels, field) in [(*m, a_panels, "inputs.a_panels"), (*n, b_panels, "inputs.b_panels")] {
+                    let expected = extent.div_ceil(u64::from(block));
+                    check(panels.len() as u64 == expected, field, format!("must be {expected} panels of at most {block}"))?;
+                }
+                check(
+                    a_panels.len().saturating_mul(b_panels.len()) <= limits::SHARDS_COUNT_MAX,
+                    "inputs.a_panels",
+                    format!("more than {} blocks", limits::SHARDS_COUNT_MAX),
+                )
+            }
+            (JobWork::Train(_), Inputs::Train { shards, .. }) => check(
+                (1..=limits::SHARDS_COUNT_MAX).contains(&shards.len()),
+                "inputs.shards",
+                format!("must be 1 to {} shards", limits::SHARDS_COUNT_MAX),
+            ),
+            _ => check(false, "inputs.kind", "must be the manifest's work.kind"),
+        }
+    }
+}
+
+/// Rows of an A panel and columns of a B panel: `block`, or fewer where a panel of depth `k` would not fit a blob.
+pub fn panel_extent(block: u32, k: u64) -> u32 {
+    let fits = (limits::TENSOR_VALUES_MAX - 1) / k.max(1);
+    u64::from(block).min(fits).max(1) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"{
+        "version": 1, "name": "fashion-mlp", "title": "Clothes", "description": "A small classifier.", "owner": "Many Hands",
+        "category": "demo",
+        "work": {
+            "kind": "train",
+            "model": {
+                "input": { "shape": [784], "dtype": "u8", "scale": 0.003921569, "offset": 0.0 },
+                "layers": [{ "type": "dense", "outputs": 128 }, { "type": "relu" }, { "type": "dense", "outputs": 10 }],
+                "loss": "softmax_cross_entropy"
+            },
+            "inner_steps": 30, "batch": 32,
+            "inner_optimizer": { "type": "sgd", "learning_rate": 0.05, "momentum": 0.9 },
+            "outer_optimizer": { "type": "nesterov", "learning_rate": 0.7, "momentum": 0.9 },
+            "units_per_round": 4, "rounds_max": 60, "target_accuracy": 0.82, "rows_per_shard": 992, "seed": 1
+        }
+    }"#;
+
+    /// Parses and validates `GOOD` with one piece of text replaced; gives the path of the field at fault.
+    fn fault(from: &str, to: &str) -> Option<String> {
+        let json = GOOD.replacen(from, to, 1);
+        assert!(from.is_empty() || json != GOOD, "{from} is not in the manifest");
+        let manifest = match parse_json::<JobManifest>(json.as_bytes()) {
+            Ok(manifest) => manifest,
+            Err(e) => return Some(e.field),
+        };
+        manifest.validate().err().map(|e| e.field)
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        assert_eq!(fault("", ""), None);
+        let check = |from, to, field: &str| assert_eq!(fault(from, to).as_deref(), Some(field), "{to}");
+        check("\"version\": 1", "\"version\": 2", "version");
+        check("fashion-mlp", "Fashion MLP", "name");
+        check("\"outputs\": 128", "\"outputs\": 0", "work.model.layers[0].outputs");
+        check("\"outputs\": 128", "\"outputs\": 4000000000", "work.model.layers[0].outputs");
+        check("[784]", "[0]", "work.model.input.shape[0]");
+        check("\"batch\": 32", "\"batch\": 0", "work.batch");
+        check("\"batch\": 32", "\"batch\": 33", "work.rows_per_shard");
+        check("\"inner_steps\": 30", "\"inner_steps\": 0", "work.inner_steps");
+        check("0.05", "-0.05", "work.inner_optimizer.learning_rate");
+        check("0.82", "82", "work.target_accuracy");
+        check("\"rows_per_shard\": 992", "\"rows_per_shard\": 4000000000", "work.rows_per_shard");
+    }
+
+    #[test]
+    fn unknown_fields_and_layers_are_refused() {
+        assert!(fault("\"seed\": 1", "\"seed\": 1, \"sede\": 2").is_some());
+        assert!(fault("\"type\": \"relu\"", "\"type\": \"gelu2\"").is_some());
+        assert!(fault("\"owner\"", "\"ownr\"").is_some());
+    }
+
+    #[test]
+    fn panels_shrink_for_deep_products() {
+        assert_eq!(panel_extent(256, 1024), 256);
+        assert_eq!(panel_extent(256, limits::DIMENSION_MAX / 4), 3);
+        assert_eq!(panel_extent(256, limits::DIMENSION_MAX), 1);
+    }
+}

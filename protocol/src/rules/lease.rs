@@ -1,0 +1,36 @@
+//! Whether a key may lease a unit now.
+
+/// What the store knows of a unit when a key asks for work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// Different keys whose results the unit needs before it can settle.
+    pub min_quorum: u32,
+    /// Structurally valid results it has.
+    pub results_count: u32,
+    /// Leases on it that have not lapsed.
+    pub live_leases_count: u32,
+    /// The asking key has a live lease on it or has returned a result for it.
+    pub key_has_part: bool,
+    pub settled: bool,
+}
+
+/// A unit is offered while results and live leases together are fewer than the quorum, and to each key once.
+pub fn may_lease(c: Candidate) -> bool {
+    !c.settled && !c.key_has_part && c.results_count + c.live_leases_count < c.min_quorum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_condition_decides() {
+        let free = Candidate { min_quorum: 2, results_count: 0, live_leases_count: 0, key_has_part: false, settled: false };
+        assert!(may_lease(free));
+        assert!(may_lease(Candidate { results_count: 1, ..free }));
+        assert!(may_lease(Candidate { live_leases_count: 1, ..free }));
+        assert!(!may_lease(Candidate { results_count: 1, live_leases_count: 1, ..free }));
+        assert!(!may_lease(Candidate { key_has_part: true, ..free }));
+        assert!(!may_lease(Candidate { settled: true, ..free }));
+    }
+}

@@ -1,0 +1,5 @@
+//! Pure decisions: who gets a unit, when a unit is settled. Time and counts come in as arguments, so that a
+//! simulation can run the product's own rules.
+
+pub mod lease;
+pub mod settle;

@@ -1,0 +1,134 @@
+//! What volunteers sign: consent and results.
+
+use minicbor::{Decode, Encode};
+
+use crate::ids::{BlobHash, JobId, KeyId, LeaseId, UnitId};
+
+/// A visitor's consent, signed by the visitor's key. Opens a session.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Consent {
+    #[n(0)]
+    pub version: u32,
+    /// The coordinator's key: a statement for one coordinator opens nothing at another.
+    #[n(1)]
+    pub audience: KeyId,
+    /// The nonce `GET /v1/info` gave out; good for one session.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub nonce: Vec<u8>,
+    /// Origin of the page the visitor pressed Start on, or `native` for a terminal.
+    #[n(3)]
+    pub origin: String,
+    /// Site that embeds the page; empty on the coordinator's own page.
+    #[n(4)]
+    pub site: String,
+    /// The one job agreed to; none means any job the operator approved.
+    #[n(5)]
+    pub job: Option<JobId>,
+    /// Share of the device agreed to, in percent, 1 to 100.
+    #[n(6)]
+    pub duty_percent: u32,
+    /// Download plus upload agreed to, in bytes; 0 means no bound.
+    #[n(7)]
+    pub data_bytes_max: u64,
+    #[n(8)]
+    pub terms_version: u32,
+    #[n(9)]
+    pub issued_ms: u64,
+    #[n(10)]
+    pub expires_ms: u64,
+}
+
+/// A result, signed by the key that held the lease.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct ResultStatement {
+    #[n(0)]
+    pub version: u32,
+    #[n(1)]
+    pub job: JobId,
+    #[n(2)]
+    pub unit: UnitId,
+    #[n(3)]
+    pub lease: LeaseId,
+    /// SHA-256 of the signed unit manifest as received.
+    #[n(4)]
+    pub manifest: BlobHash,
+    #[n(5)]
+    pub outputs: Vec<Output>,
+    #[n(6)]
+    pub device: DeviceClass,
+    #[n(7)]
+    pub timings: Timings,
+    /// Loss before each inner step, in millionths; empty for a matmul unit.
+    #[n(8)]
+    pub losses_micro: Vec<u64>,
+}
+
+/// One uploaded blob of a result.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Output {
+    #[n(0)]
+    pub name: String,
+    #[n(1)]
+    pub hash: BlobHash,
+    #[n(2)]
+    pub bytes: u64,
+}
+
+/// Where a result was computed.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct DeviceClass {
+    #[n(0)]
+    pub backend: Backend,
+    /// Adapter as the platform names it, at most [`crate::limits::TEXT_BYTES_MAX`] bytes; may be empty.
+    #[n(1)]
+    pub adapter: String,
+}
+
+/// The engine's backends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
+#[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
+#[cbor(index_only)]
+pub enum Backend {
+    /// WebGPU in a tab.
+    #[n(0)]
+    Webgpu,
+    /// wasm SIMD in a tab.
+    #[n(1)]
+    Wasm,
+    /// wgpu on Vulkan, Metal or DX12.
+    #[n(2)]
+    NativeGpu,
+    /// Native SIMD.
+    #[n(3)]
+    NativeCpu,
+    /// An independent client.
+    #[n(4)]
+    Other,
+}
+
+impl Backend {
+    /// The name used in the store, JSON, metrics and on the page.
+    pub fn name(self) -> &'static str {
+        match self {
+            Backend::Webgpu => "webgpu",
+            Backend::Wasm => "wasm",
+            Backend::NativeGpu => "native_gpu",
+            Backend::NativeCpu => "native_cpu",
+            Backend::Other => "other",
+        }
+    }
+}
+
+/// Milliseconds spent on a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Timings {
+    #[n(0)]
+    pub fetch_ms: u32,
+    #[n(1)]
+    pub compute_ms: u32,
+}

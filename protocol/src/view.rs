@@ -1,0 +1,130 @@
+//! JSON views: what the page, the command line and anyone else may read. Derived from the store, never read back.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{BlobHash, JobId, KeyId};
+use crate::manifest::Category;
+use crate::model::Model;
+use crate::wire::Totals;
+
+/// `GET /v1/info`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InfoView {
+    pub name: String,
+    pub software_version: String,
+    pub protocol_version: u32,
+    pub terms_version: u32,
+    /// The coordinator's key: the audience of consent statements and the signer of unit manifests.
+    pub key: KeyId,
+    /// Fresh session nonce, hexadecimal; good once, for `nonce_ms`.
+    pub nonce: String,
+    pub nonce_ms: u64,
+    /// The coordinator's clock, milliseconds since the Unix epoch.
+    pub now_ms: u64,
+    pub lease_ms: u64,
+    pub heartbeat_ms: u64,
+    pub blob_bytes_max: u64,
+    pub session_ms_max: u64,
+    /// The operator stopped all work.
+    pub stopped: bool,
+}
+
+/// `GET /v1/jobs` and `GET /v1/admin/jobs`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobsView {
+    pub jobs: Vec<JobView>,
+}
+
+/// `GET /v1/jobs/{id}`, and the data of each of its events.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobView {
+    pub id: JobId,
+    pub name: String,
+    pub title: String,
+    pub description: String,
+    pub owner: String,
+    pub category: Category,
+    /// `matmul` or `train`.
+    pub kind: String,
+    pub state: JobState,
+    pub units_total: u64,
+    pub units_settled: u64,
+    /// Keys that returned an accepted result for this job.
+    pub contributors: u64,
+    /// Keys with a live lease on one of its units now.
+    pub contributors_now: u64,
+    pub results_accepted: u64,
+    pub results_rejected: u64,
+    /// Units the coordinator's own referee computed.
+    pub units_refereed: u64,
+    /// Set on `train` jobs.
+    pub train: Option<TrainView>,
+}
+
+/// Progress of a `train` job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainView {
+    pub model: Model,
+    /// Rounds merged so far.
+    pub rounds_merged: u32,
+    pub rounds_max: u32,
+    pub units_per_round: u32,
+    pub target_accuracy: f64,
+    /// Newest checkpoint, and the held-out set it is evaluated on.
+    pub checkpoint: BlobHash,
+    pub test: BlobHash,
+    /// Held-out evaluation of the initial checkpoint (round 0) and after each merged round, oldest first.
+    pub history: Vec<RoundView>,
+}
+
+/// One evaluated checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RoundView {
+    pub round: u32,
+    /// Held-out mean loss and accuracy, 0 to 1.
+    pub loss: f64,
+    pub accuracy: f64,
+    pub checkpoint: BlobHash,
+    pub at_ms: u64,
+}
+
+/// States of a job. Units are leased in `running` only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Submitted; the operator has not approved it.
+    Submitted,
+    Running,
+    Paused,
+    Cancelled,
+    /// All units settled, or target accuracy reached, or out of rounds.
+    Finished,
+}
+
+impl JobState {
+    /// The name in the store and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            JobState::Submitted => "submitted",
+            JobState::Running => "running",
+            JobState::Paused => "paused",
+            JobState::Cancelled => "cancelled",
+            JobState::Finished => "finished",
+        }
+    }
+
+    /// The state with this name.
+    pub fn parse(name: &str) -> Option<JobState> {
+        [JobState::Submitted, JobState::Running, JobState::Paused, JobState::Cancelled, JobState::Finished]
+            .into_iter()
+            .find(|s| s.name() == name)
+    }
+}
+
+/// `GET /v1/keys/{id}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeyView {
+    pub key: KeyId,
+    pub first_seen_ms: u64,
+    pub totals: Totals,
+}

@@ -1,0 +1,166 @@
+//! Work units as the coordinator signs them.
+
+use minicbor::{Decode, Encode};
+
+use crate::cbor::short_f32;
+use crate::ids::{BlobHash, JobId, KeyId, LeaseId, UnitId};
+use crate::limits;
+use crate::model::Model;
+
+/// What a lease permits and asks for. Signed by the coordinator as a COSE_Sign1 payload.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct UnitManifest {
+    /// [`limits::PROTOCOL_VERSION`].
+    #[n(0)]
+    pub version: u32,
+    #[n(1)]
+    pub job: JobId,
+    #[n(2)]
+    pub unit: UnitId,
+    #[n(3)]
+    pub lease: LeaseId,
+    /// The key this lease was given to.
+    #[n(4)]
+    pub key: KeyId,
+    #[n(5)]
+    pub issued_ms: u64,
+    /// When the lease lapses unless a heartbeat moves it.
+    #[n(6)]
+    pub deadline_ms: u64,
+    #[n(7)]
+    pub work: Work,
+    /// Most bytes of output blobs the lease may upload, all together.
+    #[n(8)]
+    pub upload_bytes_max: u64,
+}
+
+/// What to compute.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+#[cbor(flat)]
+pub enum Work {
+    /// One block of a product; output `c`.
+    #[n(0)]
+    Matmul(#[n(0)] MatmulWork),
+    /// H inner steps from a checkpoint; output `delta`.
+    #[n(1)]
+    Train(#[n(0)] TrainWork),
+}
+
+/// `C = A · B`, all f32 and row-major. `a` is a safetensors blob with one tensor `a` of shape `[m, k]`, `b` one with
+/// tensor `b` of shape `[k, n]`; the output blob holds one tensor `c` of shape `[m, n]`.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct MatmulWork {
+    #[n(0)]
+    pub a: BlobHash,
+    #[n(1)]
+    pub b: BlobHash,
+    #[n(2)]
+    pub m: u32,
+    #[n(3)]
+    pub k: u32,
+    #[n(4)]
+    pub n: u32,
+}
+
+/// `inner_steps` steps of SGD from `checkpoint` on consecutive batches of `shard`, starting at row `first_row` and
+/// wrapping at the end (rows are a multiple of `batch`). The output blob holds, for each parameter and under its
+/// name, the pseudo-gradient `checkpoint − parameters after the last step`, f32.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct TrainWork {
+    #[n(0)]
+    pub model: Model,
+    /// Safetensors: every parameter of the model under its name, f32.
+    #[n(1)]
+    pub checkpoint: BlobHash,
+    /// Safetensors: `x` `[rows, …input shape]` of the input's dtype and `y` `[rows]` u8 labels.
+    #[n(2)]
+    pub shard: BlobHash,
+    #[n(3)]
+    pub round: u32,
+    #[n(4)]
+    pub first_row: u32,
+    #[n(5)]
+    pub batch: u32,
+    #[n(6)]
+    pub inner_steps: u32,
+    #[n(7)]
+    pub optimizer: InnerOptimizer,
+}
+
+/// The inner optimiser; its state starts at zero in every unit.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+#[cfg_attr(
+    feature = "json",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)
+)]
+#[cbor(flat)]
+pub enum InnerOptimizer {
+    /// `v ← momentum · v + g; p ← p − learning_rate · v`.
+    #[n(0)]
+    Sgd {
+        #[cbor(n(0), with = "short_f32")]
+        learning_rate: f32,
+        #[cbor(n(1), with = "short_f32")]
+        momentum: f32,
+    },
+}
+
+/// A work description outside its bounds; `field` is the path of what is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct WorkError {
+    pub field: &'static str,
+    pub reason: String,
+}
+
+impl Work {
+    /// Checks every extent against `limits`, so that what is allocated for a unit is bounded before it is.
+    pub fn validate(&self) -> Result<(), WorkError> {
+        let check = |ok: bool, field, reason: &str| if ok { Ok(()) } else { Err(WorkError { field, reason: reason.to_owned() }) };
+        match self {
+            Work::Matmul(w) => {
+                let (m, k, n) = (u64::from(w.m), u64::from(w.k), u64::from(w.n));
+                for (d, field) in [(m, "m"), (k, "k"), (n, "n")] {
+                    check(d >= 1 && d <= limits::DIMENSION_MAX, field, "must be 1 to 2^24")?;
+                }
+                for (values, field) in [(m * k, "a"), (k * n, "b"), (m * n, "c")] {
+                    check(values < limits::TENSOR_VALUES_MAX, field, "more values than one blob holds")?;
+                }
+                Ok(())
+            }
+            Work::Train(w) => {
+                w.model.parameters().map_err(|e| WorkError { field: "model", reason: e.to_string() })?;
+                check(w.batch >= 1 && w.batch <= limits::BATCH_MAX, "batch", "must be 1 to 4096")?;
+                check(w.inner_steps >= 1 && w.inner_steps <= limits::INNER_STEPS_MAX, "inner_steps", "must be 1 to 10000")?;
+                check(w.first_row % w.batch == 0, "first_row", "must be a multiple of batch")?;
+                let InnerOptimizer::Sgd { learning_rate, momentum } = w.optimizer;
+                check(
+                    learning_rate.is_finite() && learning_rate > 0.0,
+                    "optimizer.learning_rate",
+                    "must be finite and positive",
+                )?;
+                check((0.0..1.0).contains(&momentum), "optimizer.momentum", "must be 0 or more and below 1")
+            }
+        }
+    }
+
+    /// Blobs the unit reads.
+    pub fn inputs(&self) -> [BlobHash; 2] {
+        match self {
+            Work::Matmul(w) => [w.a, w.b],
+            Work::Train(w) => [w.checkpoint, w.shard],
+        }
+    }
+
+    /// Name the result gives its one output.
+    pub fn output_name(&self) -> &'static str {
+        match self {
+            Work::Matmul(_) => "c",
+            Work::Train(_) => "delta",
+        }
+    }
+}
