@@ -1,0 +1,110 @@
+//! The outer step of a round, and the tensors it reads and writes. Pure: equal inputs give equal bytes on every
+//! machine. Which updates deserve to be merged is decided before.
+
+use manyhands::tensors::{self, TensorError};
+use manyhands_protocol::UnitId;
+use manyhands_protocol::manifest::OuterOptimizer;
+use manyhands_protocol::model::{Model, Parameter};
+
+/// What the outer optimiser carries from round to round, tensors in the model's order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OuterState {
+    pub parameters: Vec<Vec<f32>>,
+    /// Momentum; zero before the first round.
+    pub velocity: Vec<Vec<f32>>,
+}
+
+impl OuterState {
+    /// The state before the first round.
+    pub fn new(parameters: Vec<Vec<f32>>) -> OuterState {
+        let velocity = parameters.iter().map(|p| vec![0.0; p.len()]).collect();
+        OuterState { parameters, velocity }
+    }
+}
+
+/// One outer step over the mean of the round's updates (each `checkpoint − parameters after the inner steps`).
+///
+/// Canonical: updates are added in ascending order of their unit, in f64, and each new value is rounded to f32 once;
+/// the rounded velocity is the one that moves the parameters. So the order of arrival cannot change a bit, and anyone
+/// can repeat the step. Units must differ. Without updates nothing moves.
+///
+/// Panics if an update's tensors are not of the parameters' sizes: [`crate::verify::gradient::check_update`] has
+/// checked that.
+pub fn step(outer: &OuterOptimizer, state: &OuterState, updates: &[(UnitId, Vec<Vec<f32>>)]) -> OuterState {
+    let mut order: Vec<_> = updates.iter().collect();
+    order.sort_by_key(|(unit, _)| *unit);
+    debug_assert!(order.windows(2).all(|pair| pair[0].0 != pair[1].0), "two updates of one unit");
+    let mut next = state.clone();
+    if order.is_empty() {
+        return next;
+    }
+    let OuterOptimizer::Nesterov { learning_rate, momentum } = *outer;
+    let (learning_rate, momentum) = (f64::from(learning_rate), f64::from(momentum));
+    let mut mean = Vec::new();
+    for (at, (parameters, velocity)) in next.parameters.iter_mut().zip(&mut next.velocity).enumerate() {
+        mean.clear();
+        mean.resize(parameters.len(), 0.0f64);
+        for (_, update) in &order {
+            assert_eq!(update[at].len(), parameters.len(), "tensor {at} of an update");
+            mean.iter_mut().zip(&update[at]).for_each(|(sum, &v)| *sum += f64::from(v));
+        }
+        for ((p, v), sum) in parameters.iter_mut().zip(velocity.iter_mut()).zip(&mean) {
+            let g = sum / order.len() as f64;
+            *v = (momentum * f64::from(*v) + g) as f32;
+            *p = (f64::from(*p) - learning_rate * (g + momentum * f64::from(*v))) as f32;
+        }
+    }
+    next
+}
+
+/// The job's first checkpoint.
+pub fn initial_parameters(model: &Model, seed: u64) -> Vec<Vec<f32>> {
+    manyhands::init_parameters(model, seed)
+}
+
+/// A checkpoint, a velocity or an update as safetensors: every parameter of the model under its name.
+///
+/// Panics if the tensors are not the model's: they come from [`step`] or [`initial_parameters`].
+pub fn write_tensors(model: &Model, tensors: &[Vec<f32>]) -> Vec<u8> {
+    let parameters = model.parameters().expect("a job's model was validated on submission");
+    assert_eq!(parameters.len(), tensors.len(), "tensors of the model");
+    let shapes = shapes(&parameters);
+    let named: Vec<_> =
+        (0..tensors.len()).map(|i| (parameters[i].name.as_str(), shapes[i].as_slice(), tensors[i].as_slice())).collect();
+    tensors::write_f32(&named)
+}
+
+/// Reads what [`write_tensors`] writes, or what a volunteer claims to be such a file.
+pub fn read_tensors(model: &Model, bytes: &[u8]) -> Result<Vec<Vec<f32>>, TensorError> {
+    let parameters = model.parameters().map_err(|e| TensorError::Model(e.to_string()))?;
+    let shapes = shapes(&parameters);
+    let expected: Vec<_> = parameters.iter().zip(&shapes).map(|(p, shape)| (p.name.as_str(), shape.as_slice())).collect();
+    tensors::read_f32(bytes, &expected)
+}
+
+fn shapes(parameters: &[Parameter]) -> Vec<Vec<usize>> {
+    parameters.iter().map(|p| p.shape.iter().map(|&d| d as usize).collect()).collect()
+}
+
+/// The exported product: one tensor `c` `[m, n]` from its blocks in row-major order of blocks, each at most
+/// `block` × `block` and row-major itself.
+///
+/// Panics if the blocks do not tile the product: each was checked against its unit's extents.
+pub fn assemble_product(m: usize, n: usize, block: u32, blocks: &[Vec<f32>]) -> Vec<u8> {
+    let block = block as usize;
+    let across = n.div_ceil(block);
+    assert_eq!(blocks.len(), m.div_ceil(block) * across, "blocks of the product");
+    let mut c = vec![0.0f32; m * n];
+    for (at, values) in blocks.iter().enumerate() {
+        let (top, left) = (at / across * block, at % across * block);
+        let (rows, columns) = (block.min(m - top), block.min(n - left));
+        assert_eq!(values.len(), rows * columns, "values of block {at}");
+        for (row, values) in values.chunks_exact(columns).enumerate() {
+            c[(top + row) * n + left..][..columns].copy_from_slice(values);
+        }
+    }
+    tensors::write_f32(&[("c", &[m, n], &c)])
+}
+
+#[cfg(test)]
+mod tests;

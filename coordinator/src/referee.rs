@@ -1,0 +1,85 @@
+//! The coordinator's own hands: computes a disputed or lonely gradient unit and evaluates checkpoints on held-out data,
+//! on the native CPU engine. It blocks for as long as that takes and decides nothing.
+
+use futures::executor::block_on;
+use manyhands::tensors::{self, TensorError};
+use manyhands::{Control, Engine, EngineError};
+use manyhands_protocol::model::Model;
+use manyhands_protocol::work::TrainWork;
+
+use crate::merge;
+
+/// Examples whose logits are computed at once.
+const EVALUATION_ROWS: usize = 512;
+
+/// Why the referee could not compute. The inputs are the coordinator's own blobs, so none of these is a volunteer's
+/// fault.
+#[derive(Debug, thiserror::Error)]
+pub enum RefereeError {
+    #[error("checkpoint: {0}")]
+    Checkpoint(TensorError),
+    #[error("examples: {0}")]
+    Examples(TensorError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("the engine gave {got} logits for {rows} examples of {classes} classes")]
+    Logits { got: usize, rows: usize, classes: usize },
+}
+
+/// The unit's pseudo-gradient, tensors in the model's order.
+pub fn compute_update(work: &TrainWork, checkpoint_bytes: &[u8], shard_bytes: &[u8]) -> Result<Vec<Vec<f32>>, RefereeError> {
+    let checkpoint = merge::read_tensors(&work.model, checkpoint_bytes).map_err(RefereeError::Checkpoint)?;
+    let shard = tensors::read_shard(shard_bytes, &work.model).map_err(RefereeError::Examples)?;
+    let trained = block_on(Engine::cpu().train(work, &checkpoint, &shard, &Control::new()))?;
+    Ok(trained.delta)
+}
+
+/// A checkpoint's standing on held-out examples.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Evaluation {
+    /// Mean −log softmax(logits)\[label\].
+    pub loss: f64,
+    /// Share of examples whose largest logit is the label's, 0 to 1; a tie goes to the lower class, and a NaN is
+    /// never right.
+    pub accuracy: f64,
+}
+
+/// Evaluates a checkpoint on a held-out set.
+pub fn evaluate(model: &Model, parameters_bytes: &[u8], test_bytes: &[u8]) -> Result<Evaluation, RefereeError> {
+    let parameters = merge::read_tensors(model, parameters_bytes).map_err(RefereeError::Checkpoint)?;
+    let test = tensors::read_shard(test_bytes, model).map_err(RefereeError::Examples)?;
+    let (engine, classes) = (Engine::cpu(), model.classes() as usize);
+    let width = test.x.len() / test.rows;
+    let (mut loss, mut right) = (0.0, 0usize);
+    for (x, labels) in test.x.chunks(EVALUATION_ROWS * width).zip(test.y.chunks(EVALUATION_ROWS)) {
+        let rows = labels.len();
+        let logits = block_on(engine.logits(model, &parameters, x, rows))?;
+        if logits.len() != rows * classes {
+            return Err(RefereeError::Logits { got: logits.len(), rows, classes });
+        }
+        for (logits, &label) in logits.chunks_exact(classes).zip(labels) {
+            loss += cross_entropy(logits, label as usize);
+            right += usize::from(largest(logits) == Some(label as usize));
+        }
+    }
+    let rows = test.rows as f64;
+    Ok(Evaluation { loss: loss / rows, accuracy: right as f64 / rows })
+}
+
+/// −log softmax(logits)\[label\] in f64.
+fn cross_entropy(logits: &[f32], label: usize) -> f64 {
+    let most = logits.iter().fold(f64::NEG_INFINITY, |most, &v| most.max(f64::from(v)));
+    let sum: f64 = logits.iter().map(|&v| (f64::from(v) - most).exp()).sum();
+    sum.ln() + most - f64::from(logits[label])
+}
+
+/// Index of the largest value, the first of equals; none where a NaN is among them.
+fn largest(logits: &[f32]) -> Option<usize> {
+    if logits.iter().any(|v| v.is_nan()) {
+        return None;
+    }
+    (0..logits.len()).rev().max_by(|&i, &j| logits[i].total_cmp(&logits[j]))
+}
+
+#[cfg(test)]
+mod tests;
