@@ -1,0 +1,158 @@
+//! Safetensors in and out, for bytes that may come from anybody. Every count and extent is checked before anything is
+//! allocated for it; what comes out is finite and of the shape asked for. No files, no network.
+
+use std::borrow::Cow;
+
+use manyhands_protocol::limits;
+use manyhands_protocol::model::{InputType, Model};
+use safetensors::tensor::{Dtype, SafeTensors, View};
+
+/// Training examples as the engine takes them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shard {
+    pub rows: usize,
+    /// `[rows, input values]`, row-major, already scaled: `value = x · scale + offset`.
+    pub x: Vec<f32>,
+    /// `[rows]`, each below the model's classes.
+    pub y: Vec<u32>,
+}
+
+/// What is wrong with a safetensors file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TensorError {
+    #[error("{bytes} bytes, at most {most} are taken")]
+    TooLarge { bytes: usize, most: usize },
+    #[error("not a safetensors file: {0}")]
+    Format(String),
+    #[error("the file holds {got} tensors, {expected} are expected")]
+    Count { got: usize, expected: usize },
+    #[error("tensor {0} is missing")]
+    Missing(String),
+    #[error("tensor {name} has element type {got}, {expected} is expected")]
+    ElementType { name: String, got: String, expected: &'static str },
+    #[error("tensor {name} has shape {got:?}, {expected:?} is expected")]
+    Shape { name: String, got: Vec<usize>, expected: Vec<usize> },
+    #[error("tensor {name} has a value at {index} that is not finite")]
+    NotFinite { name: String, index: usize },
+    #[error("label {label} at {index}, the model tells {classes} classes apart")]
+    Label { index: usize, label: u32, classes: u32 },
+    #[error("the model is not valid: {0}")]
+    Model(String),
+}
+
+/// Reads exactly the tensors `expected` (name and shape), f32 and finite, in that order.
+pub fn read_f32(bytes: &[u8], expected: &[(&str, &[usize])]) -> Result<Vec<Vec<f32>>, TensorError> {
+    let file = open(bytes, expected.len())?;
+    expected.iter().map(|&(name, shape)| finite(name, floats(tensor(&file, name, Dtype::F32, shape)?))).collect()
+}
+
+/// Writes f32 tensors. The library orders them by name and pads the header, so equal tensors give equal bytes; readers
+/// go by name. Panics if a shape does not fit its values or a name comes twice: both are the caller's own data.
+pub fn write_f32(tensors: &[(&str, &[usize], &[f32])]) -> Vec<u8> {
+    for (i, (name, shape, values)) in tensors.iter().enumerate() {
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "values of tensor {name}");
+        assert!(tensors[..i].iter().all(|other| other.0 != *name), "tensor {name} comes twice");
+    }
+    let views = tensors.iter().map(|&(name, shape, values)| (name, F32View { shape, values }));
+    safetensors::serialize(views, None).expect("shapes fit their values and names differ, as checked above")
+}
+
+/// Reads a shard of `model`: `x` `[rows, …input shape]` of the input's type, `y` `[rows]` u8.
+pub fn read_shard(bytes: &[u8], model: &Model) -> Result<Shard, TensorError> {
+    let values = model.input_values().map_err(|e| TensorError::Model(e.to_string()))? as usize;
+    let classes = model.classes();
+    let file = open(bytes, 2)?;
+    let y = file.tensor("y").map_err(|_| TensorError::Missing("y".to_owned()))?;
+    let rows = y.shape().first().copied().unwrap_or(0).max(1);
+    let labels = tensor(&file, "y", Dtype::U8, &[rows])?;
+    let mut shape = vec![rows];
+    shape.extend(model.input.shape.iter().map(|&d| d as usize));
+    let (scale, offset) = (model.input.scale, model.input.offset);
+    let x: Vec<f32> = match model.input.dtype {
+        InputType::U8 => tensor(&file, "x", Dtype::U8, &shape)?.iter().map(|&v| f32::from(v) * scale + offset).collect(),
+        InputType::F32 => {
+            let raw = tensor(&file, "x", Dtype::F32, &shape)?;
+            floats(raw).into_iter().map(|v| v * scale + offset).collect()
+        }
+    };
+    let x = finite("x", x)?;
+    debug_assert_eq!(x.len(), rows * values);
+    let y: Vec<u32> = labels.iter().map(|&label| u32::from(label)).collect();
+    if let Some(index) = y.iter().position(|&label| label >= classes) {
+        return Err(TensorError::Label { index, label: y[index], classes });
+    }
+    Ok(Shard { rows, x, y })
+}
+
+/// Parses the header within the protocol's limits and checks the number of tensors.
+fn open(bytes: &[u8], count: usize) -> Result<SafeTensors<'_>, TensorError> {
+    let most = limits::BLOB_BYTES_MAX as usize;
+    if bytes.len() > most {
+        return Err(TensorError::TooLarge { bytes: bytes.len(), most });
+    }
+    let header = bytes.first_chunk::<8>().map_or(0, |n| u64::from_le_bytes(*n));
+    if header > limits::SAFETENSORS_HEADER_BYTES_MAX as u64 {
+        let bytes = usize::try_from(header).unwrap_or(usize::MAX);
+        return Err(TensorError::TooLarge { bytes, most: limits::SAFETENSORS_HEADER_BYTES_MAX });
+    }
+    let file = SafeTensors::deserialize(bytes).map_err(|e| TensorError::Format(e.to_string()))?;
+    if file.len() > limits::TENSORS_PER_FILE_MAX || file.len() != count {
+        return Err(TensorError::Count { got: file.len(), expected: count });
+    }
+    Ok(file)
+}
+
+/// The bytes of one tensor after its element type and shape were checked.
+fn tensor<'a>(file: &SafeTensors<'a>, name: &str, dtype: Dtype, shape: &[usize]) -> Result<&'a [u8], TensorError> {
+    let view = file.tensor(name).map_err(|_| TensorError::Missing(name.to_owned()))?;
+    if view.dtype() != dtype {
+        let expected = if dtype == Dtype::F32 { "F32" } else { "U8" };
+        return Err(TensorError::ElementType { name: name.to_owned(), got: format!("{:?}", view.dtype()), expected });
+    }
+    if view.shape() != shape {
+        return Err(TensorError::Shape { name: name.to_owned(), got: view.shape().to_vec(), expected: shape.to_vec() });
+    }
+    Ok(view.data())
+}
+
+/// Little-endian f32 values of a tensor's bytes, whose number the shape check has fixed.
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+fn finite(name: &str, values: Vec<f32>) -> Result<Vec<f32>, TensorError> {
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(index) => Err(TensorError::NotFinite { name: name.to_owned(), index }),
+        None => Ok(values),
+    }
+}
+
+struct F32View<'a> {
+    shape: &'a [usize],
+    values: &'a [f32],
+}
+
+impl View for F32View<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        // Safetensors is little-endian, and so is every platform wgpu and wasm run on.
+        Cow::Borrowed(bytemuck::cast_slice(self.values))
+    }
+
+    fn data_len(&self) -> usize {
+        self.values.len() * 4
+    }
+}
+
+#[cfg(target_endian = "big")]
+compile_error!("tensors are written by reinterpreting f32 as little-endian bytes");
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,26 @@
+//! The volunteer: consent, session, leases, units, results, in one loop that a tab and a terminal share. It names no
+//! platform (that is a [`Host`]) and computes nothing itself (that is the engine).
+
+pub mod backoff;
+mod blobs;
+mod call;
+pub mod device;
+mod error;
+pub mod event;
+pub mod host;
+pub mod identity;
+pub mod lease;
+mod pending;
+mod run;
+mod session;
+mod switch;
+#[cfg(test)]
+mod tests;
+mod unit;
+
+pub use device::Choice;
+pub use error::VolunteerError;
+pub use event::{Event, Phase, State, UnitEvent, WorkKind};
+pub use host::{Host, HostError, Info, Method, Request, Response, StoredSession};
+pub use run::{Settings, Volunteer};
+pub use switch::{Switch, Wish};

@@ -1,0 +1,121 @@
+//! What the loop tells whoever started it. Plain values: the worker turns them into messages, the terminal into lines.
+
+use manyhands_protocol::statement::Backend;
+use manyhands_protocol::wire::Totals;
+use manyhands_protocol::{JobId, KeyId, UnitId};
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    State {
+        state: State,
+        /// One line for a person; may be empty.
+        detail: String,
+    },
+    /// The backend that computes from here on.
+    Adapter {
+        backend: Backend,
+        adapter: String,
+        /// Why this one; empty where it is what was asked for.
+        reason: String,
+    },
+    /// The key this volunteer signs with, and whether it outlives the visit.
+    Key {
+        id: KeyId,
+        stored: bool,
+    },
+    Unit(UnitEvent),
+    Totals(Totals),
+    Error {
+        code: String,
+        message: String,
+        retryable: bool,
+    },
+}
+
+/// Where the loop is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Starting,
+    SelfTest,
+    Waiting,
+    Working,
+    Paused,
+    Stopped,
+    Unreachable,
+}
+
+impl State {
+    /// The name in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Starting => "starting",
+            State::SelfTest => "self_test",
+            State::Waiting => "waiting",
+            State::Working => "working",
+            State::Paused => "paused",
+            State::Stopped => "stopped",
+            State::Unreachable => "unreachable",
+        }
+    }
+}
+
+/// A step in the life of one leased unit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UnitEvent {
+    pub job: JobId,
+    pub unit: UnitId,
+    pub kind: WorkKind,
+    pub phase: Phase,
+    /// Inner steps done, of `steps`; a matmul unit has one.
+    pub step: u32,
+    pub steps: u32,
+    /// Mean loss of the unit's last batch, once computed.
+    pub loss: Option<f32>,
+    /// Why it was rejected or given back; empty otherwise.
+    pub reason: String,
+}
+
+/// Kinds of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkKind {
+    Matmul,
+    Train,
+}
+
+impl WorkKind {
+    /// The name in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            WorkKind::Matmul => "matmul",
+            WorkKind::Train => "train",
+        }
+    }
+}
+
+/// Phases of a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Leased,
+    Computing,
+    Submitted,
+    Accepted,
+    Rejected,
+    Pending,
+    GivenBack,
+}
+
+impl Phase {
+    /// The name in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Leased => "leased",
+            Phase::Computing => "computing",
+            Phase::Submitted => "submitted",
+            Phase::Accepted => "accepted",
+            Phase::Rejected => "rejected",
+            Phase::Pending => "pending",
+            Phase::GivenBack => "given_back",
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Whether a lease may be worked on: the coordinator's signature, and that it is for us, now, and of bounded size.
+//! Pure; asking for leases is the loop's business.
+
+use manyhands_protocol::cose::{self, Kind};
+use manyhands_protocol::work::{UnitManifest, Work};
+use manyhands_protocol::{BlobHash, JobId, KeyId, cbor, limits};
+
+use super::event::WorkKind;
+use super::identity;
+
+/// A unit this key may work on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Leased {
+    pub manifest: UnitManifest,
+    /// SHA-256 of the signed manifest as received; the result names it.
+    pub hash: BlobHash,
+}
+
+/// What a manifest must match.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected {
+    pub coordinator: KeyId,
+    pub key: KeyId,
+    /// The one job consented to, if it is one.
+    pub job: Option<JobId>,
+    /// The coordinator's clock.
+    pub now_ms: u64,
+}
+
+/// A manifest that must not be worked on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestFault {
+    #[error("not an envelope: {0}")]
+    Envelope(String),
+    #[error("not signed by the coordinator")]
+    Signature,
+    #[error("not a unit manifest: {0}")]
+    Payload(String),
+    #[error("protocol version {0} is not known")]
+    Version(u32),
+    #[error("leased to another key")]
+    Key,
+    #[error("the consent does not cover job {0}")]
+    Job(JobId),
+    #[error("the lease lapsed before it arrived")]
+    Lapsed,
+    #[error("{0}")]
+    Work(String),
+}
+
+/// Checks a signed manifest; `hash` is the SHA-256 of `bytes`.
+pub fn check(bytes: &[u8], hash: BlobHash, expected: Expected) -> Result<Leased, ManifestFault> {
+    let envelope = cose::open(Kind::UnitManifest, bytes).map_err(|e| ManifestFault::Envelope(e.to_string()))?;
+    let signed = envelope.key == expected.coordinator
+        && identity::verify(expected.coordinator, &envelope.to_be_signed, &envelope.signature);
+    if !signed {
+        return Err(ManifestFault::Signature);
+    }
+    let manifest: UnitManifest = cbor::decode_strict(&envelope.payload).map_err(|e| ManifestFault::Payload(e.to_string()))?;
+    if manifest.version != limits::PROTOCOL_VERSION {
+        return Err(ManifestFault::Version(manifest.version));
+    }
+    if manifest.key != expected.key {
+        return Err(ManifestFault::Key);
+    }
+    if expected.job.is_some_and(|job| job != manifest.job) {
+        return Err(ManifestFault::Job(manifest.job));
+    }
+    if manifest.deadline_ms.saturating_add(limits::CLOCK_SKEW_MS) < expected.now_ms {
+        return Err(ManifestFault::Lapsed);
+    }
+    manifest.work.validate().map_err(|e| ManifestFault::Work(e.to_string()))?;
+    Ok(Leased { manifest, hash })
+}
+
+/// The kind of a unit's work.
+pub fn kind(work: &Work) -> WorkKind {
+    match work {
+        Work::Matmul(_) => WorkKind::Matmul,
+        Work::Train(_) => WorkKind::Train,
+    }
+}
+
+/// Inner steps of a unit; a product counts as one.
+pub fn steps(work: &Work) -> u32 {
+    match work {
+        Work::Matmul(_) => 1,
+        Work::Train(w) => w.inner_steps,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use manyhands_protocol::work::MatmulWork;
+    use manyhands_protocol::{LeaseId, UnitId};
+
+    use super::*;
+    use crate::volunteer::identity::Identity;
+
+    const NOW_MS: u64 = 1_000_000_000;
+
+    fn good() -> UnitManifest {
+        let work = MatmulWork { a: BlobHash([1; 32]), b: BlobHash([2; 32]), m: 2, k: 3, n: 4 };
+        UnitManifest {
+            version: limits::PROTOCOL_VERSION,
+            job: JobId(1),
+            unit: UnitId(2),
+            lease: LeaseId(3),
+            key: KeyId([9; 32]),
+            issued_ms: NOW_MS,
+            deadline_ms: NOW_MS + 60_000,
+            work: Work::Matmul(work),
+            upload_bytes_max: 1000,
+        }
+    }
+
+    fn sealed(manifest: &UnitManifest, signer: &Identity, kind: Kind) -> Vec<u8> {
+        let unsigned = cose::prepare(kind, signer.key(), cbor::encode(manifest));
+        let signature = signer.sign(&unsigned.to_be_signed());
+        unsigned.finish(signature)
+    }
+
+    fn checked(bytes: &[u8], job: Option<JobId>, now_ms: u64) -> Result<Leased, ManifestFault> {
+        let coordinator = Identity::from_seed(&[5; 32]).key();
+        check(bytes, BlobHash([0; 32]), Expected { coordinator, key: KeyId([9; 32]), job, now_ms })
+    }
+
+    fn fault_of(change: impl FnOnce(&mut UnitManifest)) -> Option<ManifestFault> {
+        let mut manifest = good();
+        change(&mut manifest);
+        let bytes = sealed(&manifest, &Identity::from_seed(&[5; 32]), Kind::UnitManifest);
+        checked(&bytes, Some(JobId(1)), NOW_MS).err()
+    }
+
+    #[test]
+    fn each_demand_decides() {
+        assert_eq!(fault_of(|_| ()), None);
+        assert_eq!(fault_of(|m| m.version = 2), Some(ManifestFault::Version(2)));
+        assert_eq!(fault_of(|m| m.key = KeyId([8; 32])), Some(ManifestFault::Key));
+        assert_eq!(fault_of(|m| m.job = JobId(7)), Some(ManifestFault::Job(JobId(7))));
+        assert_eq!(fault_of(|m| m.deadline_ms = NOW_MS - limits::CLOCK_SKEW_MS - 1), Some(ManifestFault::Lapsed));
+        let absurd = |m: &mut UnitManifest| {
+            m.work = Work::Matmul(MatmulWork { a: BlobHash([1; 32]), b: BlobHash([2; 32]), m: u32::MAX, k: 3, n: 4 });
+        };
+        assert!(matches!(fault_of(absurd), Some(ManifestFault::Work(_))));
+    }
+
+    #[test]
+    fn signature_kind_and_bytes() {
+        let (coordinator, other) = (Identity::from_seed(&[5; 32]), Identity::from_seed(&[6; 32]));
+        let bytes = sealed(&good(), &other, Kind::UnitManifest);
+        assert_eq!(checked(&bytes, None, NOW_MS), Err(ManifestFault::Signature));
+
+        // The coordinator's key id over another's signature.
+        let unsigned = cose::prepare(Kind::UnitManifest, coordinator.key(), cbor::encode(&good()));
+        let signature = other.sign(&unsigned.to_be_signed());
+        assert_eq!(checked(&unsigned.finish(signature), None, NOW_MS), Err(ManifestFault::Signature));
+
+        let bytes = sealed(&good(), &coordinator, Kind::Result);
+        assert!(matches!(checked(&bytes, None, NOW_MS), Err(ManifestFault::Envelope(_))));
+
+        let good = sealed(&good(), &coordinator, Kind::UnitManifest);
+        for i in 0..good.len() {
+            let mut bent = good.clone();
+            bent[i] ^= 1;
+            assert!(checked(&bent, None, NOW_MS).is_err(), "byte {i}");
+            assert!(checked(&good[..i], None, NOW_MS).is_err(), "cut at {i}");
+        }
+    }
+}

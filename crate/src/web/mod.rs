@@ -1,0 +1,1 @@
+//! What only exists inside a Web Worker: fetch, IndexedDB, WebCrypto, Web Locks. No compute and no protocol rules.
