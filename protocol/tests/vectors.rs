@@ -1,0 +1,235 @@
+//! Golden vectors: what this crate encodes is byte for byte what tests/vectors/make.py made with other libraries.
+//!
+//! Every vector is also cut at each length and extended by one byte, and must be refused each time.
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+
+use ed25519_dalek::{Signature, Signer, SigningKey, Verifier};
+use manyhands_protocol::cbor::{decode_strict, encode};
+use manyhands_protocol::cose::{Kind, open, prepare};
+use manyhands_protocol::ids::{BlobHash, JobId, KeyId, LeaseId, UnitId};
+use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
+use manyhands_protocol::statement::{Backend, Consent, DeviceClass, Output, ResultStatement, Timings};
+use manyhands_protocol::wire::{
+    HeartbeatResponse, LeaseRequest, LeaseResponse, ResultResponse, SessionOpened, SignedBytes, Totals, Verdict,
+};
+use manyhands_protocol::work::{InnerOptimizer, MatmulWork, TrainWork, UnitManifest, Work};
+use minicbor::{Decode, Encode};
+use sha2::{Digest, Sha256};
+
+const NOW_MS: u64 = 1_750_000_000_000;
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors")
+}
+
+/// Bytes of a vector: hexadecimal digits up to `#` on each line.
+fn vector(name: &str) -> Vec<u8> {
+    let text = std::fs::read_to_string(folder().join(format!("{name}.hex"))).expect("the vector is in tests/vectors");
+    let digits: String = text.lines().flat_map(|line| line.split('#').next()).flat_map(str::split_whitespace).collect();
+    hex::decode(digits).expect("hexadecimal before each #")
+}
+
+fn key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+fn volunteer() -> KeyId {
+    KeyId(key(1).verifying_key().to_bytes())
+}
+
+fn coordinator() -> KeyId {
+    KeyId(key(2).verifying_key().to_bytes())
+}
+
+fn hash(bytes: impl AsRef<[u8]>) -> BlobHash {
+    BlobHash(Sha256::digest(bytes).into())
+}
+
+/// A body that is not signed.
+fn check_body<T>(name: &str, value: &T)
+where
+    T: Encode<()> + for<'b> Decode<'b, ()> + Debug + PartialEq,
+{
+    let bytes = vector(name);
+    assert_eq!(hex::encode(encode(value)), hex::encode(&bytes), "{name}: encode");
+    assert_eq!(decode_strict::<T>(&bytes).as_ref(), Ok(value), "{name}: decode");
+    check_refusals(name, &bytes, |b| decode_strict::<T>(b).is_err());
+}
+
+/// A signed statement: envelope, signature and payload.
+fn check_signed<T>(name: &str, kind: Kind, signer: &SigningKey, value: &T)
+where
+    T: Encode<()> + for<'b> Decode<'b, ()> + Debug + PartialEq,
+{
+    let bytes = vector(name);
+    let unsigned = prepare(kind, KeyId(signer.verifying_key().to_bytes()), encode(value));
+    let signature = signer.sign(&unsigned.to_be_signed());
+    assert_eq!(hex::encode(unsigned.finish(signature.to_bytes())), hex::encode(&bytes), "{name}: encode and sign");
+
+    let opened = open(kind, &bytes).expect("a golden vector opens");
+    assert_eq!(opened.key.0, signer.verifying_key().to_bytes(), "{name}: key");
+    let signature = Signature::from_bytes(&opened.signature);
+    assert!(signer.verifying_key().verify(&opened.to_be_signed, &signature).is_ok(), "{name}: signature");
+    assert_eq!(decode_strict::<T>(&opened.payload).as_ref(), Ok(value), "{name}: decode");
+    check_refusals(name, &bytes, |b| open(kind, b).is_err());
+    check_refusals(name, &opened.payload, |b| decode_strict::<T>(b).is_err());
+
+    // A flipped bit anywhere is refused by the structure or by the signature.
+    for i in 0..bytes.len() * 8 {
+        let mut changed = bytes.clone();
+        changed[i / 8] ^= 1 << (i % 8);
+        let accepted = open(kind, &changed).is_ok_and(|o| {
+            o.key.0 == signer.verifying_key().to_bytes()
+                && signer.verifying_key().verify(&o.to_be_signed, &Signature::from_bytes(&o.signature)).is_ok()
+        });
+        assert!(!accepted, "{name}: bit {i} flipped");
+    }
+}
+
+fn check_refusals(name: &str, bytes: &[u8], refused: impl Fn(&[u8]) -> bool) {
+    assert!(!refused(bytes), "{name}: the check itself must accept the vector");
+    for n in 0..bytes.len() {
+        assert!(refused(&bytes[..n]), "{name}: cut to {n} bytes");
+    }
+    for extra in [0x00, 0xff, 0xf6] {
+        assert!(refused(&[bytes, &[extra]].concat()), "{name}: followed by {extra:02x}");
+    }
+}
+
+fn manifest(unit: u64, lease: u64, work: Work, upload_bytes_max: u64) -> UnitManifest {
+    UnitManifest {
+        version: 1,
+        job: JobId(7),
+        unit: UnitId(unit),
+        lease: LeaseId(lease),
+        key: volunteer(),
+        issued_ms: NOW_MS,
+        deadline_ms: NOW_MS + 60_000,
+        work,
+        upload_bytes_max,
+    }
+}
+
+fn matmul_manifest() -> UnitManifest {
+    let work = MatmulWork { a: hash("a"), b: hash("b"), m: 256, k: 1000, n: 17 };
+    manifest(41, 900, Work::Matmul(work), 262_144)
+}
+
+fn train_manifest() -> UnitManifest {
+    let work = TrainWork {
+        model: Model {
+            input: Input { shape: vec![4], dtype: InputType::U8, scale: 1.0 / 255.0, offset: 0.0 },
+            layers: vec![Layer::Dense { outputs: 3 }, Layer::Relu, Layer::Dense { outputs: 2 }],
+            loss: Loss::SoftmaxCrossEntropy,
+        },
+        checkpoint: hash("checkpoint"),
+        shard: hash("shard"),
+        round: 12,
+        first_row: 64,
+        batch: 32,
+        inner_steps: 30,
+        optimizer: InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.5 },
+    };
+    manifest(42, 901, Work::Train(work), 4_096)
+}
+
+#[test]
+fn consent() {
+    let value = Consent {
+        version: 1,
+        audience: coordinator(),
+        nonce: (0..32).collect(),
+        origin: "http://127.0.0.1:8787".to_owned(),
+        site: String::new(),
+        job: None,
+        duty_percent: 50,
+        data_bytes_max: 0,
+        terms_version: 1,
+        issued_ms: NOW_MS,
+        expires_ms: NOW_MS + 3_600_000,
+    };
+    check_signed("consent", Kind::Consent, &key(1), &value);
+}
+
+#[test]
+fn unit_manifests() {
+    check_signed("unit-manifest-matmul", Kind::UnitManifest, &key(2), &matmul_manifest());
+    check_signed("unit-manifest-train", Kind::UnitManifest, &key(2), &train_manifest());
+    assert_eq!(matmul_manifest().work.validate(), Ok(()));
+    assert_eq!(train_manifest().work.validate(), Ok(()));
+}
+
+#[test]
+fn results() {
+    let result = |kind: &str, unit, lease, name: &str, bytes, backend, adapter: &str, losses_micro| ResultStatement {
+        version: 1,
+        job: JobId(7),
+        unit: UnitId(unit),
+        lease: LeaseId(lease),
+        manifest: hash(vector(&format!("unit-manifest-{kind}"))),
+        outputs: vec![Output { name: name.to_owned(), hash: hash(name), bytes }],
+        device: DeviceClass { backend, adapter: adapter.to_owned() },
+        timings: Timings { fetch_ms: 12, compute_ms: 345 },
+        losses_micro,
+    };
+    let matmul = result("matmul", 41, 900, "c", 17_472, Backend::Other, "", vec![]);
+    check_signed("result-matmul", Kind::Result, &key(1), &matmul);
+    let losses = vec![1_098_612, 1_000_000, 0];
+    let train = result("train", 42, 901, "delta", 368, Backend::Webgpu, "swiftshader", losses);
+    check_signed("result-train", Kind::Result, &key(1), &train);
+}
+
+#[test]
+fn sessions_and_leases() {
+    check_body("session-opened", &SessionOpened { token: "0f1e2d3c".to_owned(), expires_ms: NOW_MS + 3_600_000 });
+    let request = LeaseRequest { units_max: 2, backend: Backend::Other, job: Some(JobId(7)), blob_bytes_max: 67_108_864 };
+    check_body("lease-request", &request);
+    let any = LeaseRequest { units_max: 1, backend: Backend::Webgpu, job: None, blob_bytes_max: 67_108_864 };
+    check_body("lease-request-any", &any);
+    let response = LeaseResponse {
+        manifests: vec![SignedBytes(vector("unit-manifest-matmul"))],
+        retry_after_ms: 0,
+        totals: Totals { accepted: 3, rejected: 1, pending: 2, credit_flop: 1_000_000_000 },
+    };
+    check_body("lease-response", &response);
+    let none = LeaseResponse { manifests: vec![], retry_after_ms: 2_000, totals: Totals::default() };
+    check_body("lease-response-none", &none);
+    check_body("heartbeat-response", &HeartbeatResponse { keep: true, deadline_ms: NOW_MS + 65_000 });
+}
+
+#[test]
+fn verdicts() {
+    let answer = |verdict, reason: &str, credit_flop| ResultResponse {
+        unit: UnitId(41),
+        lease: LeaseId(900),
+        verdict,
+        reason: reason.to_owned(),
+        credit_flop,
+    };
+    check_body("result-response", &answer(Verdict::Accepted, "", 8_704_000));
+    let rejected = answer(Verdict::Rejected, "the block is not the product", 0);
+    check_body("result-response-rejected", &rejected);
+}
+
+/// Absent and null are two encodings of "none"; only the shorter one is deterministic here.
+#[test]
+fn null_for_an_absent_field_is_refused() {
+    assert!(decode_strict::<LeaseRequest>(&hex::decode("a40001010002f6031a04000000").expect("hex")).is_err());
+    assert!(decode_strict::<LeaseRequest>(&hex::decode("a300010100031a04000000").expect("hex")).is_ok());
+}
+
+#[test]
+fn every_vector_is_tested() {
+    let this = include_str!("vectors.rs");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder()).expect("tests/vectors").map(|e| e.expect("entry").path()) {
+        if entry.extension().is_some_and(|e| e == "hex") {
+            let name = entry.file_stem().and_then(|s| s.to_str()).expect("a plain name").to_owned();
+            assert!(this.contains(&format!("(\"{name}\",")), "{name}.hex is checked by no test");
+            count += 1;
+        }
+    }
+    assert!(count >= 9, "only {count} vectors found");
+}

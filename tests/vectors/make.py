@@ -1,0 +1,227 @@
+"""Makes the golden vectors: `python tests/vectors/make.py [--check]`, with tests/interop/requirements.txt installed.
+
+The bytes come from cbor2 and cryptography, not from the Rust code, so that a vector is a second opinion. Each file is
+annotated hexadecimal: what stands after `#` is a comment. Signing keys are Ed25519 seeds of one repeated byte.
+It is not part of the build: the files are committed, and protocol/tests/vectors.rs compares the Rust code with them.
+"""
+
+import hashlib
+import io
+import pathlib
+import struct
+import sys
+
+import cbor2
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+HERE = pathlib.Path(__file__).parent
+WIDTH = 48  # column of the comments
+
+
+class Key:
+    def __init__(self, seed_byte):
+        self.private = Ed25519PrivateKey.from_private_bytes(bytes([seed_byte]) * 32)
+        self.public = self.private.public_key().public_bytes_raw()
+
+
+VOLUNTEER, COORDINATOR = Key(0x01), Key(0x02)
+
+
+def f32(x):
+    return struct.unpack("<f", struct.pack("<f", x))[0]
+
+
+def blob(text):
+    return hashlib.sha256(text.encode()).digest()
+
+
+def cbor(value):
+    return cbor2.dumps(value, canonical=True)
+
+
+def sign(key, kind, payload):
+    """COSE_Sign1 of RFC 9052, tagged."""
+    protected = cbor({1: -8, 3: f"application/vnd.manyhands.{kind}+cbor", 4: key.public})
+    signature = key.private.sign(cbor(["Signature1", protected, b"", payload]))
+    return cbor(cbor2.CBORTag(18, [protected, {}, payload, signature]))
+
+
+# --- annotation: a walk over the bytes with the names of the fields -------------------------------------------------
+
+DENSE = ["layer", "layer type: dense", "outputs"]
+MODEL = {
+    0: ("input", {0: ("shape", ["shape", "values"]), 1: "dtype: u8", 2: "scale: 1/255", 3: "offset: 0"}),
+    1: ("layers", ["layers", DENSE, ["layer", "layer type: relu"], DENSE]),
+    2: "loss: softmax_cross_entropy",
+}
+TOTALS = {0: "accepted", 1: "rejected", 2: "pending", 3: "credit_flop"}
+MATMUL = {0: "a", 1: "b", 2: "m", 3: "k", 4: "n"}
+TRAIN = {
+    0: ("model", MODEL), 1: "checkpoint", 2: "shard", 3: "round", 4: "first_row", 5: "batch", 6: "inner_steps",
+    7: ("optimizer", ["optimizer", "type: sgd", "learning_rate: 0.05", "momentum: 0.5"]),
+}
+
+
+def manifest(kind, work):
+    return {
+        0: "version", 1: "job", 2: "unit", 3: "lease", 4: "key: the volunteer's", 5: "issued_ms", 6: "deadline_ms",
+        7: ("work", ["work", f"kind: {kind}", work]), 8: "upload_bytes_max",
+    }
+
+
+CONSENT = {
+    0: "version", 1: "audience: the coordinator's key", 2: "nonce", 3: "origin", 4: "site: empty",
+    6: "duty_percent (no 5, job: any job)", 7: "data_bytes_max", 8: "terms_version", 9: "issued_ms", 10: "expires_ms",
+}
+RESULT = {
+    0: "version", 1: "job", 2: "unit", 3: "lease", 4: "manifest: SHA-256 of the signed unit manifest",
+    5: ("outputs", ["outputs", {0: "name", 1: "hash", 2: "bytes"}]),
+    6: ("device", {0: "backend", 1: "adapter"}),
+    7: ("timings", {0: "fetch_ms", 1: "compute_ms"}),
+    8: ("losses_micro", ["losses_micro", "loss before a step"]),
+}
+
+
+class Walk:
+    """Splits deterministic CBOR into annotated lines."""
+
+    def __init__(self, data):
+        self.data, self.at, self.lines = data, 0, []
+
+    def put(self, count, depth, note):
+        piece, self.at = self.data[self.at : self.at + count], self.at + count
+        hexes = [piece[i : i + 16].hex() for i in range(0, len(piece), 16)] or [""]
+        for i, text in enumerate(hexes):
+            left = "  " * depth + text
+            self.lines.append(f"{left:<{WIDTH}}# {note}" if i == 0 and note else left)
+
+    def head(self):
+        first = self.data[self.at]
+        major, info = first >> 5, first & 31
+        size = 1 + {24: 1, 25: 2, 26: 4, 27: 8}.get(info, 0)
+        value = info if info < 24 else int.from_bytes(self.data[self.at + 1 : self.at + size], "big")
+        return major, size, value
+
+    def walk(self, schema, depth=0, label=""):
+        major, size, value = self.head()
+        if isinstance(schema, str):
+            label, schema = schema, None
+        elif isinstance(schema, tuple):
+            label, schema = schema
+        if major == 6:
+            self.put(size, depth, f"tag {value}: COSE_Sign1")
+            self.walk(schema, depth, label)
+        elif major == 5:
+            self.put(size, depth, f"{label + ': ' if label else ''}map of {value}")
+            for _ in range(value):
+                key_major, key_size, key = self.head()
+                key = -1 - key if key_major == 1 else key
+                self.put(key_size, depth + 1, f"{key}:")
+                self.walk(schema[key], depth + 2)
+        elif major == 4:
+            schema = schema or ["array"]
+            self.put(size, depth, f"{label or schema[0]}: array of {value}")
+            for i in range(value):
+                self.walk(schema[1:][min(i, len(schema) - 2)] if len(schema) > 1 else "", depth + 1)
+        elif major in (2, 3):
+            kind = "bytes" if major == 2 else "text"
+            self.put(size, depth, f"{label or 'wrapped CBOR'}: {kind} of {value}")
+            if schema is not None:
+                self.walk(schema, depth + 1)
+            elif value:
+                text = self.data[self.at : self.at + value].decode() if major == 3 else ""
+                self.put(value, depth + 1, f'"{text}"' if text else "")
+        else:
+            shown = f" = {value}" if major == 0 and not label.startswith(("kind", "dtype", "layer type", "type", "loss: ")) else ""
+            self.put(size, depth, f"{label}{shown}")
+
+
+def envelope(schema):
+    protected = {1: "alg: EdDSA (-8)", 3: "content type", 4: "key id: the signer's public key"}
+    return ["COSE_Sign1", ("protected header", protected), ("unprotected header", {}), ("payload", schema), "signature"]
+
+
+def write(name, about, data, schema, check):
+    walk = Walk(data)
+    walk.walk(schema)
+    assert walk.at == len(data), name
+    lines = "".join(f"# {line}\n" for line in about.splitlines()) + "\n".join(walk.lines) + "\n"
+    stripped = "".join(line.split("#")[0].strip() for line in lines.splitlines())
+    assert bytes.fromhex("".join(stripped.split())) == data, name
+    assert cbor(cbor2.load(io.BytesIO(data))) == data, f"{name}: not deterministic"
+    path = HERE / f"{name}.hex"
+    if check:
+        assert path.read_text() == lines, f"{path} is not what this script makes"
+    else:
+        path.write_text(lines)
+
+
+NOW = 1_750_000_000_000
+
+
+def main(check):
+    consent = cbor({
+        0: 1, 1: COORDINATOR.public, 2: bytes(range(32)), 3: "http://127.0.0.1:8787", 4: "",
+        6: 50, 7: 0, 8: 1, 9: NOW, 10: NOW + 3_600_000,
+    })
+    signed = f"signed by the volunteer's test key (seed 01 x 32, public {VOLUNTEER.public.hex()})."
+    write("consent", f"Consent statement,\n{signed}", sign(VOLUNTEER, "consent", consent), envelope(CONSENT), check)
+
+    model = {
+        0: {0: [4], 1: 0, 2: f32(1 / 255), 3: 0.0},
+        1: [[0, 3], [1], [0, 2]],
+        2: 0,
+    }
+    works = {
+        "matmul": (41, 900, [0, {0: blob("a"), 1: blob("b"), 2: 256, 3: 1000, 4: 17}], MATMUL, 262_144),
+        "train": (42, 901, [1, {
+            0: model, 1: blob("checkpoint"), 2: blob("shard"), 3: 12, 4: 64, 5: 32, 6: 30, 7: [0, f32(0.05), 0.5],
+        }], TRAIN, 4_096),
+    }
+    manifests = {}
+    signed = f"signed by the coordinator's test key (seed 02 x 32, public {COORDINATOR.public.hex()})."
+    for kind, (unit, lease, work, schema, upload) in works.items():
+        payload = cbor({
+            0: 1, 1: 7, 2: unit, 3: lease, 4: VOLUNTEER.public, 5: NOW, 6: NOW + 60_000, 7: work, 8: upload,
+        })
+        manifests[kind] = sign(COORDINATOR, "unit-manifest", payload)
+        write(f"unit-manifest-{kind}", f"Unit manifest of a {kind} unit,\n{signed}", manifests[kind],
+              envelope(manifest(kind, schema)), check)
+
+    signed = f"signed by the volunteer's test key (seed 01 x 32, public {VOLUNTEER.public.hex()})."
+    results = {
+        "matmul": ("c", 17_472, 4, "", []),
+        "train": ("delta", 368, 0, "swiftshader", [1_098_612, 1_000_000, 0]),
+    }
+    for kind, (name, size, backend, adapter, losses) in results.items():
+        unit, lease = works[kind][:2]
+        payload = cbor({
+            0: 1, 1: 7, 2: unit, 3: lease, 4: hashlib.sha256(manifests[kind]).digest(),
+            5: [{0: name, 1: blob(name), 2: size}], 6: {0: backend, 1: adapter}, 7: {0: 12, 1: 345}, 8: losses,
+        })
+        write(f"result-{kind}", f"Result of the {kind} unit in unit-manifest-{kind}.hex,\n{signed}",
+              sign(VOLUNTEER, "result", payload), envelope(RESULT), check)
+
+    write("session-opened", "Answer to POST /v1/sessions.", cbor({0: "0f1e2d3c", 1: NOW + 3_600_000}),
+          {0: "token", 1: "expires_ms"}, check)
+    request = {0: "units_max", 1: "backend", 2: "job", 3: "blob_bytes_max"}
+    write("lease-request", "POST /v1/leases: two units of job 7 for an independent client (backend 4).",
+          cbor({0: 2, 1: 4, 2: 7, 3: 67_108_864}), request, check)
+    write("lease-request-any", "POST /v1/leases: a unit of any job the consent covers (key 2, job, is absent), on WebGPU.",
+          cbor({0: 1, 1: 0, 3: 67_108_864}), request, check)
+    response = {0: ("manifests", ["manifests", "signed unit manifest"]), 1: "retry_after_ms", 2: ("totals", TOTALS)}
+    write("lease-response", "Answer to POST /v1/leases: one lease, holding unit-manifest-matmul.hex.",
+          cbor({0: [manifests["matmul"]], 1: 0, 2: {0: 3, 1: 1, 2: 2, 3: 1_000_000_000}}), response, check)
+    write("lease-response-none", "Answer to POST /v1/leases: nothing to do, ask again in two seconds.",
+          cbor({0: [], 1: 2_000, 2: {0: 0, 1: 0, 2: 0, 3: 0}}), response, check)
+    write("heartbeat-response", "Answer to POST /v1/leases/900/heartbeat.", cbor({0: True, 1: NOW + 65_000}),
+          {0: "keep: true", 1: "deadline_ms"}, check)
+    answer = {0: "unit", 1: "lease", 2: "verdict", 3: "reason", 4: "credit_flop"}
+    write("result-response", "Answer to POST /v1/results: accepted (1), 2*m*k*n = 8704000 credited.",
+          cbor({0: 41, 1: 900, 2: 1, 3: "", 4: 8_704_000}), answer, check)
+    write("result-response-rejected", "Answer to POST /v1/results: rejected (2), with the reason.",
+          cbor({0: 41, 1: 900, 2: 2, 3: "the block is not the product", 4: 0}), answer, check)
+
+
+if __name__ == "__main__":
+    main("--check" in sys.argv[1:])
