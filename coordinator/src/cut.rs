@@ -153,9 +153,7 @@ impl<'a> Examples<'a> {
     fn read(file: &'static str, bytes: &'a [u8], model: &Model) -> Result<Examples<'a>, CutError> {
         let source = open(file, bytes)?;
         let fault = |tensor, reason| CutError::Tensor { file, tensor, reason };
-        model
-            .parameters()
-            .map_err(|e| CutError::Recipe { field: format!("work.model.{}", e.field), reason: e.reason })?;
+        model.parameters().map_err(|e| CutError::Recipe { field: format!("work.model.{}", e.field), reason: e.reason })?;
         let dtype = match model.input.dtype {
             InputType::U8 => Dtype::U8,
             InputType::F32 => Dtype::F32,

@@ -18,7 +18,9 @@ pub enum Refusal {
     Length { tensor: &'static str, got: usize, expected: usize },
     #[error("{tensor} holds NaN or infinity at {index}")]
     NotFinite { tensor: &'static str, index: usize },
-    #[error("row {row} is larger than any row of this product can be: its values add up to {sum:e}, at most {most:e} is possible")]
+    #[error(
+        "row {row} is larger than any row of this product can be: its values add up to {sum:e}, at most {most:e} is possible"
+    )]
     RowTooLarge { row: usize, sum: f64, most: f64 },
     #[error("row {row} is not the product: off by {residual:e} in a random combination, at most {tolerance:e} is rounding")]
     WrongProduct { row: usize, residual: f64, tolerance: f64 },

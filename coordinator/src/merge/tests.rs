@@ -19,10 +19,7 @@ fn model() -> Model {
 #[test]
 fn two_steps_by_hand() {
     let start = OuterState::new(vec![vec![1.0, -2.0], vec![4.0]]);
-    let updates = [
-        (UnitId(2), vec![vec![1.0, 0.0], vec![-2.0]]),
-        (UnitId(1), vec![vec![3.0, 4.0], vec![6.0]]),
-    ];
+    let updates = [(UnitId(2), vec![vec![1.0, 0.0], vec![-2.0]]), (UnitId(1), vec![vec![3.0, 4.0], vec![6.0]])];
     // g = (2, 2, 2); v = g; p ← p − ½ (g + ½ v) = p − 1.5
     let first = step(&OUTER, &start, &updates);
     assert_eq!(first.velocity, [vec![2.0, 2.0], vec![2.0]]);

@@ -28,11 +28,16 @@ pub struct ProductShape {
     pub n: usize,
 }
 
-/// γ: relative error bound of a term that passes through `d` f32 operations, where `d` follows from the protocol's
-/// accumulation rule: one product, a chunk of [`limits::MATMUL_K_CHUNK`] additions, one addition per chunk.
-pub fn rounding_bound(k: usize) -> f64 {
+/// d: most f32 operations that a term passes through by the protocol's accumulation rule: one product, a chunk of
+/// [`limits::MATMUL_K_CHUNK`] additions, one addition per chunk.
+pub fn operations(k: usize) -> usize {
     let chunk = limits::MATMUL_K_CHUNK as usize;
-    gamma((chunk + k.div_ceil(chunk) + 1) as f64, UNIT_ROUNDOFF_F32)
+    chunk + k.div_ceil(chunk) + 1
+}
+
+/// γ: relative error bound of a term that passes through [`operations`] of them.
+pub fn rounding_bound(k: usize) -> f64 {
+    gamma(operations(k) as f64, UNIT_ROUNDOFF_F32)
 }
 
 /// √(2 ln(2·m·R·2⁴⁰)): Hoeffding's factor for all `m` rows and all `R` vectors together.
@@ -69,8 +74,7 @@ pub fn row_tolerance(shape: ProductShape, a_norm: f64, b_norm: f64) -> RowTolera
     let gamma_f32 = rounding_bound(shape.k);
     let product = a_norm * b_norm;
     // Flushed denormals: one per input value and per intermediate value, at most 3k of these per entry.
-    let alpha =
-        FLUSHED_MAX * (1.0 + gamma_f32) * (n * k.sqrt() * a_norm + (k * n).sqrt() * b_norm + 3.0 * k * n);
+    let alpha = FLUSHED_MAX * (1.0 + gamma_f32) * (n * k.sqrt() * a_norm + (k * n).sqrt() * b_norm + 3.0 * k * n);
     let sum_max = (1.0 + gamma_f32) * n.sqrt() * product + alpha;
     // The check's own f64 rounding in A·(B·v), in C·v and in their difference, with a few operations to spare for this
     // function's own arithmetic.

@@ -34,9 +34,7 @@ fn check_panel(bytes: &[u8], name: &str, rows: u64, columns: u64) -> Result<(), 
 pub fn check_shard(bytes: &[u8], model: &Model, rows: Option<u32>) -> Result<usize, Refusal> {
     let shard = tensors::read_shard(bytes, model)?;
     match rows {
-        Some(expected) if shard.rows != expected as usize => {
-            Err(Refusal::Rows { got: shard.rows, expected: expected as usize })
-        }
+        Some(expected) if shard.rows != expected as usize => Err(Refusal::Rows { got: shard.rows, expected: expected as usize }),
         _ => Ok(shard.rows),
     }
 }
@@ -63,9 +61,8 @@ mod tests {
 
     #[test]
     fn panels_have_their_name_and_shape() {
-        let panel = |name: &str, shape: &[usize], value: f32| {
-            tensors::write_f32(&[(name, shape, &vec![value; shape.iter().product()])])
-        };
+        let panel =
+            |name: &str, shape: &[usize], value: f32| tensors::write_f32(&[(name, shape, &vec![value; shape.iter().product()])]);
         assert_eq!(check_a_panel(&panel("a", &[2, 3], 1.0), 2, 3), Ok(()));
         assert_eq!(check_b_panel(&panel("b", &[3, 2], 1.0), 3, 2), Ok(()));
         let code = |bytes: &[u8]| check_a_panel(bytes, 2, 3).err().map(|e| e.code());
