@@ -1,6 +1,6 @@
 """Makes the golden vectors: `python tests/vectors/make.py [--check]`, with tests/interop/requirements.txt installed.
 
-The bytes come from cbor2 and cryptography, not from the Rust code, so that a vector is a second opinion. Each file is
+It also fills in the copies of the vectors in docs/protocol.md. The bytes come from cbor2 and cryptography, not from the Rust code, so that a vector is a second opinion. Each file is
 annotated hexadecimal: what stands after `#` is a comment. Signing keys are Ed25519 seeds of one repeated byte.
 It is not part of the build: the files are committed, and protocol/tests/vectors.rs compares the Rust code with them.
 """
@@ -8,6 +8,7 @@ It is not part of the build: the files are committed, and protocol/tests/vectors
 import hashlib
 import io
 import pathlib
+import re
 import struct
 import sys
 
@@ -149,11 +150,37 @@ def write(name, about, data, schema, check):
     stripped = "".join(line.split("#")[0].strip() for line in lines.splitlines())
     assert bytes.fromhex("".join(stripped.split())) == data, name
     assert cbor(cbor2.load(io.BytesIO(data))) == data, f"{name}: not deterministic"
-    path = HERE / f"{name}.hex"
+    put(HERE / f"{name}.hex", lines, check)
+
+
+def put(path, text, check):
     if check:
-        assert path.read_text() == lines, f"{path} is not what this script makes"
+        assert path.read_text() == text, f"{path} is not what this script makes"
     else:
-        path.write_text(lines)
+        path.write_text(text)
+
+
+def write_safetensors(check):
+    """The smallest tensor file, laid out by hand."""
+    header = b'{"a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}'
+    assert len(header) % 8 == 0
+    pieces = [(struct.pack("<Q", len(header)), f"header: {len(header)} bytes")]
+    pieces += [(header[i : i + 16], f'"{header[i:i + 16].decode()}"') for i in range(0, len(header), 16)]
+    pieces += [(struct.pack("<f", 1.0), "a[0][0] = 1"), (struct.pack("<f", -2.0), "a[0][1] = -2")]
+    lines = ["# Input `a` of a product with m = 1, k = 2."]
+    lines += [f"{piece.hex():<{WIDTH}}# {note}" for piece, note in pieces]
+    put(HERE / "safetensors-a.hex", "\n".join(lines) + "\n", check)
+
+
+def fill_document(check):
+    """Puts each vector that docs/protocol.md names after its marker."""
+    path = HERE.parent.parent / "docs" / "protocol.md"
+    marker = re.compile(r"<!-- vector: ([a-z0-9-]+) -->\n(```hex\n.*?```\n)?", re.DOTALL)
+
+    def block(match):
+        return f"<!-- vector: {match[1]} -->\n```hex\n{(HERE / f'{match[1]}.hex').read_text()}```\n"
+
+    put(path, marker.sub(block, path.read_text()), check)
 
 
 NOW = 1_750_000_000_000
@@ -221,6 +248,8 @@ def main(check):
           cbor({0: 41, 1: 900, 2: 1, 3: "", 4: 8_704_000}), answer, check)
     write("result-response-rejected", "Answer to POST /v1/results: rejected (2), with the reason.",
           cbor({0: 41, 1: 900, 2: 2, 3: "the block is not the product", 4: 0}), answer, check)
+    write_safetensors(check)
+    fill_document(check)
 
 
 if __name__ == "__main__":
