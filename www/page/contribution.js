@@ -1,0 +1,309 @@
+// @ts-check
+// This tab's contribution: the worker's life and the state that its messages add up to. Shows nothing; asks nothing of
+// the coordinator. No worker exists, and nothing of it is downloaded, before `start` or `answers` is called.
+
+import * as text from "./text.js";
+
+/** @typedef {import("../types").FromWorker} FromWorker */
+/** @typedef {import("../types").ToWorker} ToWorker */
+/** @typedef {import("../types").VisitState} VisitState */
+/** @typedef {import("../types").UnitMessage} UnitMessage */
+/** @typedef {import("../types").AdapterMessage} AdapterMessage */
+/** @typedef {import("../types").KeyMessage} KeyMessage */
+/** @typedef {import("../types").Answer} Answer */
+/** @typedef {import("../types").Backend} Backend */
+/** @typedef {{ accepted: number, rejected: number, pending: number, credit_flop: number }} Totals */
+
+/** What Start consents to, beside the job; the consent text says the same numbers. */
+export const DUTY_PERCENT = 100;
+export const DATA_BYTES_MAX = 1_000_000_000;
+
+/** Stop must end the work within a second: after this the worker is ended, answer or not. */
+const STOP_MS_MAX = 1_000;
+/** Longest wait for the worker's program. */
+const READY_MS_MAX = 60_000;
+/** Longest wait for the model's answers. */
+const ANSWERS_MS_MAX = 60_000;
+/** Units kept for the list of the latest. */
+const RECENT_COUNT = 5;
+
+/**
+ * Where the worker is, as the build wrote it into the page. A built page also has the script's hash, which is checked
+ * here because workers have no `integrity` option; the worker then gets the same immutable bytes from the cache, and
+ * checks its wasm itself.
+ * @returns {Promise<URL>}
+ */
+async function workerAddress() {
+  const meta = document.querySelector('meta[name="manyhands-worker"]');
+  const address = new URL(meta?.getAttribute("content") ?? "", document.baseURI);
+  const integrity = meta?.getAttribute("data-integrity");
+  if (integrity) {
+    try {
+      await (await fetch(address, { integrity })).arrayBuffer();
+    } catch {
+      throw new Error(text.contribution.worker_failed);
+    }
+  }
+  return address;
+}
+
+export class Contribution {
+  /** @type {VisitState} */
+  state = "idle";
+  detail = "";
+  error = "";
+  /** Units this tab handed in, in this visit. */
+  done = 0;
+  /** @type {AdapterMessage | null} */
+  adapter = null;
+  /** @type {KeyMessage | null} */
+  key = null;
+  /** Of the key, over all tabs and visits. @type {Totals} */
+  totals = { accepted: 0, rejected: 0, pending: 0, credit_flop: 0 };
+  /** Newest first. @type {UnitMessage[]} */
+  recent = [];
+
+  /** @type {Worker | null} */
+  #worker = null;
+  /** @type {Promise<Worker> | null} */
+  #ready = null;
+  /** @type {{ done: (rows: Answer[]) => void, failed: (error: Error) => void } | null} */
+  #asked = null;
+  /** Ends a load in progress. @type {((error: Error) => void) | null} */
+  #abandon = null;
+  #stopTimer = 0;
+
+  /** @param {() => void} onChange */
+  constructor(onChange) {
+    this.onChange = onChange;
+  }
+
+  /** At work, or about to be. */
+  get active() {
+    return !["idle", "declined", "stopped", "failed"].includes(this.state);
+  }
+
+  /** The unit being worked on. @returns {UnitMessage | null} */
+  get unit() {
+    const newest = this.recent[0];
+    return newest && (newest.phase === "leased" || newest.phase === "computing") ? newest : null;
+  }
+
+  /**
+   * @param {number} job
+   * @param {Backend} backend
+   */
+  async start(job, backend) {
+    if (this.active) return;
+    Object.assign(this, { done: 0, error: "", recent: [], adapter: null });
+    this.#enter("loading");
+    try {
+      const worker = await this.#open();
+      if (this.state !== "loading") return;
+      this.#enter("starting");
+      this.#post(worker, {
+        type: "start",
+        job,
+        site: "",
+        backend,
+        duty_percent: DUTY_PERCENT,
+        data_bytes_max: DATA_BYTES_MAX,
+      });
+    } catch (error) {
+      // A stop during the load is no failure.
+      if (this.state === "loading") this.#fail(error);
+    }
+  }
+
+  pause() {
+    if (this.#worker) this.#post(this.#worker, { type: "pause" });
+  }
+
+  resume() {
+    if (this.#worker) this.#post(this.#worker, { type: "resume" });
+  }
+
+  stop() {
+    if (!this.active || this.state === "stopping") return;
+    if (this.#worker) this.#post(this.#worker, { type: "stop" });
+    this.#enter("stopping");
+    this.#stopTimer = setTimeout(() => this.#stopped(), STOP_MS_MAX);
+  }
+
+  /** Says goodbye when the page goes away: leases are given back where the browser still lets the worker do so. */
+  leave() {
+    if (this.active && this.#worker) this.#post(this.#worker, { type: "stop" });
+  }
+
+  declined() {
+    if (!this.active) this.#enter("declined");
+  }
+
+  reconsider() {
+    if (!this.active) this.#enter("idle");
+  }
+
+  /**
+   * The newest model's answers to held-out examples.
+   * @param {number} job
+   * @param {number} rows
+   * @returns {Promise<Answer[]>}
+   */
+  async answers(job, rows) {
+    const worker = await this.#open();
+    return new Promise((done, failed) => {
+      const timer = setTimeout(() => failed(new Error(text.contribution.worker_silent)), ANSWERS_MS_MAX);
+      this.#asked = {
+        done: (answers) => {
+          clearTimeout(timer);
+          done(answers);
+        },
+        failed: (error) => {
+          clearTimeout(timer);
+          failed(error);
+        },
+      };
+      this.#post(worker, { type: "try", job, rows });
+    });
+  }
+
+  /** The worker, loaded if there is none. @returns {Promise<Worker>} */
+  #open() {
+    if (!this.#ready) {
+      const ready = workerAddress().then((address) => this.#load(address));
+      this.#ready = ready;
+      // A failed load is not kept: the next press tries afresh.
+      ready.catch(() => {
+        if (this.#ready === ready) this.#ready = null;
+      });
+    }
+    return this.#ready;
+  }
+
+  /** @param {URL} address @returns {Promise<Worker>} */
+  #load(address) {
+    return new Promise((done, failed) => {
+      const worker = new Worker(address, { type: "module", name: "many-hands" });
+      this.#worker = worker;
+      this.#abandon = failed;
+      let ready = false;
+      /** @param {string} what */
+      const broken = (what) => {
+        clearTimeout(timer);
+        if (this.#worker !== worker) return;
+        this.#close();
+        const error = new Error(what);
+        failed(error);
+        this.#asked?.failed(error);
+        this.#asked = null;
+        if (ready && this.active) this.#fail(error);
+      };
+      const timer = setTimeout(() => broken(text.contribution.worker_silent), READY_MS_MAX);
+      worker.onerror = (event) => {
+        event.preventDefault();
+        const what = ready ? text.contribution.worker_crashed : text.contribution.worker_failed;
+        broken(event.message ? `${what} (${event.message})` : what);
+      };
+      worker.onmessageerror = () => broken(text.contribution.worker_crashed);
+      worker.onmessage = (event) => {
+        const message = /** @type {FromWorker} */ (event.data);
+        if (message.type === "ready") {
+          ready = true;
+          clearTimeout(timer);
+          done(worker);
+        } else if (this.#worker === worker) {
+          this.#take(message);
+        }
+      };
+    });
+  }
+
+  #close() {
+    this.#worker?.terminate();
+    this.#abandon?.(new Error(text.visit.stopped));
+    this.#abandon = null;
+    this.#worker = null;
+    this.#ready = null;
+  }
+
+  /** @param {Worker} worker @param {ToWorker} message */
+  #post(worker, message) {
+    worker.postMessage(message);
+  }
+
+  /** @param {FromWorker} message */
+  #take(message) {
+    switch (message.type) {
+      case "state":
+        if (message.state === "stopped") this.#stopped(message.detail ?? "");
+        else if (this.state !== "stopping") this.#enter(message.state, message.detail ?? "");
+        return;
+      case "adapter":
+        this.adapter = message;
+        break;
+      case "key":
+        this.key = message;
+        break;
+      case "totals":
+        this.totals = {
+          accepted: Number(message.accepted),
+          rejected: Number(message.rejected),
+          pending: Number(message.pending),
+          credit_flop: Number(message.credit_flop),
+        };
+        break;
+      case "unit":
+        this.#takeUnit(message);
+        break;
+      case "answers":
+        this.#asked?.done(message.rows);
+        this.#asked = null;
+        return;
+      case "error":
+        // A failed try is told where it was asked, not as a failure of the contribution.
+        if (message.code.startsWith("try_") || (this.#asked && !this.active)) {
+          this.#asked?.failed(new Error(message.message));
+          this.#asked = null;
+          return;
+        }
+        this.error = text.contribution.error(message.message, message.retryable);
+        break;
+    }
+    this.onChange();
+  }
+
+  /** @param {UnitMessage} unit */
+  #takeUnit(unit) {
+    const at = this.recent.findIndex((known) => known.job === unit.job && known.unit === unit.unit);
+    if (at >= 0) this.recent[at] = unit;
+    else this.recent = [unit, ...this.recent].slice(0, RECENT_COUNT);
+    if (unit.phase === "submitted") this.done += 1;
+    // Work that goes on shows that an earlier failure is over.
+    if (unit.phase === "computing" || unit.phase === "accepted") this.error = "";
+  }
+
+  /** @param {VisitState} state @param {string} [detail] */
+  #enter(state, detail = "") {
+    this.state = state;
+    this.detail = detail;
+    this.onChange();
+  }
+
+  /** The worker has stopped, by the visitor's wish or because it cannot go on. @param {string} [detail] */
+  #stopped(detail = "") {
+    clearTimeout(this.#stopTimer);
+    const asked = this.state === "stopping";
+    this.#close();
+    this.#asked?.failed(new Error(text.visit.stopped));
+    this.#asked = null;
+    this.recent = this.recent.filter((unit) => unit.phase !== "leased" && unit.phase !== "computing");
+    if (asked) this.error = "";
+    this.#enter(asked || !this.error ? "stopped" : "failed", detail);
+  }
+
+  /** @param {unknown} error */
+  #fail(error) {
+    this.error = text.contribution.error(error instanceof Error ? error.message : String(error), false);
+    this.#enter("failed");
+  }
+}

@@ -1,0 +1,231 @@
+// @ts-check
+// Wires the page together: finds the coordinator and a job, follows it, and lets panel, display and tryout show what is.
+// It decides nothing about work; that is the worker's and the coordinator's.
+
+import { CallError, info as fetchInfo, jobs as fetchJobs } from "./coordinator.js";
+import { Contribution } from "./contribution.js";
+import { build, element, setText } from "./dom.js";
+import { JobDisplay } from "./jobview.js";
+import { follow } from "./live.js";
+import { Panel } from "./panel.js";
+import * as text from "./text.js";
+import { setUpTryout } from "./tryout.js";
+
+/** @typedef {import("../types").InfoView} InfoView */
+/** @typedef {import("../types").JobView} JobView */
+/** @typedef {import("../types").Link} Link */
+/** @typedef {import("../types").Backend} Backend */
+
+const RETRY_MS_MIN = 2_000;
+const RETRY_MS_MAX = 30_000;
+/** How often a visible page looks for new jobs, and whether the operator stopped or resumed everything. */
+const REFRESH_MS = 20_000;
+
+const root = document.documentElement;
+const query = new URLSearchParams(location.search);
+const wantedJob = query.get("job");
+const backend = /** @type {Backend} */ (
+  ["gpu", "cpu"].includes(query.get("backend") ?? "") ? query.get("backend") : "auto"
+);
+
+for (const target of document.querySelectorAll("[data-text]")) {
+  const key = /** @type {keyof typeof text.fixed} */ (target.getAttribute("data-text"));
+  setText(target, text.fixed[key]);
+}
+
+/**
+ * Something the whole page has to say instead of a job.
+ * @param {string} title
+ * @param {string} detail
+ * @param {string} state for `data-state`
+ */
+function notice(title, detail, state) {
+  element("main").hidden = true;
+  element("notice").hidden = false;
+  setText(element("notice-title"), title);
+  setText(element("notice-text"), detail);
+  root.dataset["state"] = state;
+}
+
+function run() {
+  /** @type {InfoView | null} */
+  let info = null;
+  /** @type {JobView[]} */
+  let list = [];
+  /** @type {JobView | null} */
+  let job = null;
+  /** @type {{ stop: () => void } | null} */
+  let following = null;
+  /** @type {Link} */
+  let link = "connecting";
+  let failures = 0;
+  let timer = 0;
+
+  const visit = new Contribution(() => render());
+  const display = new JobDisplay();
+  const panel = new Panel(visit, () => {
+    if (job) void visit.start(job.id, backend);
+  });
+  setUpTryout(visit, () => job);
+  addEventListener("pagehide", () => visit.leave());
+
+  /** @param {JobView} view */
+  function take(view) {
+    const before = job?.state;
+    job = view;
+    list = list.map((known) => (known.id === view.id ? view : known));
+    if (before !== view.state) {
+      renderList();
+      schedule(0);
+      // Consent was for this job; when it is over, so is this tab's work.
+      if (view.state === "finished" || view.state === "cancelled") visit.stop();
+    }
+    render();
+  }
+
+  /** @param {JobView} next */
+  function choose(next) {
+    if (job?.id === next.id) return;
+    following?.stop();
+    job = next;
+    link = "connecting";
+    element("answers").replaceChildren();
+    following = follow(next.id, take, (now) => {
+      link = now;
+      render();
+    });
+    renderList();
+    render();
+  }
+
+  function render() {
+    if (!job) return;
+    element("main").hidden = false;
+    element("notice").hidden = true;
+    const helping = visit.state === "working" || visit.state === "self_test" || visit.state === "waiting";
+    display.show(job, helping);
+    panel.offer(job);
+    panel.show(banner(job), job.state === "running" && !info?.stopped);
+    element("tryout").hidden = !job.train;
+    element("link").hidden = false;
+    element("link").dataset["link"] = link;
+    setText(element("link-text"), text.link[link]);
+    mirror(job);
+  }
+
+  /** @param {JobView} current */
+  function banner(current) {
+    if (link === "offline") return text.page.lost_text;
+    if (info?.stopped) return `${text.page.stopped_title}. ${text.page.stopped_text}`;
+    if (current.state === "finished") return current.train ? text.contribution.finished : text.job.finished;
+    return current.state === "running" ? "" : text.job[current.state];
+  }
+
+  /** What tests may read: the same facts that are on the page. @param {JobView} current */
+  function mirror(current) {
+    const last = current.train?.history.at(-1);
+    Object.assign(root.dataset, {
+      state: visit.state,
+      job: String(current.id),
+      jobState: current.state,
+      link,
+      stopped: String(info?.stopped ?? false),
+      backend: visit.adapter?.backend ?? "",
+      adapter: visit.adapter?.adapter ?? "",
+      done: String(visit.done),
+      accepted: String(visit.totals.accepted),
+      rejected: String(visit.totals.rejected),
+      pending: String(visit.totals.pending),
+      round: String(current.train?.rounds_merged ?? 0),
+      accuracy: last ? String(last.accuracy) : "",
+      error: visit.error,
+    });
+  }
+
+  function renderList() {
+    element("jobs").hidden = list.length < 2;
+    element("jobs").setAttribute("aria-label", text.fixed.jobs_title);
+    element("jobs").replaceChildren(
+      ...list.map((entry) => {
+        const button = build("button", { type: "button" }, entry.title, build("span", {}, text.jobState[entry.state]));
+        if (entry.id === job?.id) button.setAttribute("aria-current", "true");
+        // Consent names one job: while this tab works for it, another can be looked at only after Stop.
+        if (visit.active && entry.id !== job?.id) button.setAttribute("disabled", "");
+        button.addEventListener("click", () => choose(entry));
+        return button;
+      }),
+    );
+  }
+
+  /** @param {InfoView} view */
+  function showKey(view) {
+    element("key").hidden = false;
+    setText(element("key-short"), text.shortKey(view.key));
+    setText(element("key-full"), view.key);
+  }
+
+  async function refresh() {
+    try {
+      [info, list] = await Promise.all([fetchInfo(), fetchJobs()]);
+      failures = 0;
+      showKey(info);
+      const first = pick(list, wantedJob);
+      const same = list.find((entry) => entry.id === job?.id);
+      if (same && job) {
+        job = same;
+        renderList();
+        render();
+      } else if (job && visit.active) {
+        // The job left the list while this tab works for it: the worker hears of it too; stay with what is shown.
+        render();
+      } else if (first) {
+        choose(first);
+      } else if (wantedJob !== null) {
+        notice(text.page.no_jobs_title, text.page.no_such_job(wantedJob), "no_jobs");
+      } else if (info.stopped) {
+        notice(text.page.stopped_title, text.page.stopped_text, "operator_stopped");
+      } else {
+        notice(text.page.no_jobs_title, text.page.no_jobs_text, "no_jobs");
+      }
+      schedule(REFRESH_MS);
+    } catch (error) {
+      failures += 1;
+      if (!job) {
+        const unreachable = !(error instanceof CallError) || error.code === "unreachable";
+        if (unreachable) notice(text.page.offline_title, text.page.offline_text(location.origin), "no_coordinator");
+        else notice(text.page.refused_title, text.page.refused_text(error.message), "refused");
+      }
+      schedule(Math.min(RETRY_MS_MAX, RETRY_MS_MIN * 2 ** (failures - 1)));
+    }
+  }
+
+  /** @param {number} ms */
+  function schedule(ms) {
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      // A hidden page asks nothing; it catches up when it is seen again.
+      if (document.visibilityState === "visible") void refresh();
+    }, ms);
+  }
+  document.addEventListener("visibilitychange", () => schedule(0));
+  schedule(0);
+}
+
+/**
+ * The job asked for; else one that takes work, training first; else the newest.
+ * @param {JobView[]} list
+ * @param {string | null} wanted
+ */
+function pick(list, wanted) {
+  if (wanted !== null) return list.find((entry) => String(entry.id) === wanted);
+  const running = list.filter((entry) => entry.state === "running");
+  return running.find((entry) => entry.train) ?? running[0] ?? list.find((entry) => entry.train) ?? list[0];
+}
+
+if (!isSecureContext) {
+  notice(text.page.insecure_title, text.page.insecure_text, "insecure");
+} else if (!("locks" in navigator) || !("any" in AbortSignal)) {
+  notice(text.page.old_browser_title, text.page.old_browser_text, "unsupported");
+} else {
+  run();
+}

@@ -1,0 +1,173 @@
+// @ts-check
+// Shows the offer (consent) and this tab's contribution, and turns presses of its buttons into calls. Only a press by a
+// person starts anything: synthetic events are ignored.
+
+import { DATA_BYTES_MAX, DUTY_PERCENT } from "./contribution.js";
+import { build, byId, element, setText } from "./dom.js";
+import { parametersOf } from "./jobview.js";
+import * as text from "./text.js";
+
+/** @typedef {import("./contribution.js").Contribution} Contribution */
+/** @typedef {import("../types").JobView} JobView */
+/** @typedef {import("../types").UnitMessage} UnitMessage */
+
+/** What a unit's own data is taken to weigh in the estimate; the view does not say. */
+const SHARD_BYTES = 1e6;
+
+/**
+ * Runs `action` on a press that the browser vouches for.
+ * @param {string} id
+ * @param {() => void} action
+ */
+function onPress(id, action) {
+  byId(id, HTMLButtonElement).addEventListener("click", (event) => {
+    if (event.isTrusted) action();
+  });
+}
+
+/**
+ * Shows one line, or hides it when there is nothing to say.
+ * @param {string} id
+ * @param {string} value
+ */
+function line(id, value) {
+  element(id).hidden = value === "";
+  setText(element(id), value);
+}
+
+export class Panel {
+  /**
+   * @param {Contribution} visit
+   * @param {() => void} onStart
+   */
+  constructor(visit, onStart) {
+    this.visit = visit;
+    onPress("start", () => {
+      onStart();
+      element("visit-title").focus();
+    });
+    onPress("restart", () => visit.reconsider());
+    onPress("not-now", () => {
+      visit.declined();
+      element("declined-title").focus();
+    });
+    onPress("reconsider", () => {
+      visit.reconsider();
+      element("start").focus();
+    });
+    onPress("pause", () => (visit.state === "paused" ? visit.resume() : visit.pause()));
+    onPress("stop", () => visit.stop());
+  }
+
+  /** The consent text for a job. @param {JobView} job */
+  offer(job) {
+    const { consent } = text;
+    // One unit fetches the model and hands in an update of the same size; its data comes on top, once per shard.
+    const parameters = job.train ? parametersOf(job.train.model) : 0;
+    const data = consent.data(parameters ? parameters * 8 + SHARD_BYTES : 0, DATA_BYTES_MAX);
+    const device = "gpu" in navigator ? consent.gpu : consent.cpu;
+    setText(element("consent-what"), consent.what(job.title, !!job.train));
+    setText(element("consent-whom"), consent.whom(job.owner));
+    setText(element("consent-cost"), consent.cost(device, DUTY_PERCENT, data));
+    setText(element("consent-kept"), consent.kept);
+  }
+
+  /**
+   * @param {string} banner why no work can be done at all; empty where it can
+   * @param {boolean} open whether the job takes work
+   */
+  show(banner, open) {
+    const { visit } = this;
+    const offering = visit.state === "idle" && open && !banner;
+    element("consent").hidden = !offering;
+    element("declined").hidden = visit.state !== "declined";
+    element("visit").hidden = visit.state === "idle" || visit.state === "declined";
+    line("banner", banner);
+    element("panel").hidden = !banner && visit.state === "idle" && !offering;
+    if (!element("visit").hidden) this.#visit(open);
+  }
+
+  /** @param {boolean} open */
+  #visit(open) {
+    const { visit } = this;
+    element("visit").dataset["state"] = visit.state;
+    setText(element("visit-state"), text.visit[visit.state]);
+    line("visit-detail", this.#detail());
+    line("visit-error", visit.error);
+    this.#buttons(open);
+    this.#unit(visit.unit);
+    setText(element("mine-done"), text.number(visit.done));
+    setText(element("mine-accepted"), text.number(visit.totals.accepted));
+    setText(element("mine-rejected"), text.number(visit.totals.rejected));
+    setText(element("mine-pending"), text.number(visit.totals.pending));
+    this.#facts();
+    element("recent").hidden = visit.recent.length === 0;
+    element("recent-list").replaceChildren(...visit.recent.map((unit) => this.#recent(unit)));
+  }
+
+  #detail() {
+    const { visit } = this;
+    if (visit.detail) return visit.detail;
+    if (visit.state === "waiting") return text.contribution.no_work;
+    if (visit.state === "paused") return text.contribution.paused;
+    if (visit.state === "stopped") return text.contribution.stopped;
+    return "";
+  }
+
+  /** @param {boolean} open */
+  #buttons(open) {
+    const { visit } = this;
+    const [pause, stop, restart] = ["pause", "stop", "restart"].map((id) => byId(id, HTMLButtonElement));
+    if (!pause || !stop || !restart) return;
+    const had = document.activeElement;
+    pause.hidden = !visit.active;
+    stop.hidden = !visit.active;
+    restart.hidden = visit.active || !open;
+    pause.disabled = !["working", "waiting", "paused", "unreachable"].includes(visit.state);
+    stop.disabled = visit.state === "stopping";
+    setText(pause, visit.state === "paused" ? text.fixed.resume : text.fixed.pause);
+    // A button that goes away must not take the keyboard's place in the page with it.
+    if ((had === pause || had === stop) && had instanceof HTMLElement && had.hidden) element("visit-title").focus();
+  }
+
+  /** @param {UnitMessage | null} unit */
+  #unit(unit) {
+    element("unit").hidden = !unit;
+    if (!unit) return;
+    const { contribution } = text;
+    setText(element("unit-name"), contribution.unit(unit.unit, unit.kind));
+    const parts = [text.phase[unit.phase]];
+    if (unit.phase === "computing" && unit.steps) parts.push(contribution.step(unit.step ?? 0, unit.steps));
+    if (typeof unit.loss === "number") parts.push(contribution.loss(unit.loss));
+    setText(element("unit-step"), parts.join(" · "));
+    byId("unit-progress", HTMLProgressElement).value = unit.steps ? (unit.step ?? 0) / unit.steps : 0;
+  }
+
+  #facts() {
+    const { adapter, key, totals } = this.visit;
+    element("adapter-row").hidden = !adapter;
+    if (adapter) {
+      const kind = adapter.backend === "webgpu" ? text.contribution.gpu : text.contribution.cpu;
+      const name = adapter.adapter ? `${kind}: ${adapter.adapter}` : kind;
+      setText(element("adapter"), adapter.reason ? `${name} (${adapter.reason})` : name);
+    }
+    element("given-row").hidden = totals.credit_flop === 0;
+    setText(element("given"), text.contribution.given(totals.credit_flop));
+    element("my-key-row").hidden = !key;
+    if (key) {
+      const how = key.stored ? text.contribution.key_stored : text.contribution.key_memory;
+      setText(element("my-key"), `${text.shortKey(key.id)}, ${how}`);
+    }
+  }
+
+  /** @param {UnitMessage} unit */
+  #recent(unit) {
+    const reason = unit.reason ? ` (${unit.reason})` : "";
+    return build(
+      "li",
+      { "data-phase": unit.phase },
+      build("span", { class: "mark", "aria-hidden": "true" }, text.phaseMark[unit.phase]),
+      `${text.contribution.unit(unit.unit, unit.kind)}: ${text.phase[unit.phase]}${reason}`,
+    );
+  }
+}

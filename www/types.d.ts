@@ -1,0 +1,163 @@
+// Types of what crosses the page's two borders: the coordinator's JSON views and the worker's messages. For the type
+// checker only; never shipped. The coordinator's side is protocol/src/view.rs, the worker's side worker/src/messages.rs.
+
+// GET /v1/info
+export interface InfoView {
+  name: string;
+  software_version: string;
+  protocol_version: number;
+  terms_version: number;
+  /** Hexadecimal Ed25519 public key. */
+  key: string;
+  stopped: boolean;
+}
+
+export type JobState = "submitted" | "running" | "paused" | "cancelled" | "finished";
+
+// GET /v1/jobs/{id}, and the data of its events
+export interface JobView {
+  id: number;
+  name: string;
+  title: string;
+  description: string;
+  owner: string;
+  category: string;
+  kind: "matmul" | "train";
+  state: JobState;
+  units_total: number;
+  units_settled: number;
+  contributors: number;
+  contributors_now: number;
+  results_accepted: number;
+  results_rejected: number;
+  units_refereed: number;
+  train?: TrainView | null;
+}
+
+export interface TrainView {
+  model: Model;
+  rounds_merged: number;
+  rounds_max: number;
+  units_per_round: number;
+  target_accuracy: number;
+  checkpoint: string;
+  test: string;
+  history: RoundView[];
+}
+
+export interface Model {
+  input: { shape: number[]; dtype: string; scale: number; offset: number };
+  layers: { type: string; outputs?: number }[];
+  loss: string;
+}
+
+export interface RoundView {
+  round: number;
+  loss: number;
+  accuracy: number;
+  checkpoint: string;
+  at_ms: number;
+}
+
+// RFC 9457 problem document
+export interface ProblemView {
+  type: string;
+  title: string;
+  status: number;
+  detail: string;
+  code: string;
+  retryable: boolean;
+}
+
+// page → worker
+export type Backend = "auto" | "gpu" | "cpu";
+export type ToWorker =
+  | { type: "start"; job: number | null; site: string; backend: Backend; duty_percent: number; data_bytes_max: number }
+  | { type: "pause" }
+  | { type: "resume" }
+  | { type: "stop" }
+  | { type: "try"; job: number; rows: number };
+
+// worker → page
+export type WorkerState =
+  | "starting"
+  | "self_test"
+  | "waiting"
+  | "working"
+  | "paused"
+  | "stopped"
+  | "unreachable";
+export type UnitPhase =
+  | "leased"
+  | "computing"
+  | "submitted"
+  | "accepted"
+  | "rejected"
+  | "pending"
+  | "given_back";
+export interface StateMessage { type: "state"; state: WorkerState; detail?: string | null }
+export interface AdapterMessage {
+  type: "adapter";
+  backend: "webgpu" | "wasm";
+  adapter: string;
+  /** Why this backend; set where it is not the first choice. */
+  reason?: string | null;
+}
+export interface KeyMessage { type: "key"; id: string; stored: boolean }
+export interface UnitMessage {
+  type: "unit";
+  job: number;
+  unit: number;
+  kind: "matmul" | "train";
+  phase: UnitPhase;
+  step?: number | null;
+  steps?: number | null;
+  loss?: number | null;
+  reason?: string | null;
+}
+export interface TotalsMessage {
+  type: "totals";
+  accepted: number | bigint;
+  rejected: number | bigint;
+  pending: number | bigint;
+  credit_flop: number | bigint;
+}
+export interface Answer {
+  /** Grey values, 0 to 255, row by row. */
+  pixels: ArrayLike<number>;
+  width: number;
+  height: number;
+  label: number;
+  answer: number;
+  /** The model's probability for its answer, 0 to 1. */
+  probability: number;
+}
+export interface AnswersMessage { type: "answers"; rows: Answer[] }
+export interface ErrorMessage { type: "error"; code: string; message: string; retryable: boolean }
+export type FromWorker =
+  | { type: "ready" }
+  | StateMessage
+  | AdapterMessage
+  | KeyMessage
+  | UnitMessage
+  | TotalsMessage
+  | AnswersMessage
+  | ErrorMessage;
+
+/** State of this tab's contribution as the page shows it. */
+export type VisitState =
+  | "idle"
+  | "declined"
+  | "loading"
+  | "starting"
+  | "self_test"
+  | "waiting"
+  | "working"
+  | "paused"
+  | "unreachable"
+  | "stopping"
+  | "stopped"
+  | "failed";
+
+/** How live data reaches this tab. */
+export type Link = "connecting" | "live" | "polling" | "offline" | "ended";
