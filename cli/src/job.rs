@@ -1,8 +1,178 @@
-//! Not written yet.
+//! `manyhands job`: the job owner's and the operator's commands. They cut and check data here and talk to a coordinator;
+//! they never open its store.
 
+mod client;
+mod print;
+mod submit;
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use manyhands_protocol::JobId;
+use manyhands_protocol::view::{JobState, JobView};
+use reqwest::Method;
+use serde_json::json;
+
+use client::Client;
+
+/// Arguments of `manyhands job`.
 #[derive(clap::Args)]
-pub struct Args {}
-
-pub async fn run(_: Args) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet")
+pub struct Args {
+    /// Address of the coordinator.
+    #[arg(long, global = true, default_value = "http://127.0.0.1:8787", env = "MANYHANDS_COORDINATOR")]
+    coordinator: String,
+    /// File that holds the operator's token; else the variable MANYHANDS_ADMIN_TOKEN, else ./manyhands-data/admin.token.
+    #[arg(long, global = true)]
+    token_file: Option<PathBuf>,
+    /// Print JSON for scripts.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
 }
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check a manifest, cut its data, upload what the coordinator lacks, and create the job.
+    Submit {
+        /// The manifest, a JSON file.
+        manifest: PathBuf,
+        /// A folder with train.safetensors and test.safetensors, or one safetensors file with a and b.
+        #[arg(long)]
+        data: PathBuf,
+        /// Approve the job at once: volunteers may work on it.
+        #[arg(long)]
+        approve: bool,
+    },
+    /// List all jobs.
+    List,
+    /// Show one job.
+    Status { id: JobId },
+    /// Let volunteers work on a submitted job.
+    Approve { id: JobId },
+    /// Hold a job, or all work on this coordinator; volunteers stop within a heartbeat.
+    Pause(Target),
+    /// Go on with a paused job, or with everything.
+    Resume(Target),
+    /// End a job for good.
+    Cancel { id: JobId },
+    /// Save the product or the newest checkpoint as safetensors.
+    Export {
+        id: JobId,
+        /// File to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+/// One job or everything.
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct Target {
+    id: Option<JobId>,
+    /// All work on this coordinator.
+    #[arg(long)]
+    all: bool,
+}
+
+/// Why a command failed; its text is what the user sees.
+#[derive(Debug, thiserror::Error)]
+enum JobError {
+    #[error("{path}: {reason}")]
+    File { path: String, reason: String },
+    /// `field` is the path in the manifest.
+    #[error("{path}: {field}: {reason}")]
+    Manifest { path: String, field: String, reason: String },
+    #[error("{path}: {source}")]
+    Cut { path: String, source: manyhands_coordinator::cut::CutError },
+    #[error("no operator's token: {0}; give --token-file or set MANYHANDS_ADMIN_TOKEN")]
+    Token(String),
+    #[error("{0} is not a coordinator's address: it must start with http:// (this build speaks no TLS)")]
+    Address(String),
+    #[error("{url} does not answer: {reason}")]
+    Unreachable { url: String, reason: String },
+    #[error("{}", print::problem(.0))]
+    Problem(Box<manyhands_protocol::problem::Problem>),
+    #[error("{url} answered {status} without saying why; is it a coordinator?")]
+    Status { url: String, status: u16 },
+    #[error("{url} answered something that is not what was asked for: {reason}")]
+    Answer { url: String, reason: String },
+    #[error("there is no job {0}")]
+    UnknownJob(JobId),
+}
+
+/// Runs one command; an error is for the user to read, and ends the process with 1.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let text = execute(args).await?;
+    println!("{text}");
+    Ok(())
+}
+
+/// Does the work and gives what is to be printed.
+async fn execute(args: Args) -> Result<String, JobError> {
+    if let Command::Submit { manifest, data, approve } = &args.command {
+        // All of the owner's input is checked before the coordinator hears of it.
+        let prepared = submit::prepare(manifest, data)?;
+        let client = connect(&args)?;
+        let view = submit::send(&client, &prepared, *approve).await?;
+        return Ok(print::job(&view, args.json));
+    }
+    let client = connect(&args)?;
+    match &args.command {
+        Command::Submit { .. } => unreachable!("handled above"),
+        Command::List => Ok(print::jobs(&client.jobs().await?, args.json)),
+        Command::Status { id } => Ok(print::job(&find(&client, *id).await?, args.json)),
+        Command::Approve { id } => act(&client, *id, "approve", args.json).await,
+        Command::Cancel { id } => act(&client, *id, "cancel", args.json).await,
+        Command::Pause(Target { id: Some(id), .. }) => act(&client, *id, "pause", args.json).await,
+        Command::Resume(Target { id: Some(id), .. }) => act(&client, *id, "resume", args.json).await,
+        Command::Pause(_) => everything(&client, true, args.json).await,
+        Command::Resume(_) => everything(&client, false, args.json).await,
+        Command::Export { id, out } => {
+            let bytes = client.download(&format!("/v1/admin/jobs/{id}/export"), out).await?;
+            let out = out.display().to_string();
+            Ok(match args.json {
+                true => json!({ "job": id, "out": out, "bytes": bytes }).to_string(),
+                false => format!("job {id} exported to {out} ({bytes} bytes)"),
+            })
+        }
+    }
+}
+
+fn connect(args: &Args) -> Result<Client, JobError> {
+    let token = client::token(args.token_file.as_deref(), std::env::var("MANYHANDS_ADMIN_TOKEN").ok())?;
+    Client::new(&args.coordinator, token)
+}
+
+async fn find(client: &Client, id: JobId) -> Result<JobView, JobError> {
+    client.jobs().await?.into_iter().find(|job| job.id == id).ok_or(JobError::UnknownJob(id))
+}
+
+/// Changes the state of one job and shows what it is then.
+async fn act(client: &Client, id: JobId, action: &str, as_json: bool) -> Result<String, JobError> {
+    client.call(Method::POST, &format!("/v1/admin/jobs/{id}/{action}"), None).await?;
+    let view = find(client, id).await?;
+    Ok(if as_json { print::job(&view, true) } else { format!("job {id} is {}", view.state.name()) })
+}
+
+/// Stops all work, or lets it go on.
+async fn everything(client: &Client, stop: bool, as_json: bool) -> Result<String, JobError> {
+    client.call(Method::POST, if stop { "/v1/admin/stop" } else { "/v1/admin/resume" }, None).await?;
+    Ok(match (as_json, stop) {
+        (true, _) => json!({ "stopped": stop }).to_string(),
+        (false, true) => "all work is stopped".to_owned(),
+        (false, false) => "work goes on".to_owned(),
+    })
+}
+
+/// Approves a job that was just submitted.
+async fn approve(client: &Client, view: JobView) -> Result<JobView, JobError> {
+    if view.state != JobState::Submitted {
+        return Ok(view);
+    }
+    client.call(Method::POST, &format!("/v1/admin/jobs/{}/approve", view.id), None).await?;
+    find(client, view.id).await
+}
+
+#[cfg(test)]
+mod tests;

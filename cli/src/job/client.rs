@@ -1,0 +1,124 @@
+//! The coordinator's administrative calls over HTTP. Nothing is retried: each command can be given again, and says so
+//! by failing.
+
+use std::path::Path;
+use std::time::Duration;
+
+use manyhands_protocol::problem::Problem;
+use manyhands_protocol::view::{JobView, JobsView};
+use reqwest::{Method, Response, StatusCode};
+use serde::de::DeserializeOwned;
+use tokio::io::AsyncWriteExt;
+
+use super::JobError;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest silence in the middle of a call; a call as a whole may take as long as its bytes do.
+const READ_TIMEOUT: Duration = Duration::from_secs(120);
+/// Where `manyhands serve` puts the token unless told otherwise.
+const DEFAULT_TOKEN_FILE: &str = "manyhands-data/admin.token";
+
+/// The operator's token: from the file named, else the variable, else the default data folder.
+pub fn token(file: Option<&Path>, variable: Option<String>) -> Result<String, JobError> {
+    let token = match (file, variable) {
+        (None, Some(token)) => token,
+        (file, _) => {
+            let file = file.unwrap_or(Path::new(DEFAULT_TOKEN_FILE));
+            std::fs::read_to_string(file).map_err(|e| JobError::Token(format!("{}: {e}", file.display())))?
+        }
+    };
+    let token = token.trim();
+    if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(JobError::Token("it is empty or not one line of text".to_owned()));
+    }
+    Ok(token.to_owned())
+}
+
+/// A coordinator and the right to command it.
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+    token: String,
+}
+
+impl Client {
+    pub fn new(coordinator: &str, token: String) -> Result<Client, JobError> {
+        let base = coordinator.trim_end_matches('/').to_owned();
+        let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build();
+        match http {
+            Ok(http) if base.starts_with("http://") => Ok(Client { http, base, token }),
+            _ => Err(JobError::Address(coordinator.to_owned())),
+        }
+    }
+
+    /// All jobs in any state.
+    pub async fn jobs(&self) -> Result<Vec<JobView>, JobError> {
+        let response = self.call(Method::GET, "/v1/admin/jobs", None).await?;
+        Ok(self.json::<JobsView>(response).await?.jobs)
+    }
+
+    /// One call with the token; `body` is content type and bytes. Anything but success is an error.
+    pub async fn call(&self, method: Method, path: &str, body: Option<(&str, Vec<u8>)>) -> Result<Response, JobError> {
+        let mut request = self.http.request(method, self.url(path)).bearer_auth(&self.token);
+        if let Some((content_type, bytes)) = body {
+            request = request.header(reqwest::header::CONTENT_TYPE, content_type).body(bytes);
+        }
+        let response = request.send().await.map_err(|e| self.unreachable(&e))?;
+        if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
+    }
+
+    /// Whether a blob can be fetched already.
+    pub async fn has_blob(&self, path: &str) -> Result<bool, JobError> {
+        let response = self.http.head(self.url(path)).send().await.map_err(|e| self.unreachable(&e))?;
+        Ok(response.status() == StatusCode::OK)
+    }
+
+    /// The body of an answer as JSON.
+    pub async fn json<T: DeserializeOwned>(&self, response: Response) -> Result<T, JobError> {
+        let url = response.url().to_string();
+        let bytes = response.bytes().await.map_err(|e| self.unreachable(&e))?;
+        serde_json::from_slice(&bytes).map_err(|e| JobError::Answer { url, reason: e.to_string() })
+    }
+
+    /// Saves the body of a call under `out`, which appears only once it is whole. Gives its bytes.
+    pub async fn download(&self, path: &str, out: &Path) -> Result<u64, JobError> {
+        let mut response = self.call(Method::GET, path, None).await?;
+        let part = out.with_added_extension("part");
+        let fault = |e: std::io::Error| JobError::File { path: out.display().to_string(), reason: e.to_string() };
+        let mut file = tokio::fs::File::create(&part).await.map_err(fault)?;
+        let mut written = 0;
+        while let Some(chunk) = response.chunk().await.map_err(|e| self.unreachable(&e))? {
+            file.write_all(&chunk).await.map_err(fault)?;
+            written += chunk.len() as u64;
+        }
+        file.sync_all().await.map_err(fault)?;
+        tokio::fs::rename(&part, out).await.map_err(fault)?;
+        Ok(written)
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    /// The whole chain of causes: reqwest's own text names only the address.
+    fn unreachable(&self, error: &reqwest::Error) -> JobError {
+        let mut reason = error.to_string();
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            reason = cause.to_string();
+            source = cause.source();
+        }
+        JobError::Unreachable { url: self.base.clone(), reason }
+    }
+
+    async fn refusal(&self, response: Response) -> JobError {
+        let (url, status) = (response.url().to_string(), response.status().as_u16());
+        match response.bytes().await {
+            Ok(bytes) => match serde_json::from_slice::<Problem>(&bytes) {
+                Ok(problem) => JobError::Problem(Box::new(problem)),
+                Err(_) => JobError::Status { url, status },
+            },
+            Err(_) => JobError::Status { url, status },
+        }
+    }
+}

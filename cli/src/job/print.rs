@@ -1,0 +1,87 @@
+//! What the job commands print: plain tables for people, JSON views for scripts. Formats only.
+
+use manyhands_protocol::problem::Problem;
+use manyhands_protocol::view::{JobView, JobsView};
+
+/// A problem document as one line: the field at fault, what happened, and the code to look up.
+pub fn problem(problem: &Problem) -> String {
+    let field = problem.field.as_deref().map(|field| format!("{field}: ")).unwrap_or_default();
+    let retry = if problem.retryable { "; try again later" } else { "" };
+    format!("{field}{} ({}{retry})", problem.detail, problem.code)
+}
+
+/// All jobs, one a line.
+pub fn jobs(jobs: &[JobView], as_json: bool) -> String {
+    if as_json {
+        return pretty(&JobsView { jobs: jobs.to_vec() });
+    }
+    let mut rows = vec![["ID", "STATE", "KIND", "PROGRESS", "ACCURACY", "ACCEPTED", "REJECTED", "NAME"].map(str::to_owned)];
+    rows.extend(jobs.iter().map(|job| {
+        [
+            job.id.to_string(),
+            job.state.name().to_owned(),
+            job.kind.clone(),
+            progress(job),
+            accuracy(job).unwrap_or("-".to_owned()),
+            job.results_accepted.to_string(),
+            job.results_rejected.to_string(),
+            job.name.clone(),
+        ]
+    }));
+    table(&rows)
+}
+
+/// One job, a line per fact.
+pub fn job(job: &JobView, as_json: bool) -> String {
+    if as_json {
+        return pretty(job);
+    }
+    let mut rows = vec![
+        ["job".to_owned(), format!("{} ({})", job.id, job.name)],
+        ["title".to_owned(), job.title.clone()],
+        ["owner".to_owned(), job.owner.clone()],
+        ["kind".to_owned(), job.kind.clone()],
+        ["state".to_owned(), job.state.name().to_owned()],
+        ["progress".to_owned(), progress(job)],
+    ];
+    if let Some(train) = &job.train {
+        if let Some(last) = train.history.last() {
+            rows.push(["loss".to_owned(), format!("{:.4}", last.loss)]);
+        }
+        let target = format!("{} (target {:.4})", accuracy(job).unwrap_or("-".to_owned()), train.target_accuracy);
+        rows.push(["accuracy".to_owned(), target]);
+        rows.push(["checkpoint".to_owned(), train.checkpoint.to_string()]);
+    }
+    rows.extend([
+        ["results".to_owned(), format!("{} accepted, {} rejected", job.results_accepted, job.results_rejected)],
+        ["refereed".to_owned(), format!("{} units", job.units_refereed)],
+        ["contributors".to_owned(), format!("{} ({} now)", job.contributors, job.contributors_now)],
+    ]);
+    table(&rows)
+}
+
+fn progress(job: &JobView) -> String {
+    match &job.train {
+        Some(train) => format!("round {} of {}", train.rounds_merged, train.rounds_max),
+        None => format!("{} of {} units", job.units_settled, job.units_total),
+    }
+}
+
+fn accuracy(job: &JobView) -> Option<String> {
+    Some(format!("{:.4}", job.train.as_ref()?.history.last()?.accuracy))
+}
+
+fn pretty<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string_pretty(value).expect("a view of plain values always serialises")
+}
+
+/// Columns padded to their widest cell, two spaces apart; control characters of foreign text become `?`.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let cell = |text: &String| text.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
+    let widths: [usize; N] = std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    let line = |row: &[String; N]| {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(text, width)| format!("{:width$}", cell(text))).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
