@@ -1,1 +1,90 @@
-//! Skeleton.
+//! Compute kernels of Many Hands: per kernel the WGSL text and, in a Rust file of the same stem, its parameters,
+//! dispatch arithmetic, reference function and tolerance. Nothing here talks to a device, reads a clock or draws
+//! randomness, and wgpu is not among the dependencies.
+//!
+//! References are f64 loops, meant to be obviously right. Tolerances are upper bounds on the rounding error of a
+//! correct f32 kernel against the reference on the same inputs, at WGSL's accuracy (https://www.w3.org/TR/WGSL/,
+//! "Accuracy of built-in functions"): operations may round to either neighbour, so the unit roundoff is 2⁻²³, and
+//! denormal values may be flushed to zero.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod column_sum;
+pub mod compare;
+pub mod matmul;
+pub mod relu_backward;
+pub mod sgd_momentum;
+pub mod softmax_cross_entropy;
+
+/// Relative error of one correctly implemented WGSL addition, subtraction or multiplication.
+pub const UNIT_ROUNDOFF: f64 = 1.0 / (1u32 << 23) as f64;
+
+/// Absolute error that flushing one denormal value to zero may cause.
+pub const FLUSH: f64 = f32::MIN_POSITIVE as f64;
+
+/// Largest number of workgroups along one dimension of a dispatch, by WebGPU's default limits.
+pub const WORKGROUPS_MAX: u32 = 65_535;
+
+/// One compute shader: its text, entry point `main` and the shape of its bind group 0.
+#[derive(Debug)]
+pub struct Kernel {
+    pub name: &'static str,
+    pub wgsl: &'static str,
+    /// Bindings in order; binding 0 is always the uniform `Params`.
+    pub bindings: &'static [Binding],
+    /// Size of the Rust `Params`.
+    pub params_bytes: usize,
+    /// Name and offset of each field of the Rust `Params`, which a test compares with the WGSL struct.
+    pub params_fields: &'static [(&'static str, usize)],
+}
+
+/// How a kernel uses a binding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binding {
+    Uniform,
+    Read,
+    ReadWrite,
+}
+
+/// Every kernel of this crate.
+pub const KERNELS: [&Kernel; 7] = [
+    &matmul::naive::KERNEL,
+    &matmul::blocked::KERNEL,
+    &matmul::blocked_vec4::KERNEL,
+    &column_sum::KERNEL,
+    &relu_backward::KERNEL,
+    &sgd_momentum::KERNEL,
+    &softmax_cross_entropy::KERNEL,
+];
+
+/// Extents of a dispatch of `groups` workgroups numbered row by row: kernels number them as `x + y · num_workgroups.x`
+/// and ignore what lies past the end.
+pub fn linear_dispatch(groups: u64) -> [u32; 3] {
+    let x = groups.min(u64::from(WORKGROUPS_MAX));
+    let y = if x == 0 { 0 } else { groups.div_ceil(x) };
+    [x as u32, u32::try_from(y).unwrap_or(u32::MAX), u32::from(x > 0)]
+}
+
+/// Name and offset of every field of a `Params` struct, for [`Kernel::params_fields`].
+macro_rules! params_fields {
+    ($($field:ident),+) => { &[$((stringify!($field), core::mem::offset_of!(Params, $field))),+] };
+}
+pub(crate) use params_fields;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dispatches_cover_every_group() {
+        let check = |groups: u64, expected: [u32; 3]| {
+            let got = linear_dispatch(groups);
+            assert_eq!(got, expected);
+            assert!(u64::from(got[0]) * u64::from(got[1]) * u64::from(got[2]) >= groups);
+        };
+        check(0, [0, 0, 0]);
+        check(1, [1, 1, 1]);
+        check(65_535, [65_535, 1, 1]);
+        check(65_536, [65_535, 2, 1]);
+        check(1 << 24, [65_535, 257, 1]);
+    }
+}

@@ -1,0 +1,186 @@
+//! Matrix products: what the variants in `matmul/` share, which is shapes, parameters, reference and tolerance.
+//!
+//! `C[m, n] = op(A) · op(B)`, row-major f32, with an optional epilogue `+ bias[n]` and `max(·, 0)`. `op` is the identity
+//! or the transpose: a transposed A is stored `[k, m]`, a transposed B `[n, k]`.
+//!
+//! **Numerics, a contract.** Partial sums run over chunks of at most [`K_CHUNK`] consecutive k, and the chunk sums are
+//! added up. A term therefore passes at most `K_CHUNK + ⌈k / K_CHUNK⌉ + 1` roundings (its product, the additions of its
+//! chunk, the additions of chunk sums), which bounds `|C − A·B|` entry by entry by
+//! `γ · |A|·|B|`, `γ = ρu / (1 − ρu)`, ρ the number of roundings (Higham, Accuracy and Stability of Numerical Algorithms,
+//! 2nd ed., §3.1 and §4.2). The coordinator's check of a returned product rests on this bound. IEEE arithmetic rounds to
+//! nearest (u = 2⁻²⁴), so that chunks twice as long stay inside it: [`K_CHUNK_IEEE`].
+
+pub mod blocked;
+pub mod blocked_vec4;
+pub mod naive;
+
+use crate::{Binding, FLUSH, Kernel, UNIT_ROUNDOFF, linear_dispatch};
+
+/// Longest run of k summed up before it is added to the total, at WGSL's unit roundoff of 2⁻²³.
+pub const K_CHUNK: u32 = 64;
+/// The same where arithmetic rounds to nearest.
+pub const K_CHUNK_IEEE: u32 = 2 * K_CHUNK;
+
+/// Row ranges that a product is cut into begin at multiples of this.
+pub const ROW_STEP: u32 = 64;
+
+/// Extents of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    pub m: u32,
+    pub k: u32,
+    pub n: u32,
+}
+
+/// Which operands are stored transposed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Transposed {
+    pub a: bool,
+    pub b: bool,
+}
+
+/// What follows the product before it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Epilogue {
+    None = 0,
+    Bias = 1,
+    BiasRelu = 2,
+}
+
+/// The rows of C one dispatch computes: `first` to before `end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rows {
+    pub first: u32,
+    pub end: u32,
+}
+
+/// The uniform of every variant.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Params {
+    pub m: u32,
+    pub k: u32,
+    pub n: u32,
+    /// First row of C to compute, a multiple of [`ROW_STEP`].
+    pub row_first: u32,
+    /// Row of C to stop before.
+    pub row_end: u32,
+}
+
+impl Params {
+    pub fn new(shape: Shape, rows: Rows) -> Self {
+        Self { m: shape.m, k: shape.k, n: shape.n, row_first: rows.first, row_end: rows.end }
+    }
+}
+
+/// Params, A, B, bias (any buffer where the epilogue takes none), C.
+const BINDINGS: &[Binding] = &[Binding::Uniform, Binding::Read, Binding::Read, Binding::Read, Binding::ReadWrite];
+
+/// A kernel of the family.
+const fn kernel(name: &'static str, wgsl: &'static str) -> Kernel {
+    Kernel {
+        name,
+        wgsl,
+        bindings: BINDINGS,
+        params_bytes: size_of::<Params>(),
+        params_fields: crate::params_fields!(m, k, n, row_first, row_end),
+    }
+}
+
+/// The kernels of the family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Variant {
+    Naive,
+    Blocked,
+    BlockedVec4,
+}
+
+impl Variant {
+    /// Every variant, slowest first.
+    pub const ALL: [Variant; 3] = [Variant::Naive, Variant::Blocked, Variant::BlockedVec4];
+
+    pub fn kernel(self) -> &'static Kernel {
+        match self {
+            Variant::Naive => &naive::KERNEL,
+            Variant::Blocked => &blocked::KERNEL,
+            Variant::BlockedVec4 => &blocked_vec4::KERNEL,
+        }
+    }
+
+    /// Whether the variant computes this product.
+    pub fn takes(self, shape: Shape, transposed: Transposed) -> bool {
+        match self {
+            Variant::Naive | Variant::Blocked => true,
+            Variant::BlockedVec4 => blocked_vec4::takes(shape, transposed),
+        }
+    }
+
+    /// The variant that runs where nothing was measured.
+    pub fn default_for(shape: Shape, transposed: Transposed) -> Variant {
+        if Variant::BlockedVec4.takes(shape, transposed) { Variant::BlockedVec4 } else { Variant::Blocked }
+    }
+
+    /// Workgroups of a dispatch over `rows`.
+    pub fn dispatch(self, shape: Shape, rows: Rows) -> [u32; 3] {
+        let height = rows.end.saturating_sub(rows.first);
+        match self {
+            Variant::Naive => linear_dispatch((u64::from(height) * u64::from(shape.n)).div_ceil(naive::WORKGROUP.into())),
+            Variant::Blocked | Variant::BlockedVec4 => {
+                let down = u64::from(height.div_ceil(blocked::TILE_ROWS));
+                linear_dispatch(down * u64::from(shape.n.div_ceil(blocked::TILE_COLUMNS)))
+            }
+        }
+    }
+}
+
+/// Values for the `override` declarations of every variant.
+pub fn constants(transposed: Transposed, epilogue: Epilogue) -> [(&'static str, f64); 3] {
+    [
+        ("TRANSPOSE_A", f64::from(u8::from(transposed.a))),
+        ("TRANSPOSE_B", f64::from(u8::from(transposed.b))),
+        ("EPILOGUE", f64::from(epilogue as u8)),
+    ]
+}
+
+/// `op(A) · op(B)` with its epilogue; `bias` may be empty where the epilogue takes none.
+pub fn reference(shape: Shape, transposed: Transposed, epilogue: Epilogue, a: &[f64], b: &[f64], bias: &[f64]) -> Vec<f64> {
+    let (m, k, n) = (shape.m as usize, shape.k as usize, shape.n as usize);
+    let mut c = vec![0.0; m * n];
+    for i in 0..m {
+        for p in 0..k {
+            let a_ip = if transposed.a { a[p * m + i] } else { a[i * k + p] };
+            for j in 0..n {
+                c[i * n + j] += a_ip * if transposed.b { b[j * k + p] } else { b[p * n + j] };
+            }
+        }
+        for j in 0..n {
+            let value = c[i * n + j];
+            c[i * n + j] = match epilogue {
+                Epilogue::None => value,
+                Epilogue::Bias => value + bias[j],
+                Epilogue::BiasRelu => (value + bias[j]).max(0.0),
+            };
+        }
+    }
+    c
+}
+
+/// Error bound of a product of depth `k` relative to `|A|·|B|`; see the head of this file.
+pub fn gamma(k: u32) -> f64 {
+    let roundings = f64::from(K_CHUNK) + f64::from(k.div_ceil(K_CHUNK)) + 1.0;
+    roundings * UNIT_ROUNDOFF / (1.0 - roundings * UNIT_ROUNDOFF)
+}
+
+/// Tolerance per entry: `γ·|A|·|B|`, one more rounding of the sum with the bias, and k products flushed to zero.
+/// ReLU only ever brings two values closer.
+pub fn tolerance(shape: Shape, transposed: Transposed, epilogue: Epilogue, a: &[f64], b: &[f64], bias: &[f64]) -> Vec<f64> {
+    let magnitudes = |values: &[f64]| values.iter().map(|v| v.abs()).collect::<Vec<_>>();
+    let mut bounds = reference(shape, transposed, Epilogue::None, &magnitudes(a), &magnitudes(b), &[]);
+    for (index, bound) in bounds.iter_mut().enumerate() {
+        let bias = if epilogue == Epilogue::None { 0.0 } else { bias[index % shape.n as usize].abs() };
+        let product = *bound;
+        *bound = gamma(shape.k) * product + UNIT_ROUNDOFF * (product * (1.0 + gamma(shape.k)) + bias);
+        *bound += f64::from(shape.k + 2) * FLUSH;
+    }
+    bounds
+}

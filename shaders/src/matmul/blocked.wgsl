@@ -1,0 +1,140 @@
+// C[m, n] = op(A) · op(B), then + bias and max(·, 0) as EPILOGUE says. See matmul.rs for the family and its numerics.
+//
+// params  uniform            extents and the rows of C to compute
+// a       f32, read          [m, k], or [k, m] where TRANSPOSE_A
+// b       f32, read          [k, n], or [n, k] where TRANSPOSE_B
+// bias    f32, read          [n] where EPILOGUE > 0, else any buffer
+// c       f32, written       [m, n]
+//
+// One invocation computes an 8x8 block of C, held as four 4x4 matrices whose column i is row i of its part of C.
+// Dispatch: one workgroup per tile of 8·ROWS by 8·COLUMNS entries, numbered row by row along x, then y.
+// Blocks that hang over the edge read the last row or column again and store nothing for it.
+// Hazards: a sum over k is taken in chunks of K_CHUNK, which bounds its rounding error; nothing is saved for backward.
+
+override ROWS: u32 = 4u;
+override COLUMNS: u32 = 4u;
+override K_CHUNK: u32 = 64u;
+override TRANSPOSE_A: bool = false;
+override TRANSPOSE_B: bool = false;
+// 0: none, 1: bias, 2: bias and ReLU.
+override EPILOGUE: u32 = 0u;
+
+struct Params {
+    m: u32,
+    k: u32,
+    n: u32,
+    row_first: u32,
+    row_end: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> a: array<f32>;
+@group(0) @binding(2) var<storage, read> b: array<f32>;
+@group(0) @binding(3) var<storage, read> bias: array<f32>;
+@group(0) @binding(4) var<storage, read_write> c: array<f32>;
+
+fn load_a(at: vec4u) -> vec4f {
+    return vec4f(a[at.x], a[at.y], a[at.z], a[at.w]);
+}
+
+fn load_b(at: vec4u) -> vec4f {
+    return vec4f(b[at.x], b[at.y], b[at.z], b[at.w]);
+}
+
+// sum + x · yᵀ, column i holding x[i] · y.
+fn add_outer(sum: mat4x4f, x: vec4f, y: vec4f) -> mat4x4f {
+    return mat4x4f(
+        fma(vec4f(x.x), y, sum[0]),
+        fma(vec4f(x.y), y, sum[1]),
+        fma(vec4f(x.z), y, sum[2]),
+        fma(vec4f(x.w), y, sum[3]),
+    );
+}
+
+fn store_entry(at: u32, column: u32, entry: f32) {
+    if (column >= params.n) {
+        return;
+    }
+    var value = entry;
+    if (EPILOGUE >= 1u) {
+        value += bias[column];
+    }
+    if (EPILOGUE == 2u) {
+        value = max(value, 0.0);
+    }
+    c[at + column] = value;
+}
+
+fn store_row(row: u32, column: u32, values: vec4f) {
+    if (row >= params.row_end) {
+        return;
+    }
+    store_entry(row * params.n, column, values.x);
+    store_entry(row * params.n, column + 1u, values.y);
+    store_entry(row * params.n, column + 2u, values.z);
+    store_entry(row * params.n, column + 3u, values.w);
+}
+
+fn store(row: u32, column: u32, values: mat4x4f) {
+    store_row(row, column, values[0]);
+    store_row(row + 1u, column, values[1]);
+    store_row(row + 2u, column, values[2]);
+    store_row(row + 3u, column, values[3]);
+}
+
+@compute @workgroup_size(COLUMNS, ROWS)
+fn main(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_id) lane: vec3u,
+) {
+    let tile = group.x + group.y * groups.x;
+    let tiles_across = (params.n + 8u * COLUMNS - 1u) / (8u * COLUMNS);
+    let row = params.row_first + (tile / tiles_across * ROWS + lane.y) * 8u;
+    let column = (tile % tiles_across * COLUMNS + lane.x) * 8u;
+    if (row >= params.row_end || column >= params.n) {
+        return;
+    }
+    let a_row = select(params.k, 1u, TRANSPOSE_A);
+    let a_step = select(1u, params.m, TRANSPOSE_A);
+    let b_column = select(1u, params.k, TRANSPOSE_B);
+    let b_step = select(params.n, 1u, TRANSPOSE_B);
+    let four = vec4u(0u, 1u, 2u, 3u);
+    var a0 = min(row + four, vec4u(params.m - 1u)) * a_row;
+    var a1 = min(row + 4u + four, vec4u(params.m - 1u)) * a_row;
+    var b0 = min(column + four, vec4u(params.n - 1u)) * b_column;
+    var b1 = min(column + 4u + four, vec4u(params.n - 1u)) * b_column;
+    var total00 = mat4x4f();
+    var total01 = mat4x4f();
+    var total10 = mat4x4f();
+    var total11 = mat4x4f();
+    for (var chunk = 0u; chunk < params.k; chunk += K_CHUNK) {
+        let end = min(chunk + K_CHUNK, params.k);
+        var sum00 = mat4x4f();
+        var sum01 = mat4x4f();
+        var sum10 = mat4x4f();
+        var sum11 = mat4x4f();
+        for (var p = chunk; p < end; p++) {
+            let x0 = load_a(a0);
+            let x1 = load_a(a1);
+            let y0 = load_b(b0);
+            let y1 = load_b(b1);
+            sum00 = add_outer(sum00, x0, y0);
+            sum01 = add_outer(sum01, x0, y1);
+            sum10 = add_outer(sum10, x1, y0);
+            sum11 = add_outer(sum11, x1, y1);
+            a0 += vec4u(a_step);
+            a1 += vec4u(a_step);
+            b0 += vec4u(b_step);
+            b1 += vec4u(b_step);
+        }
+        total00 += sum00;
+        total01 += sum01;
+        total10 += sum10;
+        total11 += sum11;
+    }
+    store(row, column, total00);
+    store(row, column + 4u, total01);
+    store(row + 4u, column, total10);
+    store(row + 4u, column + 4u, total11);
+}

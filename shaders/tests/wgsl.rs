@@ -1,0 +1,96 @@
+//! The WGSL files against naga: they are valid, and their bindings and parameter structs are what the Rust side says.
+//! What they compute is tested where there is a device.
+
+use manyhands_shaders::{Binding, KERNELS, Kernel};
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+use naga::{AddressSpace, GlobalVariable, Module, StorageAccess, TypeInner};
+
+fn parse(kernel: &Kernel) -> Module {
+    let module = naga::front::wgsl::parse_str(kernel.wgsl).unwrap_or_else(|e| panic!("{}", e.emit_to_string(kernel.wgsl)));
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::empty());
+    validator.validate(&module).unwrap_or_else(|e| panic!("{}: {e:?}", kernel.name));
+    module
+}
+
+fn bindings(module: &Module) -> Vec<(u32, u32, &GlobalVariable)> {
+    let bound = module.global_variables.iter().filter_map(|(_, v)| v.binding.as_ref().map(|b| (b.group, b.binding, v)));
+    let mut bound: Vec<_> = bound.collect();
+    bound.sort_by_key(|b| (b.0, b.1));
+    bound
+}
+
+#[test]
+fn every_kernel_is_valid_with_one_entry_point() {
+    for kernel in KERNELS {
+        let module = parse(kernel);
+        let names: Vec<_> = module.entry_points.iter().map(|e| e.name.as_str()).collect();
+        assert_eq!(names, ["main"], "{}", kernel.name);
+    }
+}
+
+#[test]
+fn bindings_are_as_declared() {
+    for kernel in KERNELS {
+        let module = parse(kernel);
+        let got: Vec<_> = bindings(&module)
+            .iter()
+            .map(|(group, binding, v)| {
+                let kind = match v.space {
+                    AddressSpace::Uniform => Binding::Uniform,
+                    AddressSpace::Storage { access } if access.contains(StorageAccess::STORE) => Binding::ReadWrite,
+                    AddressSpace::Storage { .. } => Binding::Read,
+                    space => panic!("{}: a binding in {space:?}", kernel.name),
+                };
+                (*group, *binding, kind)
+            })
+            .collect();
+        let expected: Vec<_> = kernel.bindings.iter().enumerate().map(|(i, kind)| (0, i as u32, *kind)).collect();
+        assert_eq!(got, expected, "{}", kernel.name);
+    }
+}
+
+#[test]
+fn params_have_one_layout_on_both_sides() {
+    for kernel in KERNELS {
+        let module = parse(kernel);
+        let (_, _, params) = bindings(&module)[0];
+        let TypeInner::Struct { members, span } = &module.types[params.ty].inner else {
+            panic!("{}: params is not a struct", kernel.name)
+        };
+        let got: Vec<_> = members.iter().map(|m| (m.name.as_deref().unwrap(), m.offset as usize)).collect();
+        assert_eq!(got, kernel.params_fields, "{}", kernel.name);
+        assert_eq!(*span as usize, kernel.params_bytes, "{}", kernel.name);
+        for member in members {
+            assert_eq!(module.types[member.ty].inner.size(module.to_ctx()), 4, "{}: every field is 4 bytes", kernel.name);
+        }
+    }
+}
+
+/// The dispatch arithmetic counts invocations as the overrides' defaults do.
+#[test]
+fn overrides_default_to_the_constants_of_the_rust_side() {
+    use manyhands_shaders::{column_sum, matmul, relu_backward, sgd_momentum, softmax_cross_entropy};
+    let blocked = [
+        ("ROWS", matmul::blocked::WORKGROUP_ROWS),
+        ("COLUMNS", matmul::blocked::WORKGROUP_COLUMNS),
+        ("K_CHUNK", matmul::K_CHUNK),
+    ];
+    let check = |kernel: &Kernel, expected: &[(&str, u32)]| {
+        let module = parse(kernel);
+        for (name, value) in expected {
+            let (_, found) = module.overrides.iter().find(|(_, o)| o.name.as_deref() == Some(name)).expect("the override");
+            let init = found.init.expect("a default");
+            let naga::Expression::Literal(naga::Literal::U32(got)) = module.global_expressions[init] else {
+                panic!("{} {name}", kernel.name)
+            };
+            assert_eq!(got, *value, "{} {name}", kernel.name);
+        }
+    };
+    check(&matmul::naive::KERNEL, &[("WORKGROUP", matmul::naive::WORKGROUP), ("K_CHUNK", matmul::K_CHUNK)]);
+    check(&matmul::blocked::KERNEL, &blocked);
+    check(&matmul::blocked_vec4::KERNEL, &blocked);
+    check(&column_sum::KERNEL, &[("WORKGROUP", column_sum::WORKGROUP), ("CHUNK", column_sum::CHUNK)]);
+    check(&relu_backward::KERNEL, &[("WORKGROUP", relu_backward::WORKGROUP)]);
+    check(&sgd_momentum::KERNEL, &[("WORKGROUP", sgd_momentum::WORKGROUP)]);
+    check(&softmax_cross_entropy::KERNEL, &[("WORKGROUP", softmax_cross_entropy::WORKGROUP)]);
+}
