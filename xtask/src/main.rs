@@ -1,2 +1,73 @@
-//! Skeleton.
-fn main() {}
+//! `cargo xtask …`: set-up, run, test, bench, tidy and the demo's data. It starts other programs and reads what
+//! they print; it is not part of what is installed, and nothing depends on it.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod bench;
+mod data;
+mod proc;
+mod run;
+mod setup;
+mod test;
+mod tidy;
+mod web;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+/// What a developer types: set-up, run, test, bench, tidy.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Command {
+    /// Build all, start a coordinator with the demo job, open the page.
+    Run(run::Args),
+    /// Pass every test, stage by stage.
+    Test(test::Args),
+    /// Install what the tests need.
+    Setup,
+    /// Build the page and the worker into dist/.
+    BuildWeb,
+    /// Check the repository's shape.
+    Tidy,
+    /// Measure.
+    #[command(subcommand)]
+    Bench(bench::Bench),
+    /// Get the full Fashion-MNIST as target/data/fashion-mnist/*.safetensors.
+    FetchData,
+    /// Make the shipped subset of Fashion-MNIST again.
+    MakeDemoData,
+    /// Trunk's post-build hook.
+    #[command(hide = true)]
+    HashAssets,
+}
+
+/// The repository's root. xtask is always run by cargo from a checkout, so the compiled-in path holds.
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask/ lies inside the repository").to_path_buf()
+}
+
+fn main() -> Result<ExitCode> {
+    match &Command::parse() {
+        Command::Run(args) => return run::main(args),
+        Command::Test(args) => return test::main(args),
+        Command::Setup => setup::set_up(setup::Purpose::Tests)?,
+        Command::BuildWeb => {
+            setup::set_up(setup::Purpose::Web)?;
+            web::build()?;
+        }
+        Command::Tidy => tidy::main()?,
+        Command::Bench(bench) => bench::main(bench)?,
+        Command::FetchData => {
+            setup::data_package(data::PACKAGE)?;
+            data::fetch_data()?;
+        }
+        Command::MakeDemoData => {
+            setup::data_package(data::PACKAGE)?;
+            data::make_demo_data()?;
+        }
+        Command::HashAssets => web::hash_assets()?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,46 @@
+//! `cargo xtask bench …`: measurements. Each prints a table for people and one JSON object as its last line. None of
+//! them judges: the status is 0 when the measurement was made, whatever it shows.
+
+mod size;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::{setup, web};
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Bench {
+    /// Bytes that a visitor downloads before Start and until the first unit's result.
+    Size {
+        /// Also write the JSON object here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Measure dist/ as it is.
+        #[arg(long)]
+        no_build: bool,
+    },
+}
+
+pub fn main(bench: &Bench) -> Result<()> {
+    match bench {
+        Bench::Size { json, no_build } => {
+            if !no_build {
+                setup::set_up(setup::Purpose::Web)?;
+                web::build()?;
+            }
+            let report = size::measure(&web::dist())?;
+            print!("{}", report.table());
+            emit(&report.json(), json.as_deref())
+        }
+    }
+}
+
+/// The last line on standard output, and the file.
+fn emit(value: &serde_json::Value, file: Option<&Path>) -> Result<()> {
+    if let Some(file) = file {
+        std::fs::write(file, format!("{value}\n")).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    println!("{value}");
+    Ok(())
+}

@@ -1,0 +1,238 @@
+//! Sizes of the built page by the moment at which a visitor downloads each file, read off the files themselves: what
+//! index.html, its modules and its styles name is loaded at once, all else only after Start.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+const PAGE: &str = "index.html";
+/// Licences go along with the code they belong to; no page loads them.
+const NOT_LOADED: &[&str] = &["LICENSE", "README.md"];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    BeforeStart,
+    FirstUnit,
+}
+
+impl Phase {
+    fn name(self) -> &'static str {
+        match self {
+            Phase::BeforeStart => "before_start",
+            Phase::FirstUnit => "first_unit",
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct File {
+    path: String,
+    phase: Phase,
+    raw_bytes: usize,
+    gzip_bytes: usize,
+    brotli_bytes: usize,
+}
+
+#[derive(Debug)]
+pub struct Report {
+    files: Vec<File>,
+}
+
+/// Measures every file below `dist`.
+pub fn measure(dist: &Path) -> Result<Report> {
+    let mut contents = BTreeMap::new();
+    read_dir(dist, "", &mut contents)?;
+    ensure!(contents.contains_key(PAGE), "{} holds no {PAGE}: build the page first", dist.display());
+    let before = loaded_at_once(&contents);
+    let mut files = Vec::new();
+    for (path, bytes) in &contents {
+        let phase = if before.contains(&path.as_str()) { Phase::BeforeStart } else { Phase::FirstUnit };
+        let (gzip_bytes, brotli_bytes) = (gzip(bytes)?, brotli(bytes)?);
+        files.push(File { path: path.clone(), phase, raw_bytes: bytes.len(), gzip_bytes, brotli_bytes });
+    }
+    files.sort_by(|a, b| (a.phase, &a.path).cmp(&(b.phase, &b.path)));
+    Ok(Report { files })
+}
+
+fn read_dir(dir: &Path, prefix: &str, contents: &mut BTreeMap<String, Vec<u8>>) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let entry = entry?;
+        let path = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        if entry.file_type()?.is_dir() {
+            read_dir(&entry.path(), &format!("{path}/"), contents)?;
+        } else if !NOT_LOADED.iter().any(|suffix| path.ends_with(suffix)) {
+            contents.insert(path, fs::read(entry.path())?);
+        }
+    }
+    Ok(())
+}
+
+/// The page and, through all levels, the files that it names as loaded at once.
+fn loaded_at_once(contents: &BTreeMap<String, Vec<u8>>) -> Vec<&str> {
+    let mut found: Vec<&str> = vec![PAGE];
+    let mut index = 0;
+    while let Some(&path) = found.get(index) {
+        let text = contents.get(path).map(|bytes| String::from_utf8_lossy(bytes)).unwrap_or_default();
+        let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
+        for reference in references(path, &text) {
+            let target = resolve(dir, &reference);
+            if let Some((known, _)) = contents.get_key_value(&target)
+                && !found.contains(&known.as_str())
+            {
+                found.push(known);
+            }
+        }
+        index += 1;
+    }
+    found
+}
+
+/// Addresses in a file that the browser follows by itself.
+fn references(path: &str, text: &str) -> Vec<String> {
+    let markers: &[&str] = match path.rsplit('.').next() {
+        Some("html") => &["src=", "href="],
+        // Static imports and exports only: `import(…)` waits until it is called.
+        Some("js" | "mjs") => &["from ", "from", "import ", "import"],
+        Some("css") => &["url(", "@import "],
+        _ => &[],
+    };
+    let mut found = Vec::new();
+    for marker in markers {
+        for (at, _) in text.match_indices(marker) {
+            let after = &text[at + marker.len()..];
+            let address = match after.chars().next() {
+                Some(quote @ ('"' | '\'')) => after[1..].split(quote).next(),
+                _ if marker.ends_with('=') || *marker == "url(" => after.split(['>', ' ', ')', '\n']).next(),
+                _ => None,
+            };
+            found.extend(address.map(str::to_owned));
+        }
+    }
+    found
+}
+
+/// A relative or absolute address on this site as a path below dist.
+fn resolve(dir: &str, reference: &str) -> String {
+    let reference = reference.split(['?', '#']).next().unwrap_or_default();
+    let mut parts: Vec<&str> = if reference.starts_with('/') { Vec::new() } else { dir.split('/').collect() };
+    for part in reference.split('/') {
+        match part {
+            ".." => drop(parts.pop()),
+            "." => {}
+            part => parts.push(part),
+        }
+    }
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/")
+}
+
+fn gzip(bytes: &[u8]) -> Result<usize> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(bytes)?;
+    Ok(encoder.finish()?.len())
+}
+
+fn brotli(bytes: &[u8]) -> Result<usize> {
+    let parameters = brotli::enc::BrotliEncoderParams { quality: 11, size_hint: bytes.len(), ..Default::default() };
+    let mut out = Vec::new();
+    brotli::BrotliCompress(&mut &*bytes, &mut out, &parameters)?;
+    Ok(out.len())
+}
+
+impl Report {
+    fn sum(&self, phase: Phase, bytes: fn(&File) -> usize) -> usize {
+        self.files.iter().filter(|file| file.phase == phase).map(bytes).sum()
+    }
+
+    /// One line per file and phase.
+    pub fn table(&self) -> String {
+        let mut table = format!("{:<52} {:<12} {:>9} {:>9} {:>9}\n", "file", "phase", "raw", "gzip", "brotli");
+        let mut line = |name: &str, phase: Phase, raw: usize, gzip: usize, brotli: usize| {
+            writeln!(table, "{name:<52} {:<12} {raw:>9} {gzip:>9} {brotli:>9}", phase.name()).expect("a string takes all");
+        };
+        for file in &self.files {
+            line(&file.path, file.phase, file.raw_bytes, file.gzip_bytes, file.brotli_bytes);
+        }
+        for phase in [Phase::BeforeStart, Phase::FirstUnit] {
+            let (raw, gzip) = (self.sum(phase, |f| f.raw_bytes), self.sum(phase, |f| f.gzip_bytes));
+            line("all", phase, raw, gzip, self.sum(phase, |f| f.brotli_bytes));
+        }
+        table
+    }
+
+    pub fn json(&self) -> Value {
+        let files: Vec<Value> = self
+            .files
+            .iter()
+            .map(|file| {
+                json!({
+                    "path": file.path, "phase": file.phase.name(), "raw_bytes": file.raw_bytes,
+                    "gzip_bytes": file.gzip_bytes, "brotli_bytes": file.brotli_bytes
+                })
+            })
+            .collect();
+        json!({
+            "before_start_bytes_brotli": self.sum(Phase::BeforeStart, |f| f.brotli_bytes),
+            "first_unit_bytes_brotli": self.sum(Phase::FirstUnit, |f| f.brotli_bytes),
+            "files": files
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn files_fall_into_their_phase() {
+        let dir = site(&[
+            ("index.html", "<link href=\"/a.css\"><script src=page/main.js></script><meta content='{\"js\":\"worker-1.js\"}'>"),
+            ("a.css", "@font-face { src: url(font.woff2) }"),
+            ("font.woff2", "x"),
+            ("page/main.js", "import { a } from './a.js';\nimport \"../b.js\";\nconst late = () => import('./late.js');"),
+            ("page/a.js", "export const a = 1;"),
+            ("b.js", ""),
+            ("page/late.js", ""),
+            ("worker-1.js", ""),
+            ("worker-1.wasm", ""),
+            ("vendor/x.LICENSE", ""),
+        ]);
+        let report = measure(dir.path()).unwrap();
+        let of = |phase| -> Vec<&str> { report.files.iter().filter(|f| f.phase == phase).map(|f| f.path.as_str()).collect() };
+        assert_eq!(of(Phase::BeforeStart), ["a.css", "b.js", "font.woff2", "index.html", "page/a.js", "page/main.js"]);
+        assert_eq!(of(Phase::FirstUnit), ["page/late.js", "worker-1.js", "worker-1.wasm"]);
+    }
+
+    #[test]
+    fn sizes_are_of_the_compressed_bytes() {
+        let dir = site(&[("index.html", &"many hands ".repeat(1000)), ("worker.wasm", "abc")]);
+        let report = measure(dir.path()).unwrap();
+        let json = report.json();
+        let page = &json["files"][0];
+        assert_eq!((page["path"].as_str(), page["raw_bytes"].as_u64()), (Some("index.html"), Some(11_000)));
+        assert!(page["brotli_bytes"].as_u64().unwrap() < 100 && page["gzip_bytes"].as_u64().unwrap() < 200);
+        assert_eq!(json["before_start_bytes_brotli"], page["brotli_bytes"]);
+        assert_eq!(json["first_unit_bytes_brotli"], json["files"][1]["brotli_bytes"]);
+        assert_eq!(report.table().lines().count(), 5);
+    }
+
+    #[test]
+    fn no_page_is_no_measurement() {
+        assert!(measure(site(&[("x.js", "")]).path()).is_err());
+        assert!(measure(Path::new("no/such/folder")).is_err());
+    }
+}

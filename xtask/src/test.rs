@@ -1,0 +1,282 @@
+//! `cargo xtask test`: every check there is, as named stages with their times and limits. A stage that fails does not
+//! keep the others from running, unless they need what it makes. It runs other programs' tests and holds none itself.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use crate::proc::{Ended, Interrupt, command, run_limited};
+use crate::{root, setup};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The same tests with larger counts.
+    #[arg(long)]
+    long: bool,
+    /// Only these stages, and what they need (may be given several times).
+    #[arg(long, value_name = "STAGE")]
+    only: Vec<String>,
+    /// Print the stages and their limits.
+    #[arg(long)]
+    list: bool,
+}
+
+/// Set for the tests of a `--long` run, which choose larger counts by it.
+const LONG_VARIABLE: &str = "MANYHANDS_TEST_LONG";
+/// A `--long` run may take this many times longer.
+const LONG_FACTOR: u32 = 6;
+
+/// One step of the run.
+struct Stage {
+    name: &'static str,
+    /// Past this it fails: about three times what it takes on two cores with nothing built.
+    limit: Duration,
+    /// Stages that must have passed before.
+    needs: &'static [&'static str],
+    /// The commands, or why there are none on this machine.
+    commands: fn() -> Result<Vec<Command>, String>,
+}
+
+const fn minutes(count: u64) -> Duration {
+    Duration::from_secs(60 * count)
+}
+
+const STAGES: &[Stage] = &[
+    Stage { name: "set-up", limit: minutes(30), needs: &[], commands: || one(own(&["setup"])) },
+    Stage { name: "tidy", limit: minutes(2), needs: &[], commands: || one(own(&["tidy"])) },
+    Stage { name: "format", limit: minutes(2), needs: &[], commands: || one(cargo(&["fmt", "--all", "--check"])) },
+    Stage { name: "clippy", limit: minutes(15), needs: &["set-up"], commands: clippy },
+    Stage { name: "native tests", limit: minutes(20), needs: &["set-up"], commands: native_tests },
+    Stage { name: "wasm tests", limit: minutes(15), needs: &["set-up"], commands: wasm_tests },
+    Stage { name: "page types", limit: minutes(2), needs: &["set-up"], commands: page_types },
+    Stage { name: "build page", limit: minutes(15), needs: &["set-up"], commands: || one(own(&["build-web"])) },
+    Stage { name: "build command", limit: minutes(15), needs: &["build page"], commands: build_command },
+    Stage { name: "end to end", limit: minutes(20), needs: &["build command"], commands: end_to_end },
+];
+
+fn one(command: Command) -> Result<Vec<Command>, String> {
+    Ok(vec![command])
+}
+
+/// xtask itself, so that a stage of ours has a limit like any other.
+fn own(args: &[&str]) -> Command {
+    command(std::env::current_exe().unwrap_or_else(|_| PathBuf::from("xtask")), args)
+}
+
+fn cargo(args: &[&str]) -> Command {
+    command("cargo", args)
+}
+
+const WASM: [&str; 2] = ["--target", "wasm32-unknown-unknown"];
+
+fn clippy() -> Result<Vec<Command>, String> {
+    let native = cargo(&["clippy", "--workspace", "--exclude", "manyhands-worker", "--all-targets", "--", "-D", "warnings"]);
+    let mut wasm = cargo(&["clippy", "--package", "manyhands-worker", "--package", "manyhands"]);
+    wasm.args(WASM).args(["--features", "manyhands/gpu,manyhands/web", "--all-targets", "--", "-D", "warnings"]);
+    Ok(vec![native, wasm])
+}
+
+fn native_tests() -> Result<Vec<Command>, String> {
+    one(cargo(&["test", "--workspace", "--exclude", "manyhands-worker", "--exclude", "manyhands-tests"]))
+}
+
+fn wasm_tests() -> Result<Vec<Command>, String> {
+    let mut tests = cargo(&["test", "--package", "manyhands", "--features", "gpu,web", "--test", "web"]);
+    tests
+        .args(WASM)
+        .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", "wasm-bindgen-test-runner")
+        .env("CHROMEDRIVER", "chromedriver")
+        .env("WASM_BINDGEN_TEST_TIMEOUT", "300");
+    one(tests)
+}
+
+fn page_types() -> Result<Vec<Command>, String> {
+    if !setup::has_node() {
+        return Err("Node is not installed".to_owned());
+    }
+    one(command(root().join("node_modules/.bin/tsc"), &["--project", "www"]))
+}
+
+fn build_command() -> Result<Vec<Command>, String> {
+    one(cargo(&["build", "--package", "manyhands-cli", "--package", "manyhands-tests", "--bins"]))
+}
+
+/// The tests find the command beside themselves and Python by the variable; one at a time, for each starts browsers.
+fn end_to_end() -> Result<Vec<Command>, String> {
+    let mut tests = cargo(&["test", "--package", "manyhands-tests", "--no-fail-fast", "--", "--test-threads=1"]);
+    tests.env("MANYHANDS_PYTHON", setup::venv_python());
+    one(tests)
+}
+
+/// How a stage ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    Failed(String),
+    Skipped(String),
+}
+
+struct Report {
+    name: &'static str,
+    outcome: Outcome,
+    took: Duration,
+}
+
+pub fn main(args: &Args) -> Result<ExitCode> {
+    let names: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
+    for name in &args.only {
+        ensure!(names.contains(&name.as_str()), "no stage {name:?}; there are: {}", names.join(", "));
+    }
+    if args.list {
+        for stage in STAGES {
+            println!("{:<14} at most {:>3} min", stage.name, stage.limit.as_secs() / 60);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let interrupt = Interrupt::install()?;
+    let mut reports: Vec<Report> = Vec::new();
+    for stage in selected(STAGES, &args.only) {
+        println!("\n=== {} (at most {} min)", stage.name, limit(stage, args.long).as_secs() / 60);
+        let begun = Instant::now();
+        let outcome = match unmet(stage, &reports) {
+            Some(need) => Outcome::Failed(format!("not run: it needs {need}")),
+            None => run_stage(stage, args.long, &interrupt),
+        };
+        let report = Report { name: stage.name, outcome, took: begun.elapsed() };
+        println!("=== {}", row(&report));
+        reports.push(report);
+        if interrupt.fired() {
+            break;
+        }
+    }
+    println!("\n{}", summary(&reports));
+    let passed = reports.iter().all(|report| !matches!(report.outcome, Outcome::Failed(_)));
+    Ok(if passed && !interrupt.fired() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn limit(stage: &Stage, long: bool) -> Duration {
+    if long { stage.limit * LONG_FACTOR } else { stage.limit }
+}
+
+/// The named stages and, through all levels, what they need; all where none is named.
+fn selected<'a>(stages: &'a [Stage], only: &[String]) -> Vec<&'a Stage> {
+    let mut wanted: Vec<&str> = only.iter().map(String::as_str).collect();
+    let mut index = 0;
+    while let Some(&name) = wanted.get(index) {
+        wanted.extend(stages.iter().filter(|stage| stage.name == name).flat_map(|stage| stage.needs));
+        index += 1;
+    }
+    stages.iter().filter(|stage| only.is_empty() || wanted.contains(&stage.name)).collect()
+}
+
+/// A need that has not passed.
+fn unmet<'a>(stage: &Stage, reports: &'a [Report]) -> Option<&'a str> {
+    reports.iter().find(|r| stage.needs.contains(&r.name) && r.outcome != Outcome::Passed).map(|r| r.name)
+}
+
+fn run_stage(stage: &Stage, long: bool, interrupt: &Interrupt) -> Outcome {
+    let commands = match (stage.commands)() {
+        Ok(commands) => commands,
+        Err(reason) => return Outcome::Skipped(reason),
+    };
+    let deadline = Instant::now() + limit(stage, long);
+    for mut command in commands {
+        match setup::path() {
+            Ok(path) => command.env("PATH", path),
+            Err(e) => return Outcome::Failed(e.to_string()),
+        };
+        if long {
+            command.env(LONG_VARIABLE, "1");
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        match run_limited(&mut command, left, interrupt) {
+            Ok(Ended::Well) => {}
+            Ok(Ended::Badly(status)) => return Outcome::Failed(status.to_string()),
+            Ok(Ended::PastLimit) => return Outcome::Failed("past its limit".to_owned()),
+            Ok(Ended::Interrupted) => return Outcome::Failed("interrupted".to_owned()),
+            Err(e) => return Outcome::Failed(format!("{e:#}")),
+        }
+    }
+    Outcome::Passed
+}
+
+fn row(report: &Report) -> String {
+    let word = match &report.outcome {
+        Outcome::Passed => "passed".to_owned(),
+        Outcome::Failed(why) => format!("FAILED ({why})"),
+        Outcome::Skipped(why) => format!("skipped ({why})"),
+    };
+    format!("{:<14} {:>7.1} s  {word}", report.name, report.took.as_secs_f64())
+}
+
+/// A line per stage and the count of stages; what was skipped is counted as neither.
+fn summary(reports: &[Report]) -> String {
+    let count = |wanted: fn(&Outcome) -> bool| reports.iter().filter(|report| wanted(&report.outcome)).count();
+    let passed = count(|outcome| *outcome == Outcome::Passed);
+    let failed = count(|outcome| matches!(outcome, Outcome::Failed(_)));
+    let took: Duration = reports.iter().map(|report| report.took).sum();
+    let rows: Vec<String> = reports.iter().map(row).collect();
+    let skipped = match reports.len() - passed - failed {
+        0 => String::new(),
+        count => format!(", {count} skipped"),
+    };
+    format!("{}\nall stages     {:>7.1} s\n{passed} passed, {failed} failed{skipped}", rows.join("\n"), took.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stage(name: &'static str, needs: &'static [&'static str], commands: fn() -> Result<Vec<Command>, String>) -> Stage {
+        Stage { name, limit: Duration::from_secs(30), needs, commands }
+    }
+
+    fn shell(script: &str) -> Command {
+        command("sh", &["-c", script])
+    }
+
+    #[test]
+    fn outcomes_are_told_apart() {
+        let run = |commands| run_stage(&stage("x", &[], commands), false, &Interrupt::never());
+        assert_eq!(run(|| one(shell("exit 0"))), Outcome::Passed);
+        assert!(matches!(run(|| one(shell("exit 1"))), Outcome::Failed(_)));
+        assert!(matches!(run(|| Ok(vec![shell("exit 1"), shell("exit 0")])), Outcome::Failed(_)), "the first one counts");
+        assert!(matches!(run(|| Ok(vec![shell("exit 0"), shell("exit 1")])), Outcome::Failed(_)), "the last one counts");
+        assert!(matches!(run(|| Err("no Node".to_owned())), Outcome::Skipped(_)));
+        let slow = Stage { limit: Duration::from_millis(100), ..stage("x", &[], || one(shell("exec sleep 60"))) };
+        assert_eq!(run_stage(&slow, false, &Interrupt::never()), Outcome::Failed("past its limit".to_owned()));
+    }
+
+    #[test]
+    fn a_skipped_stage_is_not_a_passed_one() {
+        let report = |name, outcome| Report { name, outcome, took: Duration::from_secs(1) };
+        let reports = [
+            report("a", Outcome::Passed),
+            report("b", Outcome::Failed("x".to_owned())),
+            report("c", Outcome::Skipped("y".to_owned())),
+        ];
+        assert!(summary(&reports).ends_with("\n1 passed, 1 failed, 1 skipped"));
+        assert!(summary(&reports[..1]).ends_with("\n1 passed, 0 failed"));
+        let needy = |needs| stage("z", needs, || Ok(Vec::new()));
+        assert_eq!(unmet(&needy(&["a"]), &reports), None);
+        assert_eq!(unmet(&needy(&["a", "b"]), &reports), Some("b"));
+        assert_eq!(unmet(&needy(&["c"]), &reports), Some("c"));
+    }
+
+    #[test]
+    fn naming_a_stage_brings_what_it_needs() {
+        let names = |only: &[&str]| -> Vec<&str> {
+            let only: Vec<String> = only.iter().map(|&name| name.to_owned()).collect();
+            selected(STAGES, &only).iter().map(|stage| stage.name).collect()
+        };
+        assert_eq!(names(&["end to end"]), ["set-up", "build page", "build command", "end to end"]);
+        assert_eq!(names(&[]).len(), STAGES.len());
+        for (index, stage) in STAGES.iter().enumerate() {
+            for need in stage.needs {
+                assert!(STAGES[..index].iter().any(|s| s.name == *need), "{} needs {need}, which comes later", stage.name);
+            }
+        }
+    }
+}
