@@ -45,8 +45,8 @@ impl Reporter {
 
     /// Tells a state, once.
     pub fn state(&self, state: State, detail: &str) {
-        self.unreachable.set(false);
-        if self.state.replace(state) != state || !detail.is_empty() {
+        let (was_unreachable, before) = (self.unreachable.replace(false), self.state.replace(state));
+        if was_unreachable || before != state || !detail.is_empty() {
             self.tell(Event::State { state, detail: detail.to_owned() });
         }
     }
@@ -59,13 +59,15 @@ impl Reporter {
         });
     }
 
-    fn unreachable(&self, error: &VolunteerError) {
+    /// Tells that nobody answers, once, until [`Reporter::reached`].
+    pub fn unreachable(&self, error: &VolunteerError) {
         if !self.unreachable.replace(true) {
             self.tell(Event::State { state: State::Unreachable, detail: error.to_string() });
         }
     }
 
-    fn reached(&self) {
+    /// Somebody answers: tells the state that held before.
+    pub fn reached(&self) {
         if self.unreachable.replace(false) {
             self.tell(Event::State { state: self.state.get(), detail: String::new() });
         }

@@ -1,0 +1,113 @@
+//! Which engine computes: a GPU that passes its self-test where there is one, the CPU path elsewhere, and what follows
+//! when a device fails. It measures nothing and leases nothing.
+
+use std::sync::Arc;
+
+use crate::engine::{Engine, EngineError};
+
+/// GPU devices that may be lost before the CPU path takes over.
+const LOSSES_MAX: u32 = 2;
+
+/// What the visitor, or a test, asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// A hardware GPU that passes its self-test, else the CPU.
+    Auto,
+    /// A GPU, software adapters included, or nothing.
+    Gpu,
+    Cpu,
+}
+
+/// The engine in use, and how it came to be.
+pub(super) struct Device {
+    pub engine: Arc<Engine>,
+    /// Why this one and not what was asked for first; may be empty.
+    pub reason: String,
+    /// Whether it was not yet told about.
+    pub is_new: bool,
+    choice: Choice,
+    is_gpu: bool,
+    losses: u32,
+}
+
+impl Device {
+    /// Opens and tests what `choice` allows, best first.
+    pub async fn open(choice: Choice) -> Result<Device, EngineError> {
+        Device::best(choice, 0).await
+    }
+
+    /// The device to go on with after `fault`.
+    pub async fn after(self, fault: &EngineError) -> Result<Device, EngineError> {
+        let device_failed = matches!(
+            fault,
+            EngineError::DeviceLost(_) | EngineError::OutOfMemory(_) | EngineError::Validation(_) | EngineError::SelfTest { .. }
+        );
+        if !self.is_gpu || !device_failed {
+            return Ok(Device { is_new: false, ..self });
+        }
+        let losses = self.losses + 1;
+        if matches!(fault, EngineError::DeviceLost(_)) && losses <= LOSSES_MAX {
+            let next = Device::best(self.choice, losses).await?;
+            return Ok(Device { reason: join(fault.to_string(), next.reason), ..next });
+        }
+        if self.choice == Choice::Gpu {
+            return Err(fault.clone());
+        }
+        Device::cpu(self.choice, losses, fault.to_string()).await
+    }
+
+    async fn best(choice: Choice, losses: u32) -> Result<Device, EngineError> {
+        let reason = match choice {
+            Choice::Cpu => String::new(),
+            Choice::Auto | Choice::Gpu => match gpu(choice).await {
+                Ok(engine) => {
+                    let engine = Arc::new(engine);
+                    return Ok(Device { engine, reason: String::new(), is_new: true, choice, is_gpu: true, losses });
+                }
+                Err(error) if choice == Choice::Gpu => return Err(error),
+                Err(error) => error.to_string(),
+            },
+        };
+        Device::cpu(choice, losses, reason).await
+    }
+
+    async fn cpu(choice: Choice, losses: u32, reason: String) -> Result<Device, EngineError> {
+        let engine = Engine::cpu();
+        engine.self_test().await?;
+        Ok(Device { engine: Arc::new(engine), reason, is_new: true, choice, is_gpu: false, losses })
+    }
+}
+
+fn join(first: String, second: String) -> String {
+    if second.is_empty() { first } else { format!("{first}; {second}") }
+}
+
+#[cfg(not(feature = "gpu"))]
+async fn gpu(_choice: Choice) -> Result<Engine, EngineError> {
+    Err(EngineError::NoAdapter("this program was built without GPU support".to_owned()))
+}
+
+#[cfg(feature = "gpu")]
+async fn gpu(_choice: Choice) -> Result<Engine, EngineError> {
+    Err(EngineError::NoAdapter("this program was built without GPU support".to_owned()))
+}
+
+/// Milliseconds to idle after `worked_ms` of work, so that the device works `duty_percent` of the time.
+pub fn idle_ms(worked_ms: f64, duty_percent: u32) -> f64 {
+    let duty = f64::from(duty_percent.clamp(1, 100));
+    worked_ms.max(0.0) * (100.0 - duty) / duty
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_duty_limit_is_a_share_of_time() {
+        assert_eq!(idle_ms(10.0, 100), 0.0);
+        assert_eq!(idle_ms(10.0, 50), 10.0);
+        assert_eq!(idle_ms(10.0, 25), 30.0);
+        assert_eq!(idle_ms(10.0, 0), 990.0);
+        assert_eq!(idle_ms(f64::NAN, 50), 0.0);
+    }
+}

@@ -1,0 +1,304 @@
+//! The loop of one visit: engine, session, then lease, work and submit until the visitor stops, consent ends, or a
+//! given number of units is settled. Each step's details are in its own module.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use futures::FutureExt;
+use manyhands_protocol::wire::{LeaseRequest, LeaseResponse, ResultResponse, Totals, Verdict};
+use manyhands_protocol::{JobId, LeaseId, cbor, limits};
+
+use super::backoff::Backoff;
+use super::blobs::Blobs;
+use super::call::{ANSWER_BYTES_MAX, CBOR, Client, Reporter};
+use super::device::{Choice, Device};
+use super::error::VolunteerError;
+use super::event::{Event, Phase, State};
+use super::host::{Host, Method, Request};
+use super::lease::{self, Expected, Leased};
+use super::pending::Pending;
+use super::switch::{Switch, Wish};
+use crate::engine::Engine;
+
+/// What Stop waits for while it gives leases back; a lease that it cannot give back lapses by itself.
+const FAREWELL_MS: u64 = 800;
+/// Units in a row that may fail before the visit ends.
+const FAILURES_MAX: u32 = 8;
+/// Bounds on the wait that a coordinator without work asks for.
+const IDLE_MS: std::ops::RangeInclusive<u64> = 100..=60_000;
+
+/// What the visitor agreed to, and how to compute.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Origin of the page the visitor pressed Start on, or `native`.
+    pub origin: String,
+    /// Site that embeds the page; empty on the coordinator's own.
+    pub site: String,
+    /// The one job agreed to; none means any.
+    pub job: Option<JobId>,
+    pub choice: Choice,
+    /// Share of the device, 1 to 100.
+    pub duty_percent: u32,
+    /// Download plus upload in bytes; 0 means no bound.
+    pub data_bytes_max: u64,
+    /// End the visit once this many units have a verdict.
+    pub units_max: Option<u64>,
+    /// Consent anew when its time is over: for a terminal, where the command itself is the standing consent.
+    pub renew_consent: bool,
+    /// End the session with the visit: for a volunteer whose session nobody shares.
+    pub withdraw_at_end: bool,
+}
+
+/// A volunteer ready to begin a visit.
+pub struct Volunteer<H: Host> {
+    pub host: H,
+    pub settings: Settings,
+    pub switch: Switch,
+}
+
+impl<H: Host> Volunteer<H> {
+    /// One visit, to its end. `tell` hears everything that happens; the error, if any, was told as an event, too.
+    pub async fn run(&self, tell: impl FnMut(Event) + 'static) -> Result<(), VolunteerError> {
+        let reporter = Reporter::new(Box::new(tell));
+        let visit = Visit {
+            client: Client::new(&self.host, &self.settings, &reporter),
+            switch: &self.switch,
+            blobs: Blobs::default(),
+            pending: Pending::default(),
+            device: RefCell::new(None),
+            held: RefCell::new(Vec::new()),
+            totals: Cell::new(Totals::default()),
+            submitted_count: Cell::new(0),
+        };
+        reporter.state(State::Starting, "");
+        reporter.tell(Event::Key { id: self.host.key(), stored: self.host.key_is_stored() });
+        let end = futures::select_biased! {
+            _ = self.switch.until(|w| w == Wish::Stop).fuse() => Ok(()),
+            end = visit.go().fuse() => end,
+        };
+        futures::select_biased! {
+            () = visit.farewell().fuse() => {}
+            () = self.host.sleep(FAREWELL_MS).fuse() => {}
+        }
+        if let Err(error) = &end {
+            reporter.error(error);
+        }
+        reporter.state(State::Stopped, &end.as_ref().err().map(ToString::to_string).unwrap_or_default());
+        end
+    }
+}
+
+/// The state of one visit.
+pub(super) struct Visit<'a, H: Host> {
+    pub client: Client<'a, H>,
+    pub switch: &'a Switch,
+    pub blobs: Blobs,
+    pub pending: Pending,
+    device: RefCell<Option<Device>>,
+    /// Leases to give back when the visit ends.
+    held: RefCell<Vec<LeaseId>>,
+    totals: Cell<Totals>,
+    submitted_count: Cell<u64>,
+}
+
+impl<H: Host> Visit<'_, H> {
+    /// The engine in use.
+    pub fn engine(&self) -> Arc<Engine> {
+        self.device.borrow().as_ref().expect("a visit opens its device before it leases").engine.clone()
+    }
+
+    async fn go(&self) -> Result<(), VolunteerError> {
+        self.client.reporter.state(State::SelfTest, "");
+        let device = Device::open(self.client.settings.choice).await?;
+        self.use_device(device);
+        let client = &self.client;
+        client.retry(None, async || client.token().await).await?;
+        client.reporter.state(State::Waiting, "");
+        let (mut failures, mut backoff) = (0, Backoff::default());
+        loop {
+            self.wait_while_paused().await;
+            self.ask_pending().await?;
+            if let Some(max) = self.client.settings.units_max
+                && self.submitted_count.get() >= max
+            {
+                let Some(due_ms) = self.pending.due_ms() else { return Ok(()) };
+                client.host.sleep(due_ms.saturating_sub(client.host.now_ms())).await;
+                continue;
+            }
+            match self.turn().await {
+                Ok(()) => (failures, backoff) = (0, Backoff::default()),
+                Err(e) if e.ends_visit() => return Err(e),
+                Err(e) => {
+                    failures += 1;
+                    self.recover(&e, failures).await?;
+                    client.host.sleep(backoff.next_ms(client.host.random(), None)).await;
+                }
+            }
+        }
+    }
+
+    /// Leases and works once, or waits as long as the coordinator asks.
+    async fn turn(&self) -> Result<(), VolunteerError> {
+        let client = &self.client;
+        let answer = client.retry(None, async || self.lease().await).await?;
+        self.tell_totals(answer.totals);
+        if answer.manifests.is_empty() {
+            client.reporter.state(State::Waiting, "");
+            let asked_ms = answer.retry_after_ms.clamp(*IDLE_MS.start(), *IDLE_MS.end());
+            let due_ms = self.pending.due_ms().map_or(u64::MAX, |due_ms| due_ms.saturating_sub(client.host.now_ms()));
+            client.host.sleep(asked_ms.min(due_ms.max(*IDLE_MS.start()))).await;
+            return Ok(());
+        }
+        for signed in answer.manifests {
+            let leased = self.admit(&signed.0).await?;
+            self.unit(leased).await?;
+        }
+        Ok(())
+    }
+
+    async fn lease(&self) -> Result<LeaseResponse, VolunteerError> {
+        let request = LeaseRequest {
+            units_max: 1,
+            backend: self.engine().device_class().backend,
+            job: self.client.settings.job,
+            blob_bytes_max: limits::BLOB_BYTES_MAX,
+        };
+        self.client.call(Method::Post, "/v1/leases", Some(CBOR), &cbor::encode(&request)).await
+    }
+
+    async fn admit(&self, signed: &[u8]) -> Result<Leased, VolunteerError> {
+        let client = &self.client;
+        let hash = client.host.sha256(signed).await?;
+        let expected = Expected {
+            coordinator: client.sessions.coordinator().expect("a lease comes after a session"),
+            key: client.host.key(),
+            job: client.settings.job,
+            now_ms: client.sessions.coordinator_now_ms(client.host.now_ms()),
+        };
+        lease::check(signed, hash, expected).map_err(|e| VolunteerError::Manifest(e.to_string()))
+    }
+
+    /// One unit from lease to verdict; on failure the lease goes back.
+    async fn unit(&self, leased: Leased) -> Result<(), VolunteerError> {
+        let lease = leased.manifest.lease;
+        self.held.borrow_mut().push(lease);
+        self.client.reporter.state(State::Working, "");
+        self.tell_unit(&leased, Phase::Leased, 0, None, "");
+        let outcome = match self.work(&leased).await {
+            Ok(signed) => {
+                let steps = lease::steps(&leased.manifest.work);
+                self.tell_unit(&leased, Phase::Submitted, steps, signed.loss, "");
+                self.submit(&signed.bytes).await.map(|answer| (signed, answer))
+            }
+            Err(e) => Err(e),
+        };
+        match outcome {
+            Ok((signed, answer)) => {
+                self.held.borrow_mut().retain(|held| *held != lease);
+                self.submitted_count.set(self.submitted_count.get() + 1);
+                self.tell_verdict(&leased, signed.loss, &answer, false);
+                if answer.verdict == Verdict::Pending {
+                    self.pending.add(leased, signed.bytes, signed.loss, self.client.host.now_ms());
+                }
+                Ok(())
+            }
+            Err(e) => {
+                if !e.is_lease_gone() {
+                    // One attempt: a lease that stays lapses by itself.
+                    let _ = self.give_back(lease).await;
+                }
+                self.held.borrow_mut().retain(|held| *held != lease);
+                self.tell_unit(&leased, Phase::GivenBack, 0, None, &e.to_string());
+                // Neither a lease that ended nor one taken back is a fault to recover from.
+                if e.is_lease_gone() || matches!(e, VolunteerError::GiveBack(_)) { Ok(()) } else { Err(e) }
+            }
+        }
+    }
+
+    /// After a failed unit: a new device where the device failed, an end where nothing works.
+    async fn recover(&self, error: &VolunteerError, failures: u32) -> Result<(), VolunteerError> {
+        self.client.reporter.error(error);
+        if failures >= FAILURES_MAX {
+            return Err(error.clone());
+        }
+        let VolunteerError::Engine(fault) = error else { return Ok(()) };
+        let old = self.device.borrow_mut().take().expect("a visit opens its device before it leases");
+        let next = old.after(fault).await?;
+        self.use_device(next);
+        Ok(())
+    }
+
+    fn use_device(&self, device: Device) {
+        if device.is_new {
+            let class = device.engine.device_class();
+            self.client.reporter.tell(Event::Adapter {
+                backend: class.backend,
+                adapter: class.adapter,
+                reason: device.reason.clone(),
+            });
+        }
+        *self.device.borrow_mut() = Some(device);
+    }
+
+    async fn wait_while_paused(&self) {
+        if self.switch.wish() == Wish::Pause {
+            self.client.reporter.state(State::Paused, "");
+            self.switch.until(|w| w != Wish::Pause).await;
+            self.client.reporter.state(State::Waiting, "");
+        }
+    }
+
+    async fn give_back(&self, lease: LeaseId) -> Result<(), VolunteerError> {
+        let path = format!("/v1/leases/{lease}");
+        let request = Request {
+            method: Method::Delete,
+            path: &path,
+            token: None,
+            content_type: None,
+            body: &[],
+            answer_bytes_max: ANSWER_BYTES_MAX,
+        };
+        self.client.authorised(request).await.map(drop)
+    }
+
+    /// Gives back what is held; best effort, for the visit is over.
+    async fn farewell(&self) {
+        let held = self.held.take();
+        futures::future::join_all(held.into_iter().map(|lease| self.give_back(lease))).await;
+        if self.client.settings.withdraw_at_end {
+            let _ = self.client.withdraw().await;
+        }
+    }
+
+    /// Tells a verdict; `again` where an earlier answer said pending.
+    pub fn tell_verdict(&self, leased: &Leased, loss: Option<f32>, answer: &ResultResponse, again: bool) {
+        let steps = lease::steps(&leased.manifest.work);
+        let mut totals = self.totals.get();
+        let phase = match answer.verdict {
+            Verdict::Pending => {
+                totals.pending += 1;
+                Phase::Pending
+            }
+            Verdict::Accepted => {
+                totals.accepted += 1;
+                totals.credit_flop = totals.credit_flop.saturating_add(answer.credit_flop);
+                Phase::Accepted
+            }
+            Verdict::Rejected => {
+                totals.rejected += 1;
+                Phase::Rejected
+            }
+        };
+        if again {
+            totals.pending = totals.pending.saturating_sub(1);
+        }
+        self.tell_unit(leased, phase, steps, loss, &answer.reason);
+        self.tell_totals(totals);
+    }
+
+    fn tell_totals(&self, totals: Totals) {
+        if self.totals.replace(totals) != totals {
+            self.client.reporter.tell(Event::Totals(totals));
+        }
+    }
+}

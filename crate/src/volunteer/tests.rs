@@ -1,0 +1,255 @@
+//! The loop under failures: lost answers, refusals, dead sessions, lapsed leases, lies, and Stop.
+
+mod script;
+
+use manyhands_protocol::limits;
+use manyhands_protocol::problem::Code;
+use manyhands_protocol::wire::Verdict;
+use script::{Fault, ScriptHost};
+
+use super::identity::Identity;
+use super::*;
+
+/// A visit of `units` units with faults on the way, which succeeds.
+fn survives(units: u64, faults: &[(&'static str, Fault)]) -> ScriptHost {
+    let host = ScriptHost::new(units, faults);
+    host.visit(|_| ()).unwrap();
+    assert!(host.0.faults.borrow().is_empty(), "a fault was not met");
+    host
+}
+
+#[test]
+fn a_unit_goes_from_lease_to_verdict() {
+    let host = survives(2, &[]);
+    use Phase::*;
+    assert_eq!(host.phases(), [Leased, Computing, Submitted, Accepted, Leased, Computing, Submitted, Accepted]);
+    assert_eq!(host.states(), [State::Starting, State::SelfTest, State::Waiting, State::Working, State::Stopped]);
+    assert_eq!(host.count("GET /v1/blobs/"), 2, "inputs are fetched once");
+    let outputs = host.0.blobs.borrow();
+    let c = crate::tensors::write_f32(&[("c", &[2, 1], &[-2.0, -2.0])]);
+    assert!(outputs.contains_key(&script::hash(&c)));
+}
+
+#[test]
+fn keeps_trying_while_nobody_answers() {
+    let host = survives(
+        1,
+        &[
+            ("GET /v1/info", Fault::Network),
+            ("GET /v1/info", Fault::Html(502)),
+            ("GET /v1/info", Fault::Hang),
+            ("POST /v1/sessions", Fault::Network),
+        ],
+    );
+    assert_eq!(host.states().iter().filter(|s| **s == State::Unreachable).count(), 1, "told once");
+    assert_eq!(host.waits()[..5], [125, 250, 15_000, 500, 1000], "each wait longer, and a call that hangs is cut");
+    assert_eq!(host.phases().last(), Some(&Phase::Accepted));
+}
+
+#[test]
+fn a_stopped_coordinator_is_asked_again_when_it_says() {
+    let host = survives(1, &[("POST /v1/leases", Fault::Problem(Code::Stopped, Some(9_000)))]);
+    assert!(host.waits().contains(&9_000));
+    assert!(!host.states().contains(&State::Unreachable));
+}
+
+#[test]
+fn a_used_nonce_is_replaced() {
+    let host = survives(1, &[("POST /v1/sessions", Fault::Problem(Code::BadNonce, None))]);
+    assert_eq!((host.count("GET /v1/info"), host.count("POST /v1/sessions")), (2, 2));
+}
+
+#[test]
+fn a_dead_session_is_replaced_within_the_consent() {
+    for call in ["POST /v1/leases", "PUT /v1/blobs/", "POST /v1/results"] {
+        let host = survives(1, &[(call, Fault::Problem(Code::SessionExpired, None))]);
+        let consents = host.0.consents.borrow();
+        assert_eq!(consents.len(), 2, "{call}");
+        assert!(consents[1].expires_ms <= consents[0].expires_ms, "{call}: the second consent reaches further");
+        assert_eq!(host.phases().last(), Some(&Phase::Accepted), "{call}");
+    }
+}
+
+#[test]
+fn consent_ends_and_only_a_terminal_renews_it() {
+    let wait_for_work = |renew_consent| {
+        let host = ScriptHost::new(0, &[]);
+        host.0.sessions_max.set(3);
+        let result = host.visit(|s| {
+            s.units_max = None;
+            s.renew_consent = renew_consent;
+        });
+        let sessions_count = host.0.sessions_count.get();
+        (result, sessions_count)
+    };
+    assert!(matches!(wait_for_work(false), (Err(VolunteerError::ConsentExpired), 1)));
+    assert!(matches!(wait_for_work(true), (Ok(()), 3)));
+}
+
+#[test]
+fn another_coordinator_behind_the_address_gets_nothing() {
+    let host = ScriptHost::new(2, &[("POST /v1/results", Fault::Problem(Code::NoSession, None))]);
+    let other = host.clone();
+    *host.0.coordinator.borrow_mut() = Identity::from_seed(&[5; 32]);
+    host.0.verdicts.borrow_mut().push_back(Verdict::Accepted);
+    // The key changes once the first session is open.
+    let world = other.0.clone();
+    let volunteer = Volunteer { host: host.clone(), settings: settings(), switch: host.0.switch.clone() };
+    let result = futures::executor::block_on(volunteer.run(move |event| {
+        if matches!(&event, Event::Unit(u) if u.phase == Phase::Submitted) {
+            *world.coordinator.borrow_mut() = Identity::from_seed(&[6; 32]);
+        }
+        world.events.borrow_mut().push(event);
+    }));
+    assert!(matches!(result, Err(VolunteerError::CoordinatorChanged)));
+    assert_eq!(host.0.consents.borrow().len(), 1, "no consent for the other key");
+}
+
+fn settings() -> Settings {
+    Settings {
+        origin: "native".to_owned(),
+        site: String::new(),
+        job: None,
+        choice: Choice::Cpu,
+        duty_percent: 100,
+        data_bytes_max: 0,
+        units_max: None,
+        renew_consent: false,
+        withdraw_at_end: false,
+    }
+}
+
+#[test]
+fn a_unit_taken_back_is_given_up() {
+    let host = ScriptHost::new(2, &[]);
+    host.0.keep.set(Some(false));
+    // The upload hangs, so that the heartbeat decides; the second unit is then kept.
+    host.0.faults.borrow_mut().push_back(("PUT /v1/blobs/", Fault::Hang));
+    let world = host.0.clone();
+    let volunteer =
+        Volunteer { host: host.clone(), settings: Settings { units_max: Some(1), ..settings() }, switch: host.0.switch.clone() };
+    let run = volunteer.run(move |event| {
+        if matches!(&event, Event::Unit(u) if u.phase == Phase::GivenBack) {
+            world.keep.set(None);
+        }
+        world.events.borrow_mut().push(event);
+    });
+    futures::executor::block_on(run).unwrap();
+    assert!(host.phases().contains(&Phase::GivenBack));
+    assert_eq!(host.phases().last(), Some(&Phase::Accepted));
+    assert_eq!(host.count("DELETE /v1/leases/101"), 1);
+    assert!(host.errors().is_empty(), "{:?}", host.errors());
+}
+
+#[test]
+fn a_lapsed_lease_is_dropped_and_not_given_back() {
+    for call in ["PUT /v1/blobs/", "POST /v1/results"] {
+        let host = ScriptHost::new(2, &[(call, Fault::Problem(Code::LeaseEnded, None))]);
+        host.visit(|s| s.units_max = Some(1)).unwrap();
+        assert_eq!(host.phases().iter().filter(|p| **p == Phase::GivenBack).count(), 1, "{call}");
+        assert_eq!(host.count("DELETE /v1/leases/"), 0, "{call}");
+        assert_eq!(host.phases().last(), Some(&Phase::Accepted), "{call}");
+    }
+}
+
+#[test]
+fn an_input_that_is_not_what_its_hash_says_is_not_computed() {
+    let host = ScriptHost::new(2, &[("GET /v1/blobs/", Fault::WrongBytes)]);
+    host.visit(|s| s.units_max = Some(1)).unwrap();
+    assert_eq!(host.phases()[..2], [Phase::Leased, Phase::GivenBack]);
+    assert_eq!(host.errors(), ["hash_mismatch"]);
+    assert_eq!(host.count("DELETE /v1/leases/101"), 1);
+}
+
+#[test]
+fn a_result_whose_answer_was_lost_is_sent_again_unchanged() {
+    let host = survives(1, &[("POST /v1/results", Fault::LostAnswer)]);
+    let results = host.0.results.borrow();
+    assert_eq!(results.len(), 2);
+    assert_eq!(results[0], results[1]);
+}
+
+#[test]
+fn a_pending_result_is_asked_about_until_it_has_a_verdict() {
+    let host = ScriptHost::new(1, &[]);
+    host.0.verdicts.borrow_mut().extend([Verdict::Pending, Verdict::Pending, Verdict::Rejected]);
+    host.visit(|_| ()).unwrap();
+    assert_eq!(host.phases()[3..], [Phase::Pending, Phase::Rejected]);
+    assert_eq!(host.0.results.borrow().len(), 3);
+    let totals = host.0.events.borrow().iter().rev().find_map(|e| if let Event::Totals(t) = e { Some(*t) } else { None });
+    assert_eq!(totals.map(|t| (t.accepted, t.rejected, t.pending)), Some((0, 1, 0)));
+}
+
+#[test]
+fn stop_gives_the_lease_back_at_any_point() {
+    for call in ["GET /v1/blobs/", "PUT /v1/blobs/", "POST /v1/results"] {
+        let host = ScriptHost::new(5, &[(call, Fault::Hang)]);
+        host.0.stop_at.set(Some(call));
+        host.visit(|_| ()).unwrap();
+        assert_eq!(host.count("DELETE /v1/leases/101"), 1, "{call}");
+        assert_eq!(host.count("POST /v1/leases"), 1, "{call}: leased after Stop");
+        assert_eq!(host.states().last(), Some(&State::Stopped), "{call}");
+        assert_eq!(host.count("DELETE /v1/sessions"), 0, "other tabs share the session");
+    }
+}
+
+#[test]
+fn stop_does_not_wait_for_a_coordinator_that_is_gone() {
+    let host = ScriptHost::new(1, &[("PUT /v1/blobs/", Fault::Hang), ("DELETE /v1/leases/", Fault::Hang)]);
+    host.0.stop_at.set(Some("PUT /v1/blobs/"));
+    let start_ms = host.0.now_ms.get();
+    host.visit(|_| ()).unwrap();
+    assert!(host.0.now_ms.get() - start_ms <= 1000, "longer than a second");
+}
+
+#[test]
+fn no_more_data_than_consented_to() {
+    let host = ScriptHost::new(1000, &[]);
+    let result = host.visit(|s| s.data_bytes_max = 10_000);
+    assert!(matches!(result, Err(VolunteerError::DataLimit)));
+    assert!(host.phases().contains(&Phase::Accepted), "some of it was used");
+    assert_eq!(host.errors().last().map(String::as_str), Some("data_limit"));
+}
+
+#[test]
+fn tabs_of_one_key_share_a_session_and_replace_a_dead_one() {
+    let first = survives(1, &[]);
+    let second = ScriptHost::new(1, &[]);
+    let shared = first.0.stored.borrow().clone();
+    assert_eq!(shared.len(), 1);
+    second.0.stored.replace(shared);
+    second.0.sessions_count.set(1);
+    second.visit(|_| ()).unwrap();
+    assert_eq!(second.count("POST /v1/sessions"), 0, "shares the stored one");
+
+    // The coordinator forgot it.
+    let third = ScriptHost::new(1, &[]);
+    third.0.stored.replace(first.0.stored.borrow().clone());
+    third.0.sessions_count.set(7);
+    third.visit(|_| ()).unwrap();
+    assert_eq!(third.count("POST /v1/sessions"), 1);
+    assert!(third.0.stored.borrow().values().all(|s| s.token == "token-8"));
+
+    // A wider consent's session is not borrowed.
+    let fourth = ScriptHost::new(1, &[]);
+    fourth.0.stored.replace(first.0.stored.borrow().clone());
+    fourth.0.sessions_count.set(1);
+    fourth.visit(|s| s.duty_percent = 10).unwrap();
+    assert_eq!(fourth.count("POST /v1/sessions"), 1);
+}
+
+#[test]
+fn a_visit_that_only_fails_ends() {
+    let faults: Vec<_> = (0..20).map(|_| ("GET /v1/blobs/", Fault::WrongBytes)).collect();
+    let host = ScriptHost::new(50, &faults);
+    assert!(matches!(host.visit(|_| ()), Err(VolunteerError::InputHash)));
+    assert_eq!(host.count("POST /v1/leases"), 8);
+}
+
+#[test]
+fn a_refused_consent_ends_the_visit() {
+    let host = ScriptHost::new(1, &[("POST /v1/sessions", Fault::Problem(Code::BadConsent, None))]);
+    assert!(host.visit(|_| ()).is_err());
+    assert_eq!(host.errors(), ["bad_consent"]);
+    assert_eq!(host.states().last(), Some(&State::Stopped));
+}

@@ -1,0 +1,345 @@
+//! A host over a coordinator that fits in memory and fails on cue, for failure sequences only: what a coordinator
+//! decides is tested with the real one. Its clock moves only when the loop waits.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::task::Poll;
+
+use manyhands_protocol::cose::{self, Kind};
+use manyhands_protocol::problem::Code;
+use manyhands_protocol::statement::{Consent, ResultStatement};
+use manyhands_protocol::wire::*;
+use manyhands_protocol::work::{MatmulWork, UnitManifest, Work};
+use manyhands_protocol::{BlobHash, JobId, KeyId, LeaseId, UnitId, cbor, limits};
+use sha2::{Digest, Sha256};
+
+use crate::control::Control;
+use crate::volunteer::host::*;
+use crate::volunteer::identity::Identity;
+use crate::volunteer::*;
+
+/// What goes wrong with a call.
+#[derive(Clone)]
+pub enum Fault {
+    Network,
+    /// Never answers.
+    Hang,
+    Problem(Code, Option<u64>),
+    /// A page of something else.
+    Html(u16),
+    /// The call takes effect, and its answer is lost.
+    LostAnswer,
+    /// Other bytes than asked for.
+    WrongBytes,
+}
+
+pub struct World {
+    pub now_ms: Cell<u64>,
+    pub coordinator: RefCell<Identity>,
+    volunteer: Identity,
+    /// `(call, fault)`: the first entry whose call matches is used up.
+    pub faults: RefCell<VecDeque<(&'static str, Fault)>>,
+    /// Calls and waits in order, heartbeats left out.
+    pub log: RefCell<Vec<String>>,
+    pub consents: RefCell<Vec<Consent>>,
+    pub results: RefCell<Vec<Vec<u8>>>,
+    pub verdicts: RefCell<VecDeque<Verdict>>,
+    pub units_left: Cell<u64>,
+    leased_count: Cell<u64>,
+    pub sessions_count: Cell<u64>,
+    /// Stop when this many were opened.
+    pub sessions_max: Cell<u64>,
+    pub blobs: RefCell<HashMap<BlobHash, Vec<u8>>>,
+    pub stored: RefCell<HashMap<String, StoredSession>>,
+    /// Heartbeats answer this; none: the time for one never comes.
+    pub keep: Cell<Option<bool>>,
+    pub events: RefCell<Vec<Event>>,
+    pub switch: Switch,
+    /// Stop when this call is made.
+    pub stop_at: Cell<Option<&'static str>>,
+}
+
+#[derive(Clone)]
+pub struct ScriptHost(pub Rc<World>);
+
+pub fn hash(bytes: &[u8]) -> BlobHash {
+    BlobHash(Sha256::digest(bytes).into())
+}
+
+pub fn a_bytes() -> Vec<u8> {
+    crate::tensors::write_f32(&[("a", &[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])])
+}
+
+pub fn b_bytes() -> Vec<u8> {
+    crate::tensors::write_f32(&[("b", &[3, 1], &[1.0, 0.0, -1.0])])
+}
+
+impl ScriptHost {
+    pub fn new(units: u64, faults: &[(&'static str, Fault)]) -> Self {
+        let blobs = [a_bytes(), b_bytes()].into_iter().map(|bytes| (hash(&bytes), bytes)).collect();
+        ScriptHost(Rc::new(World {
+            now_ms: Cell::new(1_700_000_000_000),
+            coordinator: RefCell::new(Identity::from_seed(&[5; 32])),
+            volunteer: Identity::from_seed(&[7; 32]),
+            faults: RefCell::new(faults.iter().cloned().collect()),
+            log: RefCell::default(),
+            consents: RefCell::default(),
+            results: RefCell::default(),
+            verdicts: RefCell::default(),
+            units_left: Cell::new(units),
+            leased_count: Cell::new(0),
+            sessions_count: Cell::new(0),
+            sessions_max: Cell::new(u64::MAX),
+            blobs: RefCell::new(blobs),
+            stored: RefCell::default(),
+            keep: Cell::new(None),
+            events: RefCell::default(),
+            switch: Switch::new(),
+            stop_at: Cell::new(None),
+        }))
+    }
+
+    /// One visit that ends after `units` verdicts.
+    pub fn visit(&self, change: impl FnOnce(&mut Settings)) -> Result<(), VolunteerError> {
+        let mut settings = Settings {
+            origin: "native".to_owned(),
+            site: String::new(),
+            job: None,
+            choice: Choice::Cpu,
+            duty_percent: 100,
+            data_bytes_max: 0,
+            units_max: Some(self.0.units_left.get()),
+            renew_consent: false,
+            withdraw_at_end: false,
+        };
+        change(&mut settings);
+        let volunteer = Volunteer { host: self.clone(), settings, switch: self.0.switch.clone() };
+        let world = self.0.clone();
+        futures::executor::block_on(volunteer.run(move |event| world.events.borrow_mut().push(event)))
+    }
+
+    pub fn states(&self) -> Vec<State> {
+        let events = self.0.events.borrow();
+        events.iter().filter_map(|e| if let Event::State { state, .. } = e { Some(*state) } else { None }).collect()
+    }
+
+    pub fn phases(&self) -> Vec<Phase> {
+        self.0.events.borrow().iter().filter_map(|e| if let Event::Unit(u) = e { Some(u.phase) } else { None }).collect()
+    }
+
+    pub fn errors(&self) -> Vec<String> {
+        let events = self.0.events.borrow();
+        events.iter().filter_map(|e| if let Event::Error { code, .. } = e { Some(code.clone()) } else { None }).collect()
+    }
+
+    /// How often a call was made.
+    pub fn count(&self, call: &str) -> usize {
+        self.0.log.borrow().iter().filter(|line| line.starts_with(call)).count()
+    }
+
+    /// The waits, in order.
+    pub fn waits(&self) -> Vec<u64> {
+        self.0.log.borrow().iter().filter_map(|line| line.strip_prefix("wait ")?.parse().ok()).collect()
+    }
+
+    fn fault(&self, call: &str) -> Option<Fault> {
+        let mut faults = self.0.faults.borrow_mut();
+        let position = faults.iter().position(|(name, _)| call.starts_with(name))?;
+        faults.remove(position).map(|(_, fault)| fault)
+    }
+
+    fn current_token(&self) -> String {
+        format!("token-{}", self.0.sessions_count.get())
+    }
+
+    /// What a well-behaved coordinator answers.
+    fn answer(&self, call: &str, request: &Request<'_>) -> Response {
+        let w = &*self.0;
+        let open = ["GET /v1/info", "GET /v1/blobs/", "POST /v1/sessions"];
+        if !open.iter().any(|o| call.starts_with(o)) && request.token != Some(&self.current_token()) {
+            return problem(Code::NoSession, None);
+        }
+        match call {
+            "GET /v1/info" => ok(Vec::new()),
+            "POST /v1/sessions" => {
+                let consent: Consent = payload(Kind::Consent, request.body);
+                let expires_ms = consent.expires_ms;
+                w.consents.borrow_mut().push(consent);
+                w.sessions_count.set(w.sessions_count.get() + 1);
+                if w.sessions_count.get() == w.sessions_max.get() {
+                    w.switch.set(Wish::Stop);
+                }
+                ok(cbor::encode(&SessionOpened { token: self.current_token(), expires_ms }))
+            }
+            "DELETE /v1/sessions" => ok(Vec::new()),
+            "POST /v1/leases" => self.lease(),
+            "POST /v1/results" => {
+                let statement: ResultStatement = payload(Kind::Result, request.body);
+                w.results.borrow_mut().push(request.body.to_vec());
+                let verdict = w.verdicts.borrow_mut().pop_front().unwrap_or(Verdict::Accepted);
+                let (unit, lease) = (statement.unit, statement.lease);
+                ok(cbor::encode(&ResultResponse { unit, lease, verdict, reason: String::new(), credit_flop: 12 }))
+            }
+            _ if call.starts_with("GET /v1/blobs/") => {
+                let name: BlobHash = call["GET /v1/blobs/".len()..].parse().unwrap();
+                w.blobs.borrow().get(&name).map_or_else(|| problem(Code::UnknownBlob, None), |bytes| ok(bytes.clone()))
+            }
+            _ if call.starts_with("PUT /v1/blobs/") => {
+                w.blobs.borrow_mut().insert(hash(request.body), request.body.to_vec());
+                ok(Vec::new())
+            }
+            _ if call.ends_with("/heartbeat") => {
+                let keep = w.keep.get().unwrap_or(true);
+                ok(cbor::encode(&HeartbeatResponse { keep, deadline_ms: w.now_ms.get() + limits::LEASE_MS }))
+            }
+            _ if call.starts_with("DELETE /v1/leases/") => ok(Vec::new()),
+            _ => problem(Code::NotFound, None),
+        }
+    }
+
+    fn lease(&self) -> Response {
+        let w = &*self.0;
+        let mut manifests = Vec::new();
+        if w.units_left.get() > 0 {
+            w.units_left.set(w.units_left.get() - 1);
+            w.leased_count.set(w.leased_count.get() + 1);
+            let manifest = UnitManifest {
+                version: limits::PROTOCOL_VERSION,
+                job: JobId(1),
+                unit: UnitId(w.leased_count.get()),
+                lease: LeaseId(100 + w.leased_count.get()),
+                key: w.volunteer.key(),
+                issued_ms: w.now_ms.get(),
+                deadline_ms: w.now_ms.get() + limits::LEASE_MS,
+                work: Work::Matmul(MatmulWork { a: hash(&a_bytes()), b: hash(&b_bytes()), m: 2, k: 3, n: 1 }),
+                upload_bytes_max: 4096,
+            };
+            let coordinator = w.coordinator.borrow();
+            let unsigned = cose::prepare(Kind::UnitManifest, coordinator.key(), cbor::encode(&manifest));
+            let signature = coordinator.sign(&unsigned.to_be_signed());
+            manifests.push(SignedBytes(unsigned.finish(signature)));
+        }
+        ok(cbor::encode(&LeaseResponse { manifests, retry_after_ms: 1000, totals: Totals::default() }))
+    }
+}
+
+fn ok(body: Vec<u8>) -> Response {
+    Response { status: 200, retry_after_ms: None, body }
+}
+
+fn problem(code: Code, retry_after_ms: Option<u64>) -> Response {
+    Response { status: code.status(), retry_after_ms, body: code.as_str().as_bytes().to_vec() }
+}
+
+/// Opens an envelope as the coordinator would, signature included.
+fn payload<T: for<'b> minicbor::Decode<'b, ()> + minicbor::Encode<()>>(kind: Kind, bytes: &[u8]) -> T {
+    let envelope = cose::open(kind, bytes).unwrap();
+    assert!(identity::verify(envelope.key, &envelope.to_be_signed, &envelope.signature));
+    cbor::decode_strict(&envelope.payload).unwrap()
+}
+
+impl Host for ScriptHost {
+    type SessionLock = ();
+
+    async fn request(&self, request: Request<'_>) -> Result<Response, HostError> {
+        let call = format!("{} {}", request.method.name(), request.path);
+        if !call.ends_with("/heartbeat") {
+            self.0.log.borrow_mut().push(call.clone());
+        }
+        if self.0.stop_at.get().is_some_and(|at| call.starts_with(at)) {
+            self.0.switch.set(Wish::Stop);
+        }
+        let response = match self.fault(&call) {
+            None => self.answer(&call, &request),
+            Some(Fault::Network) => return Err(HostError::Network("refused".to_owned())),
+            Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Problem(code, retry_after_ms)) => problem(code, retry_after_ms),
+            Some(Fault::Html(status)) => Response { status, retry_after_ms: None, body: b"<html>".to_vec() },
+            Some(Fault::LostAnswer) => {
+                self.answer(&call, &request);
+                return Err(HostError::Network("reset".to_owned()));
+            }
+            Some(Fault::WrongBytes) => ok(a_bytes().into_iter().rev().collect()),
+        };
+        if response.body.len() as u64 > request.answer_bytes_max {
+            return Err(HostError::TooLarge(request.answer_bytes_max));
+        }
+        Ok(response)
+    }
+
+    async fn sha256(&self, bytes: &[u8]) -> Result<BlobHash, HostError> {
+        Ok(hash(bytes))
+    }
+
+    fn key(&self) -> KeyId {
+        self.0.volunteer.key()
+    }
+
+    fn key_is_stored(&self) -> bool {
+        false
+    }
+
+    async fn sign(&self, bytes: &[u8]) -> Result<[u8; 64], HostError> {
+        Ok(self.0.volunteer.sign(bytes))
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.0.now_ms.get()
+    }
+
+    async fn sleep(&self, ms: u64) {
+        if ms == limits::HEARTBEAT_MS && self.0.keep.get().is_none() {
+            return std::future::pending().await;
+        }
+        let mut turned = false;
+        std::future::poll_fn(|context| {
+            context.waker().wake_by_ref();
+            if std::mem::replace(&mut turned, true) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        self.0.now_ms.set(self.0.now_ms.get() + ms);
+        if ms != limits::HEARTBEAT_MS {
+            self.0.log.borrow_mut().push(format!("wait {ms}"));
+        }
+    }
+
+    fn random(&self) -> f64 {
+        0.0
+    }
+
+    fn control(&self, _duty_percent: u32) -> Control {
+        Control::new()
+    }
+
+    fn read_info(&self, _json: &[u8]) -> Option<Info> {
+        Some(Info {
+            protocol_version: limits::PROTOCOL_VERSION,
+            terms_version: limits::TERMS_VERSION,
+            key: self.0.coordinator.borrow().key(),
+            nonce: vec![1; 16],
+            now_ms: self.0.now_ms.get(),
+            heartbeat_ms: limits::HEARTBEAT_MS,
+            session_ms_max: limits::SESSION_MS_MAX,
+        })
+    }
+
+    fn read_problem(&self, json: &[u8]) -> Option<ProblemText> {
+        let code = Code::parse(std::str::from_utf8(json).ok()?)?;
+        Some(ProblemText { code: code.as_str().to_owned(), detail: String::new(), retryable: code.retryable() })
+    }
+
+    async fn lock_session(&self, _coordinator: KeyId) -> Self::SessionLock {}
+
+    async fn load_session(&self, name: &str) -> Option<StoredSession> {
+        self.0.stored.borrow().get(name).cloned()
+    }
+
+    async fn store_session(&self, name: &str, session: Option<&StoredSession>) {
+        let mut stored = self.0.stored.borrow_mut();
+        match session {
+            Some(session) => stored.insert(name.to_owned(), session.clone()),
+            None => stored.remove(name),
+        };
+    }
+}

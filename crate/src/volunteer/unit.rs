@@ -1,0 +1,269 @@
+//! One leased unit: fetch its inputs, compute it under a heartbeat, upload the output, sign and submit the result. What
+//! happens when that fails is the loop's business.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use manyhands_protocol::model::Parameter;
+use manyhands_protocol::statement::{Output, ResultStatement, Timings};
+use manyhands_protocol::wire::{HeartbeatResponse, ResultResponse};
+use manyhands_protocol::work::{TrainWork, Work};
+use manyhands_protocol::{BlobHash, cbor, cose, limits};
+
+use super::call::{ANSWER_BYTES_MAX, COSE, OCTETS};
+use super::error::VolunteerError;
+use super::event::{Phase, State};
+use super::host::{Host, Method, Request};
+use super::lease::{self, Leased};
+use super::run::Visit;
+use super::switch::Wish;
+use crate::control::Control;
+use crate::engine::{Engine, EngineError, MatmulShape};
+use crate::tensors::{self, Shard};
+
+/// How long fetching or uploading is tried again before the unit is given back.
+const TRANSFER_MS: u64 = 60_000;
+/// How long a finished result is offered before it is dropped: it costs one call, and is late at worst.
+const SUBMIT_MS: u64 = 10 * 60_000;
+/// A unit paused for longer goes back, for others wait for its round.
+const PAUSE_HOLD_MS: u64 = 30_000;
+
+/// A signed result ready to be submitted, as often as needed.
+pub(super) struct Signed {
+    pub bytes: Vec<u8>,
+    pub loss: Option<f32>,
+}
+
+/// A unit's inputs, parsed.
+enum Prepared {
+    Matmul { shape: MatmulShape, a: Vec<f32>, b: Vec<f32> },
+    Train { work: TrainWork, parameters: Vec<Vec<f32>>, shard: Shard },
+}
+
+/// What a unit gives: the output file and, for training, the losses.
+struct Computed {
+    output: Vec<u8>,
+    losses: Vec<f32>,
+}
+
+/// Stops the computation when the future that waits for it is dropped.
+struct StopOnDrop(Control);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+impl<H: Host> Visit<'_, H> {
+    /// Everything up to the signed result, while heartbeats keep the lease.
+    pub async fn work(&self, leased: &Leased) -> Result<Signed, VolunteerError> {
+        let control = self.client.host.control(self.client.settings.duty_percent);
+        let _stop = StopOnDrop(control.clone());
+        let paused_since_ms = Cell::new(None);
+        futures::select_biased! {
+            result = self.produce(leased, &control).fuse() => result,
+            error = self.beat(leased, &paused_since_ms).fuse() => Err(error),
+            () = self.steer(&control, &paused_since_ms).fuse() => Err(VolunteerError::GiveBack("stopped".to_owned())),
+        }
+    }
+
+    /// Sends a signed result and gives the coordinator's verdict. Sending it again is harmless.
+    pub async fn submit(&self, signed: &[u8]) -> Result<ResultResponse, VolunteerError> {
+        let until_ms = self.client.host.now_ms() + SUBMIT_MS;
+        let client = &self.client;
+        client.retry(Some(until_ms), async || client.call(Method::Post, "/v1/results", Some(COSE), signed).await).await
+    }
+
+    async fn produce(&self, leased: &Leased, control: &Control) -> Result<Signed, VolunteerError> {
+        let client = &self.client;
+        let start_ms = client.host.now_ms();
+        let prepared = self.prepare(&leased.manifest.work).await?;
+        let fetched_ms = client.host.now_ms();
+        self.tell_unit(leased, Phase::Computing, 0, None, "");
+        let computed = run(self.engine(), prepared, control.clone()).await?;
+        let timings =
+            Timings { fetch_ms: elapsed_ms(start_ms, fetched_ms), compute_ms: elapsed_ms(fetched_ms, client.host.now_ms()) };
+        let output = self.upload(leased, &computed.output).await?;
+        let statement = ResultStatement {
+            version: limits::PROTOCOL_VERSION,
+            job: leased.manifest.job,
+            unit: leased.manifest.unit,
+            lease: leased.manifest.lease,
+            manifest: leased.hash,
+            outputs: vec![output],
+            device: self.engine().device_class(),
+            timings,
+            losses_micro: computed.losses.iter().map(|&loss| (f64::from(loss) * 1e6) as u64).collect(),
+        };
+        let unsigned = cose::prepare(cose::Kind::Result, client.host.key(), cbor::encode(&statement));
+        let signature = client.host.sign(&unsigned.to_be_signed()).await?;
+        Ok(Signed { bytes: unsigned.finish(signature), loss: computed.losses.last().copied() })
+    }
+
+    async fn prepare(&self, work: &Work) -> Result<Prepared, VolunteerError> {
+        let [first, second] = work.inputs();
+        let (first, second) = (self.fetch(first).await?, self.fetch(second).await?);
+        match work {
+            Work::Matmul(w) => {
+                let shape = MatmulShape { m: w.m as usize, k: w.k as usize, n: w.n as usize };
+                let a = only(tensors::read_f32(&first, &[("a", &[shape.m, shape.k])])?);
+                let b = only(tensors::read_f32(&second, &[("b", &[shape.k, shape.n])])?);
+                Ok(Prepared::Matmul { shape, a, b })
+            }
+            Work::Train(w) => {
+                let declared = parameters(w)?;
+                let shapes = shapes(&declared);
+                let expected: Vec<(&str, &[usize])> =
+                    declared.iter().zip(&shapes).map(|(p, s)| (p.name.as_str(), s.as_slice())).collect();
+                let parameters = tensors::read_f32(&first, &expected)?;
+                let shard = tensors::read_shard(&second, &w.model)?;
+                Ok(Prepared::Train { work: w.clone(), parameters, shard })
+            }
+        }
+    }
+
+    async fn fetch(&self, hash: BlobHash) -> Result<Arc<Vec<u8>>, VolunteerError> {
+        let until_ms = self.client.host.now_ms() + TRANSFER_MS;
+        self.client.retry(Some(until_ms), async || self.blobs.fetch(&self.client, hash).await).await
+    }
+
+    async fn upload(&self, leased: &Leased, output: &[u8]) -> Result<Output, VolunteerError> {
+        let bytes = output.len() as u64;
+        if bytes > leased.manifest.upload_bytes_max {
+            let most = leased.manifest.upload_bytes_max;
+            return Err(VolunteerError::Manifest(format!("its output has {bytes} bytes, but {most} may be uploaded")));
+        }
+        let client = &self.client;
+        let hash = client.host.sha256(output).await?;
+        let path = format!("/v1/blobs/{hash}?lease={}", leased.manifest.lease);
+        let request = Request {
+            method: Method::Put,
+            path: &path,
+            token: None,
+            content_type: Some(OCTETS),
+            body: output,
+            answer_bytes_max: ANSWER_BYTES_MAX,
+        };
+        let until_ms = client.host.now_ms() + TRANSFER_MS;
+        client.retry(Some(until_ms), async || client.authorised(request).await).await?;
+        Ok(Output { name: leased.manifest.work.output_name().to_owned(), hash, bytes })
+    }
+
+    /// Heartbeats until the lease is lost; gives why.
+    async fn beat(&self, leased: &Leased, paused_since_ms: &Cell<Option<u64>>) -> VolunteerError {
+        let client = &self.client;
+        let path = format!("/v1/leases/{}/heartbeat", leased.manifest.lease);
+        loop {
+            client.host.sleep(client.sessions.heartbeat_ms()).await;
+            if paused_since_ms.get().is_some_and(|since_ms| client.host.now_ms() >= since_ms + PAUSE_HOLD_MS) {
+                return VolunteerError::GiveBack("paused for longer than a unit may be held".to_owned());
+            }
+            match client.call::<HeartbeatResponse>(Method::Post, &path, None, &[]).await {
+                Ok(answer) if answer.keep => client.reporter.reached(),
+                Ok(_) => return VolunteerError::GiveBack("the coordinator took the unit back".to_owned()),
+                Err(e) if e.is_unreachable() => client.reporter.unreachable(&e),
+                // Too many requests, a full disk: the next heartbeat may do.
+                Err(e) if e.retryable() => {}
+                Err(e) => return e,
+            }
+        }
+    }
+
+    /// Passes pause and resume on to the computation. A stop ends the whole visit elsewhere.
+    async fn steer(&self, control: &Control, paused_since_ms: &Cell<Option<u64>>) {
+        let mut wish = Wish::Run;
+        while wish != Wish::Stop {
+            wish = self.switch.until(|w| w != wish).await;
+            match wish {
+                Wish::Pause => {
+                    control.pause();
+                    paused_since_ms.set(Some(self.client.host.now_ms()));
+                    self.client.reporter.state(State::Paused, "");
+                }
+                Wish::Run => {
+                    control.resume();
+                    paused_since_ms.set(None);
+                    self.client.reporter.state(State::Working, "");
+                }
+                Wish::Stop => control.stop(),
+            }
+        }
+    }
+
+    /// Tells one step in the life of a unit.
+    pub fn tell_unit(&self, leased: &Leased, phase: Phase, step: u32, loss: Option<f32>, reason: &str) {
+        let manifest = &leased.manifest;
+        self.client.reporter.tell(super::Event::Unit(super::UnitEvent {
+            job: manifest.job,
+            unit: manifest.unit,
+            kind: lease::kind(&manifest.work),
+            phase,
+            step,
+            steps: lease::steps(&manifest.work),
+            loss,
+            reason: reason.to_owned(),
+        }));
+    }
+}
+
+/// Computes beside the caller: natively on a thread of its own, for an engine there may keep its thread busy for as
+/// long as a slice lasts and heartbeats must go on; in a worker the engine yields to the event loop.
+#[cfg(not(target_arch = "wasm32"))]
+async fn run(engine: Arc<Engine>, prepared: Prepared, control: Control) -> Result<Computed, VolunteerError> {
+    let (send, receive) = futures::channel::oneshot::channel();
+    std::thread::spawn(move || {
+        // The receiver is gone when the visit ended meanwhile.
+        let _ = send.send(futures::executor::block_on(compute(&engine, prepared, &control)));
+    });
+    receive.await.unwrap_or_else(|_| Err(EngineError::Validation("the computation panicked".to_owned()).into()))
+}
+
+#[cfg(target_arch = "wasm32")]
+async fn run(engine: Arc<Engine>, prepared: Prepared, control: Control) -> Result<Computed, VolunteerError> {
+    compute(&engine, prepared, &control).await
+}
+
+async fn compute(engine: &Engine, prepared: Prepared, control: &Control) -> Result<Computed, VolunteerError> {
+    match prepared {
+        Prepared::Matmul { shape, a, b } => {
+            let c = engine.matmul(shape, &a, &b, control).await?;
+            finite(&c)?;
+            Ok(Computed { output: tensors::write_f32(&[("c", &[shape.m, shape.n], &c)]), losses: Vec::new() })
+        }
+        Prepared::Train { work, parameters: start, shard } => {
+            let trained = engine.train(&work, &start, &shard, control).await?;
+            let declared = parameters(&work)?;
+            let shapes = shapes(&declared);
+            let mut output: Vec<(&str, &[usize], &[f32])> = Vec::new();
+            for ((parameter, shape), values) in declared.iter().zip(&shapes).zip(&trained.delta) {
+                finite(values)?;
+                output.push((&parameter.name, shape, values));
+            }
+            Ok(Computed { output: tensors::write_f32(&output), losses: trained.losses })
+        }
+    }
+}
+
+/// A result with NaN or infinity would be refused: not worth an upload.
+fn finite(values: &[f32]) -> Result<(), EngineError> {
+    if values.iter().all(|v| v.is_finite()) { Ok(()) } else { Err(EngineError::NotFinite("an output".to_owned())) }
+}
+
+fn parameters(work: &TrainWork) -> Result<Vec<Parameter>, VolunteerError> {
+    work.model.parameters().map_err(|e| VolunteerError::Manifest(e.to_string()))
+}
+
+fn shapes(parameters: &[Parameter]) -> Vec<Vec<usize>> {
+    parameters.iter().map(|p| p.shape.iter().map(|&d| d as usize).collect()).collect()
+}
+
+/// The one tensor of a file that was read with one expected.
+fn only(tensors: Vec<Vec<f32>>) -> Vec<f32> {
+    tensors.into_iter().next().unwrap_or_default()
+}
+
+fn elapsed_ms(from_ms: u64, to_ms: u64) -> u32 {
+    u32::try_from(to_ms.saturating_sub(from_ms)).unwrap_or(u32::MAX)
+}

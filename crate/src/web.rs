@@ -1,0 +1,16 @@
+//! What only exists inside a Web Worker: fetch, IndexedDB, WebCrypto, Web Locks, and the host made of them. No compute
+//! and no protocol rules.
+
+mod database;
+mod fetch;
+pub mod fields;
+mod host;
+mod identity;
+mod locks;
+mod pace;
+mod timer;
+
+pub use database::Database;
+pub use host::{WebHost, origin};
+pub use identity::{KeyOptions, WebIdentity};
+pub use locks::{Lock, lock};

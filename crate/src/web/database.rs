@@ -1,0 +1,73 @@
+//! IndexedDB in four functions: open, get, put, delete, on two stores with keys beside values. Third-party frames may
+//! be refused it; callers then do without.
+
+use js_sys::{Promise, Reflect};
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{IdbDatabase, IdbFactory, IdbObjectStore, IdbRequest, IdbTransactionMode};
+
+/// The database's name in a browser.
+pub const NAME: &str = "manyhands";
+/// The volunteer's key.
+pub const IDENTITY: &str = "identity";
+/// Session tokens and their ends, by coordinator and scope of consent.
+pub const SESSIONS: &str = "sessions";
+
+const VERSION: u32 = 1;
+
+/// An open database; closed when dropped.
+pub struct Database(IdbDatabase);
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl Database {
+    /// Opens the database with this name, making its stores where they are missing.
+    pub async fn open(name: &str) -> Result<Database, JsValue> {
+        let factory: IdbFactory = Reflect::get(&js_sys::global(), &"indexedDB".into())?.dyn_into()?;
+        let request = factory.open_with_u32(name, VERSION)?;
+        let opening = request.clone();
+        let upgrade = Closure::once_into_js(move || {
+            if let Ok(database) = opening.result() {
+                let database: IdbDatabase = database.unchecked_into();
+                for store in [IDENTITY, SESSIONS] {
+                    let _ = database.create_object_store(store);
+                }
+            }
+        });
+        request.set_onupgradeneeded(Some(upgrade.unchecked_ref()));
+        done(&request).await.map(|database| Database(database.unchecked_into()))
+    }
+
+    /// The value under `key`; undefined where there is none.
+    pub async fn get(&self, store: &str, key: &str) -> Result<JsValue, JsValue> {
+        done(&self.store(store, IdbTransactionMode::Readonly)?.get(&key.into())?).await
+    }
+
+    /// Keeps `value` under `key`. Resolves once the write is accepted; a crash right after may still lose it.
+    pub async fn put(&self, store: &str, key: &str, value: &JsValue) -> Result<(), JsValue> {
+        done(&self.store(store, IdbTransactionMode::Readwrite)?.put_with_key(value, &key.into())?).await.map(drop)
+    }
+
+    /// Removes what is under `key`, if anything.
+    pub async fn delete(&self, store: &str, key: &str) -> Result<(), JsValue> {
+        done(&self.store(store, IdbTransactionMode::Readwrite)?.delete(&key.into())?).await.map(drop)
+    }
+
+    fn store(&self, name: &str, mode: IdbTransactionMode) -> Result<IdbObjectStore, JsValue> {
+        self.0.transaction_with_str_and_mode(name, mode)?.object_store(name)
+    }
+}
+
+/// Waits for a request and gives its result.
+async fn done(request: &IdbRequest) -> Result<JsValue, JsValue> {
+    let settled = Promise::new(&mut |resolve, reject| {
+        request.set_onsuccess(Some(&resolve));
+        request.set_onerror(Some(&reject));
+    });
+    JsFuture::from(settled).await?;
+    request.result()
+}

@@ -1,0 +1,130 @@
+//! The volunteer's host in a Web Worker.
+
+use js_sys::Uint8Array;
+use manyhands_protocol::{BlobHash, KeyId};
+use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen_futures::JsFuture;
+use web_sys::WorkerGlobalScope;
+
+use super::database::{self, Database};
+use super::fetch;
+use super::fields::{Fields, Record};
+use super::identity::{self, KeyOptions, WebIdentity};
+use super::locks::{self, Lock};
+use super::pace::WebPace;
+use super::timer;
+use crate::control::Control;
+use crate::volunteer::host::*;
+
+/// Fetch, WebCrypto, IndexedDB and Web Locks.
+pub struct WebHost {
+    origin: String,
+    identity: WebIdentity,
+    database: Option<Database>,
+}
+
+impl WebHost {
+    /// Opens storage and the visitor's key. The coordinator is this worker's own origin.
+    pub async fn open(options: KeyOptions<'_>) -> Result<WebHost, HostError> {
+        let identity = WebIdentity::open(options).await.map_err(crypto_error)?;
+        let database = match options.database {
+            Some(name) => Database::open(name).await.ok(),
+            None => None,
+        };
+        Ok(WebHost { origin: origin(), identity, database })
+    }
+}
+
+/// The origin this worker was served from.
+pub fn origin() -> String {
+    js_sys::global().unchecked_into::<WorkerGlobalScope>().location().origin()
+}
+
+fn crypto_error(error: JsValue) -> HostError {
+    HostError::Crypto(fetch::describe(&error))
+}
+
+impl Host for WebHost {
+    type SessionLock = Lock;
+
+    async fn request(&self, request: Request<'_>) -> Result<Response, HostError> {
+        fetch::exchange(&self.origin, request).await
+    }
+
+    async fn sha256(&self, bytes: &[u8]) -> Result<BlobHash, HostError> {
+        let digest = async { JsFuture::from(identity::subtle()?.digest_with_str_and_u8_array("SHA-256", bytes)?).await };
+        let digest = Uint8Array::new(&digest.await.map_err(crypto_error)?).to_vec();
+        digest.try_into().map(BlobHash).map_err(|_| HostError::Crypto("a SHA-256 that is not 32 bytes".to_owned()))
+    }
+
+    fn key(&self) -> KeyId {
+        self.identity.key
+    }
+
+    fn key_is_stored(&self) -> bool {
+        self.identity.stored
+    }
+
+    async fn sign(&self, bytes: &[u8]) -> Result<[u8; 64], HostError> {
+        self.identity.sign(bytes).await.map_err(crypto_error)
+    }
+
+    fn now_ms(&self) -> u64 {
+        js_sys::Date::now() as u64
+    }
+
+    async fn sleep(&self, ms: u64) {
+        timer::sleep(ms).await;
+    }
+
+    fn random(&self) -> f64 {
+        js_sys::Math::random()
+    }
+
+    fn control(&self, duty_percent: u32) -> Control {
+        Control::with_pace(WebPace::new(duty_percent))
+    }
+
+    fn read_info(&self, json: &[u8]) -> Option<Info> {
+        let fields = Fields::parse(json)?;
+        let small = |name| fields.whole(name).and_then(|n| u32::try_from(n).ok());
+        Some(Info {
+            protocol_version: small("protocol_version")?,
+            terms_version: small("terms_version")?,
+            key: fields.text("key")?.parse().ok()?,
+            nonce: hex::decode(fields.text("nonce")?).ok()?,
+            now_ms: fields.whole("now_ms")?,
+            heartbeat_ms: fields.whole("heartbeat_ms")?,
+            session_ms_max: fields.whole("session_ms_max")?,
+        })
+    }
+
+    fn read_problem(&self, json: &[u8]) -> Option<ProblemText> {
+        let fields = Fields::parse(json)?;
+        Some(ProblemText {
+            code: fields.text("code")?,
+            detail: fields.text("detail").unwrap_or_default(),
+            retryable: fields.flag("retryable").unwrap_or(false),
+        })
+    }
+
+    async fn lock_session(&self, coordinator: KeyId) -> Lock {
+        locks::lock(&format!("manyhands-session-{coordinator}")).await
+    }
+
+    async fn load_session(&self, name: &str) -> Option<StoredSession> {
+        let record = Fields::new(self.database.as_ref()?.get(database::SESSIONS, name).await.ok()?);
+        Some(StoredSession { token: record.text("token")?, expires_ms: record.whole("expires_ms")? })
+    }
+
+    async fn store_session(&self, name: &str, session: Option<&StoredSession>) {
+        let Some(database) = &self.database else { return };
+        let _ = match session {
+            Some(session) => {
+                let record = Record::new().with("token", session.token.as_str()).with("expires_ms", session.expires_ms as f64);
+                database.put(database::SESSIONS, name, &record.into()).await
+            }
+            None => database.delete(database::SESSIONS, name).await,
+        };
+    }
+}

@@ -1,0 +1,54 @@
+//! Web Locks: one holder at a time among all tabs of this origin. Where the browser refuses them, everyone holds.
+
+use futures::channel::oneshot;
+use js_sys::{Function, Promise, Reflect};
+use wasm_bindgen::prelude::*;
+
+#[wasm_bindgen]
+extern "C" {
+    /// `navigator.locks`, which web-sys offers only as unstable.
+    type LockManager;
+
+    #[wasm_bindgen(method, catch)]
+    fn request(this: &LockManager, name: &str, callback: &JsValue) -> Result<Promise, JsValue>;
+}
+
+/// A held lock; dropping it lets the next tab in.
+pub struct Lock(Option<Function>);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Some(release) = &self.0 {
+            let _ = release.call0(&JsValue::NULL);
+        }
+    }
+}
+
+/// Waits for the lock with this name.
+pub async fn lock(name: &str) -> Lock {
+    let (send, receive) = oneshot::channel();
+    // Called once the lock is ours; it is held until the promise given back here resolves. A waiter that gave up makes
+    // `send` fail, which drops the lock and so releases it.
+    let granted = Closure::once_into_js(move |_: JsValue| {
+        let mut send = Some(send);
+        Promise::new(&mut |resolve, _| {
+            if let Some(send) = send.take() {
+                let _ = send.send(Lock(Some(resolve)));
+            }
+        })
+    });
+    let requested = manager().and_then(|manager| manager.request(name, &granted).ok());
+    let Some(requested) = requested else { return Lock(None) };
+    // The browser may also refuse later, by rejecting; the callback then never runs.
+    let refused = wasm_bindgen_futures::JsFuture::from(requested);
+    match futures::future::select(receive, refused).await {
+        futures::future::Either::Left((Ok(lock), _)) => lock,
+        _ => Lock(None),
+    }
+}
+
+fn manager() -> Option<LockManager> {
+    let navigator = Reflect::get(&js_sys::global(), &"navigator".into()).ok()?;
+    let locks = Reflect::get(&navigator, &"locks".into()).ok()?;
+    locks.is_object().then(|| locks.unchecked_into())
+}

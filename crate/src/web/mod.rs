@@ -1,1 +1,0 @@
-//! What only exists inside a Web Worker: fetch, IndexedDB, WebCrypto, Web Locks. No compute and no protocol rules.
