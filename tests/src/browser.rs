@@ -1,0 +1,228 @@
+//! A visitor: headless Chromium with a profile of its own, driven through chromedriver as a person would use the page.
+//!
+//! It presses the page's own buttons and reads the state that the page mirrors in `document.documentElement.dataset`;
+//! it never calls the page's code. Waiting is done by a MutationObserver in the page, not by asking again and again.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use fantoccini::wd::{TimeoutConfiguration, WindowHandle};
+use fantoccini::{Client, ClientBuilder, Locator};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::process::{Process, kill_marked};
+
+/// What to type where the browser is missing.
+const INSTALL: &str = "install it with: apt-get install chromium chromium-driver";
+/// chromedriver listens within this.
+const DRIVER_START: Duration = Duration::from_secs(60);
+/// Longest script; waits are given their own limit below it.
+const SCRIPT_MAX: Duration = Duration::from_secs(3600);
+/// A page loads and a button appears within this, on a busy machine.
+const PAGE_LIMIT: Duration = Duration::from_secs(120);
+
+/// Chromium's switches: headless, WebGPU on SwiftShader, and nothing that talks to anyone else.
+const SWITCHES: &[&str] = &[
+    "--headless=new",
+    "--no-sandbox",
+    "--enable-unsafe-webgpu",
+    "--use-webgpu-adapter=swiftshader",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-gpu-watchdog",
+    "--window-size=1200,1600",
+];
+
+/// One browser with one profile. Its processes end when it is dropped.
+pub struct Visitor {
+    client: Client,
+    driver: Process,
+    driver_url: String,
+    profile: TempDir,
+}
+
+impl Visitor {
+    /// Starts a browser and opens `url`.
+    pub async fn open(url: &str) -> Result<Visitor> {
+        let visitor = Visitor::start().await?;
+        visitor.goto(url).await?;
+        Ok(visitor)
+    }
+
+    async fn start() -> Result<Visitor> {
+        let chromium = program("chromium")?;
+        let profile = tempfile::Builder::new().prefix("manyhands-visitor-").tempdir()?;
+        let log = profile.path().join("chromedriver.log");
+        let mut command = Command::new(program("chromedriver")?);
+        let mut driver = Process::start(command.arg("--port=0"), &log)?;
+        let port = driver.line_after("started successfully on port ", DRIVER_START)?;
+        let driver_url = format!("http://127.0.0.1:{}", port.trim_end_matches('.'));
+        let mut arguments: Vec<String> = SWITCHES.iter().map(|s| s.to_string()).collect();
+        arguments.push(format!("--user-data-dir={}", profile.path().join("profile").display()));
+        let capabilities = json!({
+            "browserName": "chrome",
+            "goog:chromeOptions": { "binary": chromium, "args": arguments },
+            "goog:loggingPrefs": { "browser": "ALL" },
+        });
+        let Value::Object(capabilities) = capabilities else { unreachable!("an object literal") };
+        let client = ClientBuilder::new(HttpConnector::new()).capabilities(capabilities).connect(&driver_url).await;
+        let client = match client {
+            Ok(client) => client,
+            Err(e) => {
+                kill_marked(&profile.path().to_string_lossy());
+                bail!("Chromium did not start: {e}");
+            }
+        };
+        let visitor = Visitor { client, driver, driver_url, profile };
+        let timeouts = TimeoutConfiguration::new(Some(SCRIPT_MAX), Some(PAGE_LIMIT), Some(Duration::ZERO));
+        visitor.client.update_timeouts(timeouts).await?;
+        Ok(visitor)
+    }
+
+    /// Opens another address in the current window.
+    pub async fn goto(&self, url: &str) -> Result<()> {
+        self.client.goto(url).await.with_context(|| format!("opening {url}"))
+    }
+
+    /// Opens `url` in another window of the same browser and profile, and makes it the current one.
+    pub async fn open_window(&self, url: &str) -> Result<WindowHandle> {
+        let opened = self.client.new_window(false).await?;
+        let handle: WindowHandle = opened.handle.try_into().context("the new window has a handle")?;
+        self.switch_to(&handle).await?;
+        self.goto(url).await?;
+        Ok(handle)
+    }
+
+    /// Handle of the current window.
+    pub async fn window(&self) -> Result<WindowHandle> {
+        Ok(self.client.window().await?)
+    }
+
+    /// Makes a window the one that all other calls mean.
+    pub async fn switch_to(&self, window: &WindowHandle) -> Result<()> {
+        Ok(self.client.switch_to_window(window.clone()).await?)
+    }
+
+    /// Clicks the button that starts work, once it is there and enabled.
+    pub async fn press_start(&self) -> Result<()> {
+        self.press("start").await
+    }
+
+    pub async fn press_stop(&self) -> Result<()> {
+        self.press("stop").await
+    }
+
+    pub async fn press_pause(&self) -> Result<()> {
+        self.press("pause").await
+    }
+
+    /// A real click on the element with this id.
+    pub async fn press(&self, id: &str) -> Result<()> {
+        let css = format!("#{id}:not([disabled])");
+        let wait = self.client.wait().at_most(PAGE_LIMIT).every(Duration::from_millis(100));
+        let button = wait.for_element(Locator::Css(&css)).await.with_context(|| format!("no button #{id} to press"))?;
+        self.wait_in_page(&format!("document.getElementById({id:?})?.checkVisibility() === true"), PAGE_LIMIT)
+            .await
+            .with_context(|| format!("#{id} is not visible"))?;
+        button.click().await.with_context(|| format!("pressing #{id}"))
+    }
+
+    /// The state that the page mirrors for tests.
+    pub async fn state(&self) -> Result<Value> {
+        self.run("return { ...document.documentElement.dataset };").await
+    }
+
+    /// Runs a synchronous script in the page.
+    pub async fn run(&self, script: &str) -> Result<Value> {
+        self.client.execute(script, Vec::new()).await.with_context(|| format!("running {script}"))
+    }
+
+    /// Waits until `condition`, a JavaScript expression over `d`, the mirrored state, holds; gives the state then.
+    /// For instance `d.jobState === "finished"`.
+    pub async fn wait_until(&self, condition: &str, limit: Duration) -> Result<Value> {
+        self.wait_in_page(condition, limit).await
+    }
+
+    async fn wait_in_page(&self, condition: &str, limit: Duration) -> Result<Value> {
+        assert!(limit < SCRIPT_MAX, "longer than a script may run");
+        let script = format!(
+            r#"const [limitMs, done] = arguments;
+            const d = document.documentElement.dataset;
+            const end = (met) => {{ watch.disconnect(); clearTimeout(timer); done({{ met, state: {{ ...d }} }}); }};
+            const check = () => {{ if ({condition}) {{ end(true); return true; }} return false; }};
+            const watch = new MutationObserver(check);
+            const timer = setTimeout(() => end(false), limitMs);
+            if (!check()) watch.observe(document.documentElement, {{ attributes: true, subtree: true }});"#
+        );
+        let limit_ms = u64::try_from(limit.as_millis())?;
+        let answer = self.client.execute_async(&script, vec![json!(limit_ms)]).await;
+        let answer = answer.with_context(|| format!("waiting for {condition}"))?;
+        let state = answer["state"].clone();
+        if answer["met"] != json!(true) {
+            let log = self.console_log().await.unwrap_or_default().join("\n");
+            bail!("not within {limit:?}: {condition}\nstate: {state}\nconsole:\n{log}");
+        }
+        Ok(state)
+    }
+
+    /// Keeps a picture of the whole page.
+    pub async fn screenshot(&self, path: &Path) -> Result<()> {
+        let png = self.client.screenshot().await?;
+        ensure!(png.starts_with(b"\x89PNG"), "the screenshot is no PNG");
+        Ok(std::fs::write(path, png)?)
+    }
+
+    /// Console lines since the last call.
+    pub async fn console_log(&self) -> Result<Vec<String>> {
+        let session = self.client.session_id().await?.context("the session has an id")?;
+        let url = format!("{}/session/{session}/se/log", self.driver_url);
+        let body = json!({ "type": "browser" }).to_string();
+        let request = reqwest::Client::new().post(url).header("content-type", "application/json").body(body);
+        let answer: Value = serde_json::from_slice(&request.send().await?.bytes().await?)?;
+        let entries = answer["value"].as_array().context("the log is a list")?;
+        Ok(entries.iter().map(|e| format!("{} {}", text(&e["level"]), text(&e["message"]))).collect())
+    }
+
+    /// Addresses of everything that the current window has fetched.
+    pub async fn resources(&self) -> Result<Vec<String>> {
+        let list = self.run("return performance.getEntriesByType('resource').map((entry) => entry.name);").await?;
+        let list = list.as_array().context("a list of names")?;
+        Ok(list.iter().map(text).collect())
+    }
+
+    /// Ends the browser as a crash would: no unload handlers, no good-byes.
+    pub fn kill(&mut self) {
+        kill_marked(&self.profile.path().to_string_lossy());
+        self.driver.kill_9();
+    }
+}
+
+impl Drop for Visitor {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The text of a JSON string; of anything else its JSON.
+pub fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// A member of the mirrored state as a number; an error names it.
+pub fn number(state: &Value, name: &str) -> Result<f64> {
+    text(&state[name]).parse().with_context(|| format!("{name} is no number in {state}"))
+}
+
+/// A program on PATH. Missing is a failure, never a skipped test.
+fn program(name: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file());
+    found.with_context(|| format!("{name} is not installed; {INSTALL}"))
+}

@@ -1,0 +1,133 @@
+//! Small jobs for the tests: a manifest and data as a job owner would hand them in, from a fixed generator.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::{Value, json};
+
+/// A manifest and its data on disk, for `manyhands job submit MANIFEST --data DATA`.
+pub struct JobFiles {
+    pub manifest: PathBuf,
+    pub data: PathBuf,
+}
+
+/// Figures of a generated `train` job.
+#[derive(Debug, Clone, Copy)]
+pub struct SmallTrain {
+    /// Bytes in one example, which is noise around its class's pattern.
+    pub width: usize,
+    pub hidden: usize,
+    pub inner_steps: u32,
+    pub units_per_round: u32,
+    pub rounds_max: u32,
+    pub target_accuracy: f64,
+}
+
+impl Default for SmallTrain {
+    /// A second or less of one core per unit, a handful of rounds.
+    fn default() -> SmallTrain {
+        SmallTrain { width: 64, hidden: 32, inner_steps: 16, units_per_round: 4, rounds_max: 40, target_accuracy: 0.95 }
+    }
+}
+
+const CLASSES: usize = 4;
+const BATCH: usize = 16;
+const ROWS_PER_SHARD: usize = 128;
+
+/// xorshift64*: the same numbers everywhere, and no dependency.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn byte(&mut self) -> u8 {
+        (self.next() >> 56) as u8
+    }
+
+    /// Uniform in [-1, 1).
+    fn signed(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+}
+
+/// Writes a classifier's job into `folder`.
+pub fn train(folder: &Path, small: SmallTrain) -> Result<JobFiles> {
+    let mut numbers = Numbers(7);
+    let patterns: Vec<u8> = (0..CLASSES * small.width).map(|_| numbers.byte()).collect();
+    let data = folder.join("train-data");
+    std::fs::create_dir_all(&data)?;
+    for (name, rows) in [("train", 4 * ROWS_PER_SHARD), ("test", 200)] {
+        let (mut x, mut y) = (Vec::with_capacity(rows * small.width), Vec::with_capacity(rows));
+        for row in 0..rows {
+            let class = row % CLASSES;
+            y.push(class as u8);
+            let pattern = &patterns[class * small.width..][..small.width];
+            x.extend(pattern.iter().map(|&p| p / 2 + numbers.byte() / 2));
+        }
+        let x = TensorView::new(Dtype::U8, vec![rows, small.width], &x)?;
+        let y = TensorView::new(Dtype::U8, vec![rows], &y)?;
+        std::fs::write(data.join(format!("{name}.safetensors")), safetensors::serialize([("x", x), ("y", y)], None)?)?;
+    }
+    let work = json!({
+        "kind": "train",
+        "model": {
+            "input": { "shape": [small.width], "dtype": "u8", "scale": 0.007843137, "offset": -1.0 },
+            "layers": [
+                { "type": "dense", "outputs": small.hidden },
+                { "type": "relu" },
+                { "type": "dense", "outputs": CLASSES },
+            ],
+            "loss": "softmax_cross_entropy",
+        },
+        "inner_steps": small.inner_steps,
+        "batch": BATCH,
+        "inner_optimizer": { "type": "sgd", "learning_rate": 0.01, "momentum": 0.9 },
+        "outer_optimizer": { "type": "nesterov", "learning_rate": 0.7, "momentum": 0.5 },
+        "units_per_round": small.units_per_round,
+        "rounds_max": small.rounds_max,
+        "target_accuracy": small.target_accuracy,
+        "rows_per_shard": ROWS_PER_SHARD,
+        "seed": 3,
+    });
+    Ok(JobFiles { manifest: write_manifest(folder, "small-train", work)?, data })
+}
+
+/// Writes a product's job, A `[m, k]` times B `[k, n]`, into `folder`.
+pub fn matmul(folder: &Path, [m, k, n]: [usize; 3], block: u32) -> Result<JobFiles> {
+    let mut numbers = Numbers(11);
+    let mut values = |count: usize| -> Vec<u8> { (0..count).flat_map(|_| numbers.signed().to_le_bytes()).collect() };
+    let (a, b) = (values(m * k), values(k * n));
+    let a = TensorView::new(Dtype::F32, vec![m, k], &a)?;
+    let b = TensorView::new(Dtype::F32, vec![k, n], &b)?;
+    let data = folder.join("product.safetensors");
+    std::fs::write(&data, safetensors::serialize([("a", a), ("b", b)], None)?)?;
+    let manifest = write_manifest(folder, "small-product", json!({ "kind": "matmul", "block": block }))?;
+    Ok(JobFiles { manifest, data })
+}
+
+fn write_manifest(folder: &Path, name: &str, work: Value) -> Result<PathBuf> {
+    let manifest = json!({
+        "version": 1,
+        "name": name,
+        "title": "A small job",
+        "description": "Generated for a test.",
+        "owner": "The tests",
+        "category": "demo",
+        "work": work,
+    });
+    let path = folder.join(format!("{name}.json"));
+    std::fs::write(&path, serde_json::to_vec_pretty(&manifest)?)?;
+    Ok(path)
+}
+
+/// The bundled demo job.
+pub fn demo() -> JobFiles {
+    let data = crate::root().join("demo/fashion-mlp");
+    JobFiles { manifest: data.join("manifest.json"), data }
+}

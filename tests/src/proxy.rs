@@ -1,0 +1,144 @@
+//! A TCP proxy before a coordinator that counts requests by their first line. It changes no byte, so browsers and
+//! coordinator see the real thing; it understands no more of HTTP/1.1 than where a request begins.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use anyhow::Result;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Requests that begin with a method and a path with this in it are counted.
+#[derive(Debug, Clone, Copy)]
+struct Watched {
+    method: &'static str,
+    part: &'static str,
+}
+
+/// What was seen of one kind of request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Requests in all.
+    pub total: usize,
+    /// Connections whose newest request is one of these: for event streams, the streams that are open.
+    pub open: usize,
+    /// Most that were open at once.
+    pub open_max: usize,
+}
+
+/// A running proxy; it ends with the runtime it was started on.
+pub struct Proxy {
+    pub url: String,
+    counts: Arc<Mutex<Vec<(Watched, Count)>>>,
+}
+
+impl Proxy {
+    /// Listens on a free port and passes everything on to `target` (`host:port`).
+    pub async fn start(target: SocketAddr, watched: &[(&'static str, &'static str)]) -> Result<Proxy> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let counts = watched.iter().map(|&(method, part)| (Watched { method, part }, Count::default())).collect();
+        let counts = Arc::new(Mutex::new(counts));
+        let shared = counts.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(connection(client, target, shared.clone()));
+            }
+        });
+        Ok(Proxy { url, counts })
+    }
+
+    /// What was seen of the watched kind whose path part this is.
+    pub fn count(&self, part: &str) -> Count {
+        let counts = self.counts.lock().expect("no holder of the lock panics");
+        counts.iter().find(|(watched, _)| watched.part == part).map(|(_, count)| *count).expect("a watched part")
+    }
+}
+
+async fn connection(client: TcpStream, target: SocketAddr, counts: Arc<Mutex<Vec<(Watched, Count)>>>) {
+    let Ok(server) = TcpStream::connect(target).await else { return };
+    let ((mut client_in, mut client_out), (mut server_in, mut server_out)) = (client.into_split(), server.into_split());
+    let mut tally = Tally { counts, current: None };
+    let up = async {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(read @ 1..) = client_in.read(&mut buffer).await {
+            tally.see(&buffer[..read]);
+            if server_out.write_all(&buffer[..read]).await.is_err() {
+                break;
+            }
+        }
+    };
+    let down = tokio::io::copy(&mut server_in, &mut client_out);
+    // Either side's end ends the connection.
+    tokio::select! { () = up => {}, _ = down => {} }
+}
+
+/// One connection's part in the counts.
+struct Tally {
+    counts: Arc<Mutex<Vec<(Watched, Count)>>>,
+    current: Option<usize>,
+}
+
+impl Tally {
+    /// Browsers send the head of a request at the beginning of a write.
+    fn see(&mut self, bytes: &[u8]) {
+        let Some((method, rest)) = std::str::from_utf8(bytes.split(|&b| b == b'\r').next().unwrap_or_default())
+            .ok()
+            .and_then(|line| line.split_once(' '))
+        else {
+            return;
+        };
+        if !["GET", "POST", "PUT", "DELETE"].contains(&method) || !rest.ends_with(" HTTP/1.1") {
+            return;
+        }
+        self.leave();
+        let mut counts = self.counts.lock().expect("no holder of the lock panics");
+        let found = counts.iter_mut().enumerate().find(|(_, (w, _))| w.method == method && rest.contains(w.part));
+        if let Some((index, (_, count))) = found {
+            count.total += 1;
+            count.open += 1;
+            count.open_max = count.open_max.max(count.open);
+            self.current = Some(index);
+        }
+    }
+
+    fn leave(&mut self) {
+        if let Some(index) = self.current.take() {
+            self.counts.lock().expect("no holder of the lock panics")[index].1.open -= 1;
+        }
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn counts_requests_and_open_streams() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Proxy::start(server.local_addr().unwrap(), &[("GET", "/events"), ("POST", "/sessions")]).await.unwrap();
+        let address = proxy.url.strip_prefix("http://").unwrap().to_owned();
+        let mut one = TcpStream::connect(&address).await.unwrap();
+        let (mut one_there, _) = server.accept().await.unwrap();
+        one.write_all(b"GET /v1/jobs/1/events HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut buffer = [0; 64];
+        assert!(one_there.read(&mut buffer).await.unwrap() > 0);
+        assert_eq!(proxy.count("/events"), Count { total: 1, open: 1, open_max: 1 });
+        one_there.write_all(b"data").await.unwrap();
+        assert_eq!(one.read(&mut buffer).await.unwrap(), 4);
+        let mut two = TcpStream::connect(&address).await.unwrap();
+        let (mut two_there, _) = server.accept().await.unwrap();
+        two.write_all(b"GET /v1/jobs/1/events HTTP/1.1\r\n\r\n").await.unwrap();
+        assert!(two_there.read(&mut buffer).await.unwrap() > 0);
+        two.write_all(b"POST /v1/sessions HTTP/1.1\r\n\r\nbody").await.unwrap();
+        assert!(two_there.read(&mut buffer).await.unwrap() > 0);
+        assert_eq!(proxy.count("/events"), Count { total: 2, open: 1, open_max: 2 });
+        assert_eq!(proxy.count("/sessions").total, 1);
+    }
+}
