@@ -48,8 +48,16 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask/ lies inside the repository").to_path_buf()
 }
 
-fn main() -> Result<ExitCode> {
-    match &Command::parse() {
+fn main() -> ExitCode {
+    // Messages are for whoever typed the command: no backtrace of ours would help them.
+    dispatch(&Command::parse()).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn dispatch(command: &Command) -> Result<ExitCode> {
+    match command {
         Command::Run(args) => return run::main(args),
         Command::Test(args) => return test::main(args),
         Command::Setup => setup::set_up(setup::Purpose::Tests)?,

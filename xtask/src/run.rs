@@ -3,6 +3,7 @@
 
 mod api;
 
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -98,8 +99,11 @@ fn built(name: &str) -> Result<PathBuf> {
 }
 
 fn start_visitors(url: &str, count: u32) -> Result<Group> {
-    println!("starting {count} headless visitors");
-    Group::start(&mut command(built("visitors")?, &["--url", url, "--count", &count.to_string()]))
+    let log = root().join("artefacts/visitors.log");
+    fs::create_dir_all(log.parent().expect("artefacts/ is its parent"))?;
+    println!("starting {count} headless visitors; what their pages show goes to {}", log.display());
+    let mut visitors = command(built("visitors")?, &["--url", url, "--count", &count.to_string()]);
+    Group::start(visitors.stdout(fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?))
 }
 
 /// The coordinator's process and how to talk with it.
@@ -120,7 +124,7 @@ impl Coordinator {
         let url = address(stdout, &mut process, interrupt)?;
         let token_file = data_dir.join("admin.token");
         let token =
-            std::fs::read_to_string(&token_file).with_context(|| format!("the coordinator left no {}", token_file.display()))?;
+            fs::read_to_string(&token_file).with_context(|| format!("the coordinator left no {}", token_file.display()))?;
         Ok(Coordinator { process, api: Api::new(&url, token.trim()), url, token_file })
     }
 
@@ -226,7 +230,7 @@ fn finish(coordinator: &Coordinator, job: &Job) -> Result<bool> {
 }
 
 fn export(coordinator: &Coordinator, job: u64, out: &Path) -> Result<()> {
-    std::fs::create_dir_all(out.parent().expect("artefacts/ is its parent"))?;
+    fs::create_dir_all(out.parent().expect("artefacts/ is its parent"))?;
     coordinator.job(&["export", &job.to_string(), "--out", &out.to_string_lossy()])?;
     ensure!(out.is_file(), "the export wrote no {}", out.display());
     Ok(())

@@ -35,7 +35,7 @@ pub enum Purpose {
 pub fn set_up(purpose: Purpose) -> Result<()> {
     wasm_target()?;
     trunk()?;
-    wasm_bindgen()?;
+    bindgen_command()?;
     node_packages()?;
     if purpose >= Purpose::Visitors {
         debian_packages(BROWSER_PACKAGES)?;
@@ -99,7 +99,7 @@ fn trunk() -> Result<()> {
     run(&mut command("cargo", &["install", "trunk", "--version", TRUNK_VERSION, "--locked", "--no-default-features"]))
 }
 
-fn wasm_bindgen() -> Result<()> {
+fn bindgen_command() -> Result<()> {
     // The command must be of the same version as the crate.
     let lock = fs::read_to_string(root().join("Cargo.lock")).context("cannot read Cargo.lock")?;
     let version = locked_version(&lock, "wasm-bindgen").context("Cargo.lock names no wasm-bindgen")?;

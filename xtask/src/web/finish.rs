@@ -1,9 +1,9 @@
 //! Gives the worker's files names by content and integrity hashes, and tells the page.
 //!
 //! Trunk leaves `manyhands-worker.js` (wasm-bindgen's module), `…_bg.wasm` and a loader that imports the module. Here
-//! module and loader become one script, which fetches the wasm with its hash. The page's
-//! `<meta name="manyhands-worker" content='{"js":…,"wasm":…,"integrity":{}}'>` gets the new names and their hashes.
-//! So the page can check the script, the script checks the wasm, and both may be cached for ever.
+//! module and loader become one script, which fetches the wasm with its hash; the page's
+//! `<meta name="manyhands-worker" content="./…_loader.js">` gets the script's new name, and `data-integrity` its hash.
+//! So the page checks the script, the script checks the wasm, and both may be cached for ever.
 
 use std::fs;
 use std::path::Path;
@@ -11,14 +11,14 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256, Sha384};
 
 const MODULE: &str = "manyhands-worker.js";
 const LOADER: &str = "manyhands-worker_loader.js";
 pub const WASM: &str = "manyhands-worker_bg.wasm";
-/// Where the page keeps the worker's names.
-const META: &str = "<meta name=\"manyhands-worker\" content='";
+/// Where the page names the worker, for `trunk serve`.
+const META: &str = "<meta name=\"manyhands-worker\" content=\"./manyhands-worker_loader.js\"";
+const META_START: &str = "<meta name=\"manyhands-worker\" content=\"./";
 /// Where wasm-bindgen puts JavaScript of other crates; its files would need hashes of their own.
 const SNIPPETS: &str = "snippets";
 
@@ -38,10 +38,9 @@ pub fn finish(dir: &Path) -> Result<Names> {
     let wasm = read(WASM)?;
 
     let wasm_name = named_by_content("wasm", &wasm);
-    let wasm_integrity = integrity(&wasm);
-    let script = script(&module, &wasm_name, &wasm_integrity)?;
+    let script = script(&module, &wasm_name, &integrity(&wasm))?;
     let script_name = named_by_content("js", script.as_bytes());
-    let page = rewrite_page(&page, (&script_name, &integrity(script.as_bytes())), (&wasm_name, &wasm_integrity))?;
+    let page = rewrite_page(&page, &script_name, &integrity(script.as_bytes()))?;
 
     fs::rename(dir.join(WASM), dir.join(&wasm_name))?;
     fs::write(dir.join(&script_name), script)?;
@@ -76,16 +75,10 @@ fn default_export(module: &str) -> Option<&str> {
     before.rsplit(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).next().filter(|name| !name.is_empty())
 }
 
-/// Puts the new names and hashes into the page's meta, which must hold Trunk's names: that is what the page itself reads.
-fn rewrite_page(page: &str, script: (&str, &str), wasm: (&str, &str)) -> Result<String> {
-    ensure!(page.matches(META).count() == 1, "index.html must have one {META}…'>");
-    let (before, rest) = page.split_once(META).expect("counted above");
-    let (content, after) = rest.split_once('\'').context("the content of the worker's meta does not end")?;
-    let found: Value = serde_json::from_str(content).context("the content of the worker's meta is not JSON")?;
-    let expected = json!({ "js": LOADER, "wasm": WASM, "integrity": {} });
-    ensure!(found == expected, "the worker's meta holds {found}, not {expected}");
-    let files = json!({ "js": script.0, "wasm": wasm.0, "integrity": { script.0: script.1, wasm.0: wasm.1 } });
-    Ok(format!("{before}{META}{files}'{after}"))
+/// Puts the script's name and hash where the page has the loader's name.
+fn rewrite_page(page: &str, script_name: &str, script_integrity: &str) -> Result<String> {
+    ensure!(page.matches(META).count() == 1, "index.html must have one {META}");
+    Ok(page.replace(META, &format!("{META_START}{script_name}\" data-integrity=\"{script_integrity}\"")))
 }
 
 #[cfg(test)]
@@ -93,10 +86,7 @@ mod tests {
     use super::*;
 
     const MODULE_TEXT: &str = "let wasm;\nasync function __wbg_init(o) {}\nexport { initSync, __wbg_init as default };\n";
-    const PAGE: &str = concat!(
-        r#"<head><meta name="manyhands-worker" content='{"js":"manyhands-worker_loader.js","#,
-        r#""wasm":"manyhands-worker_bg.wasm","integrity":{}}'></head>"#
-    );
+    const PAGE: &str = r#"<head><meta name="manyhands-worker" content="./manyhands-worker_loader.js"></head>"#;
 
     fn staged() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -115,13 +105,12 @@ mod tests {
         assert!(script.contains(&names.wasm) && script.contains(&integrity(b"\0asm")));
         assert!(script.contains("await __wbg_init("));
         let page = read("index.html");
-        let content = page.strip_prefix(&format!("<head>{META}")).unwrap().strip_suffix("'></head>").unwrap();
-        let files: Value = serde_json::from_str(content).unwrap();
-        let expected = json!({
-            "js": names.script, "wasm": names.wasm,
-            "integrity": { (&names.script): integrity(script.as_bytes()), (&names.wasm): integrity(b"\0asm") }
-        });
-        assert_eq!(files, expected);
+        let expected = format!(
+            r#"<head><meta name="manyhands-worker" content="./{}" data-integrity="{}"></head>"#,
+            names.script,
+            integrity(script.as_bytes())
+        );
+        assert_eq!(page, expected);
         let mut left: Vec<String> =
             fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         left.sort();
@@ -152,7 +141,6 @@ mod tests {
         check("index.html", Some("<head></head>"));
         check("index.html", Some(&format!("{PAGE}{PAGE}")));
         check("index.html", Some(&PAGE.replace("_loader", "")));
-        check("index.html", Some(&PAGE.replace("}'", "")));
         check(MODULE, Some("export { initSync };"));
         check(WASM, None);
         check(LOADER, None);
