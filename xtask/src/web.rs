@@ -1,6 +1,7 @@
 //! Builds the page and the worker into dist/: Trunk does the work, and calls back as its hook to finish the worker.
 //! Nothing here knows what the page or the worker do.
 
+pub mod compress;
 mod finish;
 
 use std::path::{Path, PathBuf};
@@ -32,7 +33,8 @@ pub fn hash_assets() -> Result<()> {
     }
     shrink(&staging.join(finish::WASM))?;
     let names = finish::finish(&staging)?;
-    println!("worker: {} and {}", names.script, names.wasm);
+    let count = compress::compress_below(&staging)?;
+    println!("worker: {} and {}; {count} files compressed", names.script, names.wasm);
     Ok(())
 }
 

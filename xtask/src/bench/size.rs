@@ -10,9 +10,11 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::web::compress;
+
 const PAGE: &str = "index.html";
-/// Licences go along with the code they belong to; no page loads them.
-const NOT_LOADED: &[&str] = &["LICENSE", "README.md"];
+/// Licences go along with the code they belong to, and compressed copies with their files; no page names either.
+const NOT_LOADED: &[&str] = &["LICENSE", "README.md", compress::SUFFIX];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
@@ -52,7 +54,7 @@ pub fn measure(dist: &Path) -> Result<Report> {
     let mut files = Vec::new();
     for (path, bytes) in &contents {
         let phase = if before.contains(&path.as_str()) { Phase::BeforeStart } else { Phase::FirstUnit };
-        let (gzip_bytes, brotli_bytes) = (gzip(bytes)?, brotli(bytes)?);
+        let (gzip_bytes, brotli_bytes) = (gzip(bytes)?, compress::brotli(bytes)?.len());
         files.push(File { path: path.clone(), phase, raw_bytes: bytes.len(), gzip_bytes, brotli_bytes });
     }
     files.sort_by(|a, b| (a.phase, &a.path).cmp(&(b.phase, &b.path)));
@@ -134,13 +136,6 @@ fn gzip(bytes: &[u8]) -> Result<usize> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     encoder.write_all(bytes)?;
     Ok(encoder.finish()?.len())
-}
-
-fn brotli(bytes: &[u8]) -> Result<usize> {
-    let parameters = brotli::enc::BrotliEncoderParams { quality: 11, size_hint: bytes.len(), ..Default::default() };
-    let mut out = Vec::new();
-    brotli::BrotliCompress(&mut &*bytes, &mut out, &parameters)?;
-    Ok(out.len())
 }
 
 impl Report {
