@@ -70,8 +70,11 @@ export function follow(id, onView, onLink) {
       navigator.locks
         .request(name, { signal }, async () => {
           leading = true;
-          await lead(id, { lastId: () => lastId, final: () => final }, share, signal);
-          leading = false;
+          try {
+            await lead(id, { lastId: () => lastId, final: () => final }, share, signal);
+          } finally {
+            leading = false;
+          }
         })
         .catch(() => {});
       channel.postMessage({ ask: true });
@@ -210,10 +213,12 @@ export function eventReader(onEvent) {
  */
 function pause(ms, signal) {
   return new Promise((done) => {
-    const timer = setTimeout(done, ms);
-    signal.addEventListener("abort", () => {
+    const end = () => {
       clearTimeout(timer);
+      signal.removeEventListener("abort", end);
       done();
-    });
+    };
+    const timer = setTimeout(end, ms);
+    signal.addEventListener("abort", end);
   });
 }

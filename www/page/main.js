@@ -117,7 +117,7 @@ function run() {
   function banner(current) {
     if (link === "offline") return text.page.lost_text;
     if (info?.stopped) return `${text.page.stopped_title}. ${text.page.stopped_text}`;
-    if (current.state === "finished") return current.train ? text.contribution.finished : text.job.finished;
+    if (current.state === "finished") return text.job.finished;
     return current.state === "running" ? "" : text.job[current.state];
   }
 

@@ -175,7 +175,7 @@ export const consent = {
   what: (title, training) =>
     `${training ? "Training steps" : "Matrix products"} of “${title}”, in a sandboxed worker of this tab that sees the job’s data and nothing of yours.`,
   /** @param {string} owner */
-  whom: (owner) => `${owner}. The result goes there.`,
+  whom: (owner) => `${owner} gets the result.`,
   gpu: "your graphics processor",
   cpu: "your processor (this browser offers no WebGPU)",
   /** @param {string} device @param {number} duty @param {string} data */
@@ -207,9 +207,8 @@ export const contribution = {
   gpu: "GPU",
   cpu: "Processor",
   no_work: "There is no work for this device at the moment. The page asks again by itself.",
-  paused: "Nothing runs. The leased units were given back or wait.",
-  stopped: "Work has ended and leases were given back. Thank you.",
-  finished: "The job is finished. Thank you for your part in it.",
+  paused: "Nothing runs until you press Resume.",
+  stopped: "Nothing runs any more. Thank you for your part in it.",
   /** @param {number} unit @param {string} kind */
   unit: (unit, kind) => `${kind === "train" ? "Training unit" : "Matrix block"} ${whole.format(unit)}`,
   /** @param {number} step @param {number} steps */
