@@ -49,6 +49,16 @@ fn sums_are_canonical_where_order_would_matter() {
     assert_eq!(merged.velocity, [vec![1.0f32 / 3.0]]);
 }
 
+/// Four updates that f32 would lose one by one beside the first.
+#[test]
+fn sums_keep_what_f32_would_drop() {
+    let tiny = 2f32.powi(-25);
+    let updates: Vec<_> = (0..5).map(|i| (UnitId(i), vec![vec![if i == 0 { 1.0 } else { tiny }]])).collect();
+    let merged = step(&OUTER, &OuterState::new(vec![vec![0.0f32]]), &updates);
+    assert_eq!(merged.velocity, [vec![((1.0 + 2f64.powi(-23)) / 5.0) as f32]]);
+    assert_ne!(merged.velocity, [vec![0.2f32]]);
+}
+
 proptest! {
     #[test]
     fn arrival_order_never_changes_a_byte(

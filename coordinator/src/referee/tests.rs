@@ -1,8 +1,11 @@
-//! The referee against plain f64 loops written here.
+//! The referee against plain f64 loops.
 
-use manyhands_protocol::BlobHash;
+mod definition;
+mod drift;
+
 use manyhands_protocol::model::{Input, InputType, Layer, Loss};
 use manyhands_protocol::work::InnerOptimizer;
+use manyhands_protocol::{BlobHash, UnitId};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 use safetensors::Dtype;
@@ -42,61 +45,6 @@ impl Examples {
         let y = TensorView::new(Dtype::U8, vec![self.y.len()], &self.y).unwrap();
         safetensors::serialize([("x", x), ("y", y)], None).unwrap()
     }
-
-    fn row(&self, row: usize) -> Vec<f64> {
-        self.x[row * INPUTS..][..INPUTS].iter().map(|&v| f64::from(v) / 255.0 - 0.5).collect()
-    }
-}
-
-/// `x · weight + bias`.
-fn dense(x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
-    let outputs = bias.len();
-    (0..outputs).map(|o| bias[o] + x.iter().enumerate().map(|(i, v)| v * weight[i * outputs + o]).sum::<f64>()).collect()
-}
-
-fn softmax(logits: &[f64]) -> Vec<f64> {
-    let sum: f64 = logits.iter().map(|v| v.exp()).sum();
-    logits.iter().map(|v| v.exp() / sum).collect()
-}
-
-fn logits(p: &[Vec<f64>], x: &[f64]) -> (Vec<f64>, Vec<f64>) {
-    let hidden: Vec<f64> = dense(x, &p[0], &p[1]).into_iter().map(|v| v.max(0.0)).collect();
-    let logits = dense(&hidden, &p[2], &p[3]);
-    (hidden, logits)
-}
-
-/// The unit by its definition in the protocol, in f64.
-fn expected_update(work: &TrainWork, start: &[Vec<f32>], data: &Examples) -> Vec<Vec<f32>> {
-    let InnerOptimizer::Sgd { learning_rate, momentum } = work.optimizer;
-    let wide: Vec<Vec<f64>> = start.iter().map(|t| t.iter().map(|&v| f64::from(v)).collect()).collect();
-    let mut p = wide.clone();
-    let mut velocity: Vec<Vec<f64>> = p.iter().map(|t| vec![0.0; t.len()]).collect();
-    let batch = work.batch as usize;
-    for step in 0..work.inner_steps as usize {
-        let mut gradient: Vec<Vec<f64>> = p.iter().map(|t| vec![0.0; t.len()]).collect();
-        for r in 0..batch {
-            let row = (work.first_row as usize + step * batch + r) % data.y.len();
-            let x = data.row(row);
-            let (hidden, logits) = logits(&p, &x);
-            let mut dz = softmax(&logits);
-            dz[data.y[row] as usize] -= 1.0;
-            for h in 0..HIDDEN {
-                let dh: f64 = (0..CLASSES).map(|c| dz[c] * p[2][h * CLASSES + c]).sum();
-                let dh = if hidden[h] > 0.0 { dh } else { 0.0 };
-                (0..INPUTS).for_each(|i| gradient[0][i * HIDDEN + h] += x[i] * dh / batch as f64);
-                gradient[1][h] += dh / batch as f64;
-                (0..CLASSES).for_each(|c| gradient[2][h * CLASSES + c] += hidden[h] * dz[c] / batch as f64);
-            }
-            (0..CLASSES).for_each(|c| gradient[3][c] += dz[c] / batch as f64);
-        }
-        for t in 0..p.len() {
-            for i in 0..p[t].len() {
-                velocity[t][i] = f64::from(momentum) * velocity[t][i] + gradient[t][i];
-                p[t][i] -= f64::from(learning_rate) * velocity[t][i];
-            }
-        }
-    }
-    wide.iter().zip(&p).map(|(w, p)| w.iter().zip(p).map(|(w, p)| (w - p) as f32).collect()).collect()
 }
 
 fn work(first_row: u32, inner_steps: u32) -> TrainWork {
@@ -120,7 +68,8 @@ fn updates_are_those_of_the_definition() {
     for (first_row, inner_steps) in [(0, 1), (4, 2), (8, 7)] {
         let work = work(first_row, inner_steps);
         let got = compute_update(&work, &checkpoint, &data.bytes()).unwrap();
-        let expected = expected_update(&work, &start, &data);
+        let shard = tensors::read_shard(&data.bytes(), &model()).unwrap();
+        let expected = definition::update(&work, &start, &shard);
         assert!(compare(&got, &expected), "from row {first_row}, {inner_steps} steps");
         let largest = expected.iter().flatten().fold(0.0f32, |most, v| most.max(v.abs()));
         for (got, expected) in got.iter().flatten().zip(expected.iter().flatten()) {
@@ -136,11 +85,12 @@ fn evaluation_is_that_of_plain_loops() {
     let data = Examples::random(EVALUATION_ROWS * 2 + 77, 3);
     let mut parameters = merge::initial_parameters(&model(), 4);
     parameters[3] = vec![0.1, -0.2, 0.05];
-    let wide: Vec<Vec<f64>> = parameters.iter().map(|t| t.iter().map(|&v| f64::from(v)).collect()).collect();
+    let wide = definition::widen(&parameters);
     let (mut loss, mut right) = (0.0, 0);
     for (row, &label) in data.y.iter().enumerate() {
-        let (_, logits) = logits(&wide, &data.row(row));
-        loss -= softmax(&logits)[label as usize].ln();
+        let x: Vec<f64> = data.x[row * INPUTS..][..INPUTS].iter().map(|&v| f64::from(v) / 255.0 - 0.5).collect();
+        let (_, logits) = definition::logits(&wide, &x);
+        loss -= definition::softmax(&logits)[label as usize].ln();
         right += usize::from((0..CLASSES).all(|c| logits[c] <= logits[label as usize]));
     }
     let rows = data.y.len() as f64;
