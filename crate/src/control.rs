@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
@@ -79,6 +79,8 @@ const STOP: u8 = 2;
 
 struct State {
     wish: AtomicU8,
+    /// Steps done in the high half, steps in all in the low.
+    progress: AtomicU64,
     waiting: Mutex<Vec<Waker>>,
     pace: Box<dyn Pace>,
 }
@@ -103,7 +105,7 @@ impl Control {
 
     /// A control whose clock and breathing come from `pace`.
     pub fn with_pace(pace: impl Pace + 'static) -> Self {
-        Self(Arc::new(State { wish: AtomicU8::new(RUN), waiting: Mutex::new(Vec::new()), pace: Box::new(pace) }))
+        Self(Arc::new(State { wish: AtomicU8::new(RUN), progress: AtomicU64::new(0), waiting: Mutex::new(Vec::new()), pace: Box::new(pace) }))
     }
 
     /// Ends the computation at the next slice with [`EngineError::Stopped`]. Cannot be undone.
@@ -126,6 +128,16 @@ impl Control {
 
     pub fn is_paused(&self) -> bool {
         self.0.wish.load(Ordering::SeqCst) == PAUSE
+    }
+
+    /// Inner steps done and in all of the computation under way, for whoever shows progress.
+    pub fn progress(&self) -> (u32, u32) {
+        let both = self.0.progress.load(Ordering::Relaxed);
+        ((both >> 32) as u32, both as u32)
+    }
+
+    pub(crate) fn set_progress(&self, done: u32, all: u32) {
+        self.0.progress.store(u64::from(done) << 32 | u64::from(all), Ordering::Relaxed);
     }
 
     /// The pace's clock, in milliseconds from any fixed origin.

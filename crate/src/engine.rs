@@ -1,17 +1,30 @@
-//! The engine: one front for the backends that compute work units. It leases nothing, signs nothing and stores nothing.
+//! The engine: one front for the backends that compute work units. It checks that inputs fit the work and hands out
+//! nothing that is not finite. It leases nothing, signs nothing and stores nothing.
 
 mod error;
+pub mod known;
 
 pub use error::EngineError;
 
 pub use crate::init::init_parameters;
 
+#[cfg(feature = "gpu")]
+pub use crate::gpu::{AdapterChoice, GpuOptions};
+
 use manyhands_protocol::model::Model;
 use manyhands_protocol::statement::{Backend, DeviceClass};
-use manyhands_protocol::work::TrainWork;
+use manyhands_protocol::work::{TrainWork, Work};
+use manyhands_shaders::matmul::{Epilogue, Rows, Shape, Transposed};
 
 use crate::control::Control;
+use crate::cpu::{Arithmetic, CpuEngine};
+#[cfg(feature = "gpu")]
+use crate::gpu::GpuEngine;
+use crate::plan::{Buffer, ForwardPlan, Matmul, Program, TrainPlan};
 use crate::tensors::Shard;
+
+/// Rows of one batch of [`Engine::logits`].
+const LOGITS_BATCH_MAX: usize = 256;
 
 /// Extents of `C[m, n] = A[m, k] · B[k, n]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,33 +45,209 @@ pub struct Trained {
 
 /// A backend that computes.
 pub enum Engine {
-    Cpu,
+    Cpu(CpuEngine),
+    #[cfg(feature = "gpu")]
+    Gpu(Box<GpuEngine>),
 }
 
 impl Engine {
+    /// SIMD on this thread.
     pub fn cpu() -> Engine {
-        Engine::Cpu
+        Engine::Cpu(CpuEngine::new(Arithmetic::Fast))
     }
 
+    /// The f64 loops beside the shaders: hundreds of times slower, for tests and known answers.
+    pub fn reference() -> Engine {
+        Engine::Cpu(CpuEngine::new(Arithmetic::Reference))
+    }
+
+    /// A device of the adapter chosen. [`EngineError::NoAdapter`] where there is none.
+    #[cfg(feature = "gpu")]
+    pub async fn gpu(choice: AdapterChoice) -> Result<Engine, EngineError> {
+        Self::gpu_with(GpuOptions { adapter: choice, replaced_kernel: None }).await
+    }
+
+    #[cfg(feature = "gpu")]
+    pub async fn gpu_with(options: GpuOptions) -> Result<Engine, EngineError> {
+        Ok(Engine::Gpu(Box::new(GpuEngine::open(options).await?)))
+    }
+
+    /// What result statements say of this engine.
     pub fn device_class(&self) -> DeviceClass {
-        DeviceClass { backend: Backend::NativeCpu, adapter: String::new() }
+        match self {
+            Engine::Cpu(_) => {
+                let backend = if cfg!(target_arch = "wasm32") { Backend::Wasm } else { Backend::NativeCpu };
+                DeviceClass { backend, adapter: std::env::consts::ARCH.to_owned() }
+            }
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(gpu) => gpu.device_class(),
+        }
     }
 
+    /// Whether the adapter says that it is a program, not a device: the CPU path is faster then. False for the CPU path.
+    pub fn is_software_adapter(&self) -> bool {
+        match self {
+            Engine::Cpu(_) => false,
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(gpu) => gpu.is_software(),
+        }
+    }
+
+    /// Known-answer test of every kernel the engine uses; names the first that is wrong.
     pub async fn self_test(&self) -> Result<(), EngineError> {
-        Err(EngineError::NoAdapter("not built yet".to_owned()))
+        for case in known::self_test_cases() {
+            self.answer(&case).await?;
+        }
+        Ok(())
     }
 
-    pub async fn matmul(&self, _: MatmulShape, _a: &[f32], _b: &[f32], control: &Control) -> Result<Vec<f32>, EngineError> {
-        control.between_slices(0.0).await?;
-        Err(EngineError::NoAdapter("not built yet".to_owned()))
+    /// Runs one known-answer case; the largest share of its tolerance that any value used.
+    pub async fn answer(&self, case: &known::Case) -> Result<f64, EngineError> {
+        let buffers = self.run(&case.program, case.buffers.clone(), &Control::new()).await?;
+        case.compare(&buffers).map_err(|detail| EngineError::SelfTest { kernel: case.name.clone(), detail })
     }
 
-    pub async fn train(&self, _: &TrainWork, _: &[Vec<f32>], _: &Shard, control: &Control) -> Result<Trained, EngineError> {
-        control.between_slices(0.0).await?;
-        Err(EngineError::NoAdapter("not built yet".to_owned()))
+    /// Runs a program on the given contents, one `Vec` per buffer, and gives all of them back.
+    pub async fn run(&self, program: &Program, buffers: Vec<Vec<f32>>, control: &Control) -> Result<Vec<Vec<f32>>, EngineError> {
+        if program.values.len() != buffers.len() || program.values.iter().zip(&buffers).any(|(n, b)| *n != b.len() as u64) {
+            return Err(EngineError::Input("the buffers are not those of the program".to_owned()));
+        }
+        match self {
+            Engine::Cpu(cpu) => cpu.run(program, buffers, control).await,
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(gpu) => gpu.run(program, buffers, control).await,
+        }
     }
 
-    pub async fn logits(&self, _: &Model, _: &[Vec<f32>], _x: &[f32], _rows: usize) -> Result<Vec<f32>, EngineError> {
-        Err(EngineError::NoAdapter("not built yet".to_owned()))
+    /// `A · B`, all row-major, within the numerics contract of `manyhands_shaders::matmul`.
+    pub async fn matmul(&self, shape: MatmulShape, a: &[f32], b: &[f32], control: &Control) -> Result<Vec<f32>, EngineError> {
+        let MatmulShape { m, k, n } = shape;
+        fits("a", a.len(), m.checked_mul(k))?;
+        fits("b", b.len(), k.checked_mul(n))?;
+        let extent = |d: usize| u32::try_from(d).ok().filter(|&d| d > 0);
+        let (Some(m), Some(k), Some(n)) = (extent(m), extent(k), extent(n)) else {
+            return Err(EngineError::Input(format!("extents {m}, {k}, {n} must be at least 1")));
+        };
+        let mut program = Program::default();
+        let pairs = [(m, k), (k, n), (m, n)].map(|(r, c)| u64::from(r) * u64::from(c));
+        let [ia, ib, ic] = pairs.map(|values| program.buffer(values));
+        program.matmul(Matmul {
+            a: ia,
+            b: ib,
+            bias: None,
+            c: ic,
+            shape: Shape { m, k, n },
+            transposed: Transposed::default(),
+            epilogue: Epilogue::None,
+            rows: Rows { first: 0, end: m },
+            variant: None,
+        });
+        program.bytes(0)?;
+        control.set_progress(0, 1);
+        let c = match self {
+            Engine::Cpu(cpu) => {
+                let buffers = vec![a.to_vec(), b.to_vec(), vec![0.0; pairs[2] as usize]];
+                cpu.run(&program, buffers, control).await?.swap_remove(ic.0)
+            }
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(gpu) => gpu.outputs(&program, &[(ia, a), (ib, b)], &[ic], control).await?.swap_remove(0),
+        };
+        control.set_progress(1, 1);
+        finite("c", &c)?;
+        Ok(c)
     }
+
+    /// The inner steps of a unit from `parameters` (the checkpoint, in the model's order).
+    pub async fn train(
+        &self,
+        work: &TrainWork,
+        parameters: &[Vec<f32>],
+        shard: &Shard,
+        control: &Control,
+    ) -> Result<Trained, EngineError> {
+        // The bounds on extents come first: what follows allocates by them.
+        Work::Train(work.clone()).validate().map_err(|e| EngineError::Input(e.to_string()))?;
+        let plan = TrainPlan::compile(work)?;
+        parameters_fit(&plan.program, &plan.forward.parameters, parameters)?;
+        shard_fits(work, &plan, shard)?;
+        plan.program.bytes(shard.x.len() as u64 * 4)?;
+        let trained = match self {
+            Engine::Cpu(cpu) => cpu.train(work, &plan, parameters, shard, control).await?,
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(gpu) => gpu.train(work, &plan, parameters, shard, control).await?,
+        };
+        finite("losses", &trained.losses)?;
+        for delta in &trained.delta {
+            finite("delta", delta)?;
+        }
+        Ok(trained)
+    }
+
+    /// The model's outputs before the softmax, `[rows, classes]`, for `x` `[rows, input values]`.
+    pub async fn logits(&self, model: &Model, parameters: &[Vec<f32>], x: &[f32], rows: usize) -> Result<Vec<f32>, EngineError> {
+        let plan = ForwardPlan::compile(model, rows.clamp(1, LOGITS_BATCH_MAX) as u32)?;
+        parameters_fit(&plan.program, &plan.parameters, parameters)?;
+        fits("x", x.len(), rows.checked_mul(plan.inputs as usize))?;
+        let control = Control::new();
+        let logits = match self {
+            Engine::Cpu(cpu) => cpu.logits(&plan, parameters, x, &control).await?,
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(gpu) => gpu.logits(&plan, parameters, x, &control).await?,
+        };
+        finite("logits", &logits)?;
+        Ok(logits)
+    }
+}
+
+fn fits(name: &str, got: usize, expected: Option<usize>) -> Result<(), EngineError> {
+    if expected == Some(got) {
+        return Ok(());
+    }
+    Err(EngineError::Input(format!("{name} has {got} values, its extents say {expected:?}")))
+}
+
+fn parameters_fit(program: &Program, buffers: &[Buffer], parameters: &[Vec<f32>]) -> Result<(), EngineError> {
+    let expected: Vec<u64> = buffers.iter().map(|b| program.values[b.0]).collect();
+    let got: Vec<u64> = parameters.iter().map(|p| p.len() as u64).collect();
+    if got != expected {
+        return Err(EngineError::Input(format!("parameters have {got:?} values, the model takes {expected:?}")));
+    }
+    Ok(())
+}
+
+fn shard_fits(work: &TrainWork, plan: &TrainPlan, shard: &Shard) -> Result<(), EngineError> {
+    let (rows, batch) = (shard.rows, work.batch as usize);
+    if rows == 0 || !rows.is_multiple_of(batch) {
+        return Err(EngineError::Input(format!("a shard of {rows} rows is not a multiple of the batch of {batch}")));
+    }
+    fits("x", shard.x.len(), rows.checked_mul(plan.forward.inputs as usize))?;
+    fits("y", shard.y.len(), Some(rows))?;
+    match shard.y.iter().find(|&&label| label >= plan.forward.classes) {
+        Some(label) => Err(EngineError::Input(format!("label {label} of {} classes", plan.forward.classes))),
+        None => Ok(()),
+    }
+}
+
+fn finite(name: &str, values: &[f32]) -> Result<(), EngineError> {
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(index) => Err(EngineError::NotFinite(format!("{name} at {index} is {}", values[index]))),
+        None => Ok(()),
+    }
+}
+
+/// Natively an engine and its computations may move between threads; only compiles if so.
+#[cfg(all(test, not(target_arch = "wasm32")))]
+#[test]
+fn engines_and_their_futures_are_send() {
+    fn check<T: Send>(_: T) {}
+    let (engine, control, shard) = (Engine::cpu(), Control::new(), Shard { rows: 0, x: Vec::new(), y: Vec::new() });
+    let shape = MatmulShape { m: 1, k: 1, n: 1 };
+    check(engine.matmul(shape, &[1.0], &[1.0], &control));
+    check(engine.self_test());
+    let work: Option<TrainWork> = None;
+    if let Some(work) = work {
+        check(engine.train(&work, &[], &shard, &control));
+    }
+    fn shared<T: Send + Sync>() {}
+    shared::<Engine>();
 }

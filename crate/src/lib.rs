@@ -3,8 +3,12 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod control;
+mod cpu;
 pub mod engine;
+#[cfg(feature = "gpu")]
+mod gpu;
 pub mod init;
+pub mod plan;
 pub mod tensors;
 pub mod volunteer;
 #[cfg(feature = "web")]

@@ -1,0 +1,166 @@
+//! Kernel calls in f32, fast: products through [`product`], the rest as loops the compiler vectorises. The formulas are
+//! those of the shaders; see the headers there.
+
+use manyhands_shaders::column_sum::CHUNK;
+use manyhands_shaders::matmul::{Epilogue, Shape};
+use manyhands_shaders::sgd_momentum::Rates;
+
+use crate::plan::{Matmul, Op};
+
+/// Memory that products reuse from call to call.
+#[derive(Default)]
+pub struct Scratch {
+    #[cfg(any(target_arch = "wasm32", not(feature = "cpu")))]
+    panels: super::packed::Panels,
+    sums: Vec<f32>,
+}
+
+/// A matrix in memory: the value at row i, column j is `values[i * row + j * column]`.
+#[derive(Clone, Copy)]
+pub struct Strided<'a> {
+    pub values: &'a [f32],
+    pub row: usize,
+    pub column: usize,
+}
+
+/// Runs one call on a program's buffers. What is written is taken out of the list meanwhile, so that the rest can be
+/// read: no call reads a buffer it writes but the one it updates in place.
+pub fn run(op: &Op, buffers: &mut [Vec<f32>], scratch: &mut Scratch) {
+    match *op {
+        Op::Matmul(op) => {
+            let mut c = std::mem::take(&mut buffers[op.c.0]);
+            matmul(&op, buffers, &mut c, scratch);
+            buffers[op.c.0] = c;
+        }
+        Op::ColumnSum { x, sums, columns, .. } => {
+            let mut out = std::mem::take(&mut buffers[sums.0]);
+            column_sum(columns as usize, &buffers[x.0], &mut out, scratch);
+            buffers[sums.0] = out;
+        }
+        Op::ReluBackward { activation, gradient, .. } => {
+            let mut out = std::mem::take(&mut buffers[gradient.0]);
+            for (g, y) in out.iter_mut().zip(&buffers[activation.0]) {
+                *g = if *y > 0.0 { *g } else { 0.0 };
+            }
+            buffers[gradient.0] = out;
+        }
+        Op::SoftmaxCrossEntropy { logits, labels, gradient, losses, classes, .. } => {
+            let (mut out, mut loss) = (std::mem::take(&mut buffers[gradient.0]), std::mem::take(&mut buffers[losses.0]));
+            let labels = bytemuck::cast_slice(&buffers[labels.0]);
+            softmax_cross_entropy(classes as usize, &buffers[logits.0], labels, &mut out, &mut loss);
+            (buffers[gradient.0], buffers[losses.0]) = (out, loss);
+        }
+        Op::SgdMomentum { gradient, velocity, parameter, rates, .. } => {
+            let (mut v, mut p) = (std::mem::take(&mut buffers[velocity.0]), std::mem::take(&mut buffers[parameter.0]));
+            sgd_momentum(rates, &buffers[gradient.0], &mut v, &mut p);
+            (buffers[velocity.0], buffers[parameter.0]) = (v, p);
+        }
+    }
+}
+
+fn matmul(op: &Matmul, buffers: &[Vec<f32>], c: &mut [f32], scratch: &mut Scratch) {
+    let Shape { m, k, n } = op.shape;
+    let (m, k, n) = (m as usize, k as usize, n as usize);
+    let (first, end) = (op.rows.first as usize, op.rows.end as usize);
+    let (row, column) = if op.transposed.a { (1, m) } else { (k, 1) };
+    let a = Strided { values: buffers[op.a.0].get(first * row..).unwrap_or_default(), row, column };
+    let (row, column) = if op.transposed.b { (1, k) } else { (n, 1) };
+    let b = Strided { values: &buffers[op.b.0], row, column };
+    let c = &mut c[first * n..end * n];
+    product(Shape { m: (end - first) as u32, ..op.shape }, a, b, c, scratch);
+    let bias = op.bias.map_or(&[][..], |bias| &buffers[bias.0]);
+    if op.epilogue == Epilogue::None || n == 0 {
+        return;
+    }
+    for row in c.chunks_exact_mut(n) {
+        for (c, bias) in row.iter_mut().zip(bias) {
+            let sum = *c + bias;
+            *c = if op.epilogue == Epilogue::BiasRelu { sum.max(0.0) } else { sum };
+        }
+    }
+}
+
+/// `C = A · B`, C row-major. Sums over k run in chunks of 128: this arithmetic rounds to nearest, so that meets the
+/// numerics contract of `manyhands_shaders::matmul`.
+#[cfg(all(feature = "cpu", not(target_arch = "wasm32")))]
+fn product(shape: Shape, a: Strided, b: Strided, c: &mut [f32], _scratch: &mut Scratch) {
+    let (m, k, n) = (shape.m as usize, shape.k as usize, shape.n as usize);
+    if m == 0 || n == 0 || k == 0 {
+        return c.fill(0.0);
+    }
+    let last = |rows: usize, columns: usize, x: Strided| (rows - 1) * x.row + (columns - 1) * x.column;
+    assert!(last(m, k, a) < a.values.len() && last(k, n, b) < b.values.len() && m * n <= c.len());
+    let chunk = manyhands_shaders::matmul::K_CHUNK_IEEE as usize;
+    for first in (0..k).step_by(chunk) {
+        // SAFETY: every index i·row + j·column with i, j inside the extents is within its slice, as asserted, and so is
+        // `first` moved along k; C is not aliased, being borrowed mutably; strides fit isize because slices do.
+        unsafe {
+            gemm::gemm(
+                m,
+                n,
+                chunk.min(k - first),
+                c.as_mut_ptr(),
+                1,
+                n as isize,
+                first > 0,
+                a.values.as_ptr().add(first * a.column),
+                a.column as isize,
+                a.row as isize,
+                b.values.as_ptr().add(first * b.row),
+                b.column as isize,
+                b.row as isize,
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+        }
+    }
+}
+
+#[cfg(any(target_arch = "wasm32", not(feature = "cpu")))]
+fn product(shape: Shape, a: Strided, b: Strided, c: &mut [f32], scratch: &mut Scratch) {
+    super::packed::product(shape, a, b, c, &mut scratch.panels);
+}
+
+fn column_sum(columns: usize, x: &[f32], sums: &mut [f32], scratch: &mut Scratch) {
+    sums.fill(0.0);
+    if columns == 0 {
+        return;
+    }
+    for rows in x.chunks(columns * CHUNK as usize) {
+        scratch.sums.clear();
+        scratch.sums.resize(columns, 0.0);
+        for row in rows.chunks_exact(columns) {
+            scratch.sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+        }
+        sums.iter_mut().zip(&scratch.sums).for_each(|(total, sum)| *total += sum);
+    }
+}
+
+fn softmax_cross_entropy(classes: usize, logits: &[f32], labels: &[u32], gradient: &mut [f32], losses: &mut [f32]) {
+    let rows = labels.len() as f32;
+    let each = logits.chunks_exact(classes).zip(gradient.chunks_exact_mut(classes));
+    for (((z, gradient), &label), loss) in each.zip(labels).zip(losses) {
+        let largest = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut sum = 0.0;
+        for (e, z) in gradient.iter_mut().zip(z) {
+            *e = (z - largest).exp();
+            sum += *e;
+        }
+        for (j, g) in gradient.iter_mut().enumerate() {
+            let hit = if j == label as usize { 1.0 } else { 0.0 };
+            *g = (*g / sum - hit) / rows;
+        }
+        *loss = (sum.ln() + (largest - z[label as usize])) / rows;
+    }
+}
+
+fn sgd_momentum(rates: Rates, gradient: &[f32], velocity: &mut [f32], parameter: &mut [f32]) {
+    for ((g, v), p) in gradient.iter().zip(velocity).zip(parameter) {
+        *v = rates.momentum * *v + g;
+        *p -= rates.learning_rate * *v;
+    }
+}

@@ -1,0 +1,58 @@
+//! Kernel calls through the reference functions beside the shaders: f64 inside a call, f32 between calls. Slow and
+//! clear; what the other backends are compared with.
+
+use manyhands_shaders::matmul::{self, Shape, Transposed};
+use manyhands_shaders::{column_sum, relu_backward, sgd_momentum, softmax_cross_entropy};
+
+use crate::plan::{Buffer, Matmul, Op};
+
+fn widen(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&v| f64::from(v)).collect()
+}
+
+fn narrow(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&v| v as f32).collect()
+}
+
+/// Runs one call on a program's buffers.
+pub fn run(op: &Op, buffers: &mut [Vec<f32>]) {
+    let read = |buffer: Buffer| widen(&buffers[buffer.0]);
+    match *op {
+        Op::Matmul(product) => run_matmul(&product, buffers),
+        Op::ColumnSum { x, sums, rows, columns } => {
+            buffers[sums.0] = narrow(&column_sum::reference(rows as usize, columns as usize, &read(x)));
+        }
+        Op::ReluBackward { activation, gradient, .. } => {
+            buffers[gradient.0] = narrow(&relu_backward::reference(&read(activation), &read(gradient)));
+        }
+        Op::SoftmaxCrossEntropy { logits, labels, gradient, losses, classes, .. } => {
+            let labels: &[u32] = bytemuck::cast_slice(&buffers[labels.0]);
+            let batch = softmax_cross_entropy::reference(classes as usize, &read(logits), labels);
+            buffers[gradient.0] = narrow(&batch.gradient);
+            buffers[losses.0] = narrow(&batch.losses);
+        }
+        Op::SgdMomentum { gradient, velocity, parameter, rates, .. } => {
+            let updated = sgd_momentum::reference(rates, &read(gradient), &read(velocity), &read(parameter));
+            buffers[velocity.0] = narrow(&updated.velocity);
+            buffers[parameter.0] = narrow(&updated.parameter);
+        }
+    }
+}
+
+/// The rows of a product that the call names. A transposed A has its rows as columns, so it is cut out column-wise.
+fn run_matmul(op: &Matmul, buffers: &mut [Vec<f32>]) {
+    let Shape { m, k, n } = op.shape;
+    let (m, k, n) = (m as usize, k as usize, n as usize);
+    let rows = op.rows.first as usize..op.rows.end as usize;
+    let a = widen(&buffers[op.a.0]);
+    let a: Vec<f64> = if op.transposed.a {
+        (0..k).flat_map(|p| &a[p * m + rows.start..p * m + rows.end]).copied().collect()
+    } else {
+        a[rows.start * k..rows.end * k].to_vec()
+    };
+    let bias = op.bias.map(|bias| widen(&buffers[bias.0])).unwrap_or_default();
+    let shape = Shape { m: rows.len() as u32, ..op.shape };
+    let transposed: Transposed = op.transposed;
+    let c = matmul::reference(shape, transposed, op.epilogue, &a, &widen(&buffers[op.b.0]), &bias);
+    buffers[op.c.0][rows.start * n..rows.end * n].copy_from_slice(&narrow(&c));
+}

@@ -1,0 +1,204 @@
+//! Known answers: programs of one kernel call with fixed inputs, what the reference beside the shader says of them, and
+//! how far f32 may be from that. The self-test before the first lease runs a few; the tests run tables of them.
+
+use manyhands_shaders::compare::compare;
+use manyhands_shaders::matmul::{Epilogue, Rows, Shape, Transposed, Variant};
+use manyhands_shaders::sgd_momentum::Rates;
+use manyhands_shaders::{column_sum, matmul, relu_backward, sgd_momentum, softmax_cross_entropy};
+
+use crate::init::word;
+use crate::plan::{Buffer, Matmul, Op, Program};
+
+/// One program, its inputs and its answers.
+#[derive(Debug, Clone)]
+pub struct Case {
+    pub name: String,
+    pub program: Program,
+    /// Contents before the call.
+    pub buffers: Vec<Vec<f32>>,
+    answers: Vec<Answer>,
+}
+
+#[derive(Debug, Clone)]
+struct Answer {
+    buffer: Buffer,
+    expected: Vec<f64>,
+    tolerance: Vec<f64>,
+}
+
+impl Case {
+    fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), program: Program::default(), buffers: Vec::new(), answers: Vec::new() }
+    }
+
+    fn input(&mut self, values: Vec<f32>) -> Buffer {
+        let buffer = self.program.buffer(values.len() as u64);
+        self.buffers.push(values);
+        buffer
+    }
+
+    /// A buffer that the call fills: it starts as something else.
+    fn output(&mut self, values: usize) -> Buffer {
+        self.input(vec![77.0; values])
+    }
+
+    fn expect(&mut self, buffer: Buffer, expected: Vec<f64>, tolerance: Vec<f64>) {
+        self.answers.push(Answer { buffer, expected, tolerance });
+    }
+
+    /// Compares every answer. An empty tensor is right if it is empty: there is nothing in it to be wrong.
+    pub fn compare(&self, buffers: &[Vec<f32>]) -> Result<f64, String> {
+        let mut worst = 0.0f64;
+        for answer in &self.answers {
+            let got = buffers.get(answer.buffer.0).ok_or("a buffer is missing")?;
+            if answer.expected.is_empty() && got.is_empty() {
+                continue;
+            }
+            worst = worst.max(compare(got, &answer.expected, &answer.tolerance).map_err(|e| e.to_string())?);
+        }
+        Ok(worst)
+    }
+}
+
+/// Fixed values on (-1, 1), each stream its own.
+pub fn values(stream: u64, count: usize) -> Vec<f32> {
+    (0..count as u64).map(|i| ((word(0x6D68, stream, i) >> 40) as f32 + 0.5) / (1u32 << 23) as f32 - 1.0).collect()
+}
+
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&v| f64::from(v)).collect()
+}
+
+/// A product by a fixed variant, or by the device's choice.
+pub fn product(shape: Shape, transposed: Transposed, epilogue: Epilogue, variant: Option<Variant>) -> Case {
+    let kernel = variant.unwrap_or(Variant::default_for(shape, transposed)).kernel().name;
+    let mut case = Case::new(format!("{kernel} {shape:?} {transposed:?} {epilogue:?}"));
+    let (m, k, n) = (shape.m as usize, shape.k as usize, shape.n as usize);
+    let (a, b, bias) = (values(1, m * k), values(2, k * n), values(3, n));
+    let (wa, wb, wbias) = (wide(&a), wide(&b), wide(&bias));
+    let expected = matmul::reference(shape, transposed, epilogue, &wa, &wb, &wbias);
+    let tolerance = matmul::tolerance(shape, transposed, epilogue, &wa, &wb, &wbias);
+    let [a, b, bias] = [a, b, bias].map(|values| case.input(values));
+    let c = case.output(m * n);
+    let bias = (epilogue != Epilogue::None).then_some(bias);
+    let rows = Rows { first: 0, end: shape.m };
+    case.program.matmul(Matmul { a, b, bias, c, shape, transposed, epilogue, rows, variant });
+    case.expect(c, expected, tolerance);
+    case
+}
+
+pub fn column_sums(rows: usize, columns: usize) -> Case {
+    let mut case = Case::new(format!("{} {rows} x {columns}", column_sum::KERNEL.name));
+    let values = values(4, rows * columns);
+    let x = wide(&values);
+    let (input, sums) = (case.input(values), case.output(columns));
+    case.program.ops.push(Op::ColumnSum { x: input, sums, rows: rows as u32, columns: columns as u32 });
+    case.expect(sums, column_sum::reference(rows, columns, &x), column_sum::tolerance(rows, columns, &x));
+    case
+}
+
+pub fn relu_gradient(count: usize) -> Case {
+    let mut case = Case::new(format!("{} {count}", relu_backward::KERNEL.name));
+    // A third of the activations is exactly zero, as forward leaves them.
+    let y: Vec<f32> = values(5, count).iter().map(|v| if v.abs() < 1.0 / 3.0 { 0.0 } else { v.max(0.0) }).collect();
+    let g = values(6, count);
+    let expected = relu_backward::reference(&wide(&y), &wide(&g));
+    let (activation, gradient) = (case.input(y), case.input(g));
+    case.program.ops.push(Op::ReluBackward { activation, gradient, values: count as u32 });
+    case.expect(gradient, expected, relu_backward::tolerance(count));
+    case
+}
+
+/// Logits are spread over ±`scale`.
+pub fn cross_entropy(rows: usize, classes: usize, scale: f32) -> Case {
+    let mut case = Case::new(format!("{} {rows} x {classes} within {scale}", softmax_cross_entropy::KERNEL.name));
+    let z: Vec<f32> = values(7, rows * classes).iter().map(|v| v * scale).collect();
+    let y: Vec<u32> = (0..rows as u64).map(|i| (word(1, 8, i) % classes as u64) as u32).collect();
+    let expected = softmax_cross_entropy::reference(classes, &wide(&z), &y);
+    let tolerance = softmax_cross_entropy::tolerance(classes, &wide(&z), &y);
+    let mut words = vec![0.0f32; rows];
+    bytemuck::cast_slice_mut(&mut words).copy_from_slice(&y);
+    let (logits, labels) = (case.input(z), case.input(words));
+    let (gradient, losses) = (case.output(rows * classes), case.output(rows));
+    let (rows, classes) = (rows as u32, classes as u32);
+    case.program.ops.push(Op::SoftmaxCrossEntropy { logits, labels, gradient, losses, rows, classes });
+    case.expect(gradient, expected.gradient, tolerance.gradient);
+    case.expect(losses, expected.losses, tolerance.losses);
+    case
+}
+
+pub fn sgd_step(count: usize) -> Case {
+    let mut case = Case::new(format!("{} {count}", sgd_momentum::KERNEL.name));
+    let rates = Rates { learning_rate: 0.05, momentum: 0.9 };
+    let [g, v, p] = [9, 10, 11].map(|stream| values(stream, count));
+    let expected = sgd_momentum::reference(rates, &wide(&g), &wide(&v), &wide(&p));
+    let tolerance = sgd_momentum::tolerance(rates, &wide(&g), &wide(&v), &wide(&p));
+    let [gradient, velocity, parameter] = [g, v, p].map(|values| case.input(values));
+    case.program.ops.push(Op::SgdMomentum { gradient, velocity, parameter, values: count as u32, rates });
+    case.expect(velocity, expected.velocity, tolerance.velocity);
+    case.expect(parameter, expected.parameter, tolerance.parameter);
+    case
+}
+
+/// Every pipeline that training and products use, at shapes with edges: more than one block, tile and chunk of k.
+pub fn self_test_cases() -> Vec<Case> {
+    let fours = Shape { m: 36, k: 132, n: 44 };
+    let odd = Shape { m: 35, k: 67, n: 37 };
+    let forward = Transposed { a: false, b: false };
+    let weights = Transposed { a: true, b: false };
+    let inputs = Transposed { a: false, b: true };
+    let mut cases = Vec::new();
+    for shape in [fours, odd] {
+        for (transposed, epilogue) in [
+            (forward, Epilogue::None),
+            (forward, Epilogue::Bias),
+            (forward, Epilogue::BiasRelu),
+            (weights, Epilogue::None),
+            (inputs, Epilogue::None),
+        ] {
+            cases.push(product(shape, transposed, epilogue, None));
+        }
+    }
+    cases.extend([column_sums(67, 70), relu_gradient(301), cross_entropy(35, 10, 8.0), sgd_step(301)]);
+    cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_case_fails_on_any_wrong_buffer() {
+        let case = sgd_step(5);
+        let right = |case: &Case| {
+            let mut buffers = case.buffers.clone();
+            for answer in &case.answers {
+                buffers[answer.buffer.0] = answer.expected.iter().map(|&v| v as f32).collect();
+            }
+            buffers
+        };
+        assert!(case.compare(&right(&case)).is_ok());
+        assert!(case.compare(&case.buffers).is_err());
+        assert!(case.compare(&[]).is_err());
+        for buffer in [1, 2] {
+            let mut wrong = right(&case);
+            wrong[buffer][4] += 1e-3;
+            assert!(case.compare(&wrong).is_err());
+            wrong[buffer][4] = f32::NAN;
+            assert!(case.compare(&wrong).is_err());
+            wrong[buffer].pop();
+            assert!(case.compare(&wrong).is_err());
+            wrong[buffer].clear();
+            assert!(case.compare(&wrong).is_err());
+        }
+    }
+
+    /// The self-test covers every kernel but the plain product, which nothing uses by default.
+    #[test]
+    fn every_kernel_in_use_has_a_case() {
+        let names: Vec<String> = self_test_cases().into_iter().map(|case| case.name).collect();
+        for kernel in manyhands_shaders::KERNELS.iter().filter(|k| k.name != "matmul_naive") {
+            assert!(names.iter().any(|name| name.starts_with(&format!("{} ", kernel.name))), "{}", kernel.name);
+        }
+    }
+}

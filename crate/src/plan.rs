@@ -1,0 +1,157 @@
+//! Programs: device-neutral lists of kernel calls over numbered buffers, compiled once and run many times by any
+//! backend. A program owns no memory and knows no model; `plan/` makes programs from models.
+
+mod network;
+mod slicer;
+
+pub use network::{ForwardPlan, TrainPlan};
+pub use slicer::Slicer;
+
+use manyhands_shaders::matmul::{Epilogue, ROW_STEP, Rows, Shape, Transposed, Variant};
+use manyhands_shaders::sgd_momentum::Rates;
+
+use crate::engine::EngineError;
+
+/// Most work one kernel call may do, in floating-point operations: a tenth of a second on a software adapter.
+pub const CALL_FLOP_MAX: u64 = 1 << 28;
+
+/// Most memory one program may take, buffers and inputs together.
+pub const PROGRAM_BYTES_MAX: u64 = if cfg!(target_arch = "wasm32") { 1536 << 20 } else { 8 << 30 };
+
+/// A buffer of a [`Program`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buffer(pub usize);
+
+/// One call of a product kernel.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Matmul {
+    pub a: Buffer,
+    pub b: Buffer,
+    /// Read where the epilogue takes a bias.
+    pub bias: Option<Buffer>,
+    pub c: Buffer,
+    pub shape: Shape,
+    pub transposed: Transposed,
+    pub epilogue: Epilogue,
+    pub rows: Rows,
+    /// A fixed variant; none lets the device choose.
+    pub variant: Option<Variant>,
+}
+
+/// One kernel call. Labels are u32 bits in a buffer of 4-byte words; all else is f32.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Op {
+    Matmul(Matmul),
+    ColumnSum { x: Buffer, sums: Buffer, rows: u32, columns: u32 },
+    ReluBackward { activation: Buffer, gradient: Buffer, values: u32 },
+    SoftmaxCrossEntropy { logits: Buffer, labels: Buffer, gradient: Buffer, losses: Buffer, rows: u32, classes: u32 },
+    SgdMomentum { gradient: Buffer, velocity: Buffer, parameter: Buffer, values: u32, rates: Rates },
+}
+
+impl Op {
+    /// Operations to slice time by: exact for products, a guess at what memory traffic costs for the rest.
+    pub fn flop(&self) -> u64 {
+        match *self {
+            Op::Matmul(Matmul { shape, rows, .. }) => {
+                2 * u64::from(rows.end.saturating_sub(rows.first)) * u64::from(shape.k) * u64::from(shape.n)
+            }
+            Op::ColumnSum { rows, columns, .. } => 4 * u64::from(rows) * u64::from(columns),
+            Op::ReluBackward { values, .. } => 4 * u64::from(values),
+            Op::SoftmaxCrossEntropy { rows, classes, .. } => 32 * u64::from(rows) * u64::from(classes),
+            Op::SgdMomentum { values, .. } => 8 * u64::from(values),
+        }
+    }
+}
+
+/// Kernel calls in order, and the number of values of each buffer they name.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Program {
+    pub values: Vec<u64>,
+    pub ops: Vec<Op>,
+}
+
+impl Program {
+    pub fn buffer(&mut self, values: u64) -> Buffer {
+        self.values.push(values);
+        Buffer(self.values.len() - 1)
+    }
+
+    /// Adds a product over all rows, cut into calls of at most [`CALL_FLOP_MAX`]. Cuts divide rows of C, never a sum, so
+    /// they change no bits.
+    pub fn matmul(&mut self, product: Matmul) {
+        let Shape { m, k, n } = product.shape;
+        let row_flop = 2 * u64::from(k) * u64::from(n);
+        let step = u64::from(ROW_STEP);
+        let height = (CALL_FLOP_MAX / row_flop.max(1) / step).max(1) * step;
+        let height = u32::try_from(height).unwrap_or(u32::MAX / 2);
+        let mut first = 0;
+        while first < m {
+            let end = first.saturating_add(height).min(m);
+            self.ops.push(Op::Matmul(Matmul { rows: Rows { first, end }, ..product }));
+            first = end;
+        }
+    }
+
+    /// Bytes of all buffers; an error before anything is allocated if these and `more` are past
+    /// [`PROGRAM_BYTES_MAX`].
+    pub fn bytes(&self, more: u64) -> Result<u64, EngineError> {
+        let bytes = self.values.iter().fold(more, |sum, values| sum.saturating_add(values.saturating_mul(4)));
+        if bytes > PROGRAM_BYTES_MAX {
+            return Err(EngineError::TooLarge { bytes, most: PROGRAM_BYTES_MAX });
+        }
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn product(m: u32, k: u32, n: u32) -> Program {
+        let mut program = Program::default();
+        let [a, b, c] = [m * k, k * n, m * n].map(|values| program.buffer(values.into()));
+        program.matmul(Matmul {
+            a,
+            b,
+            bias: None,
+            c,
+            shape: Shape { m, k, n },
+            transposed: Transposed::default(),
+            epilogue: Epilogue::None,
+            rows: Rows { first: 0, end: 0 },
+            variant: None,
+        });
+        program
+    }
+
+    #[test]
+    fn products_are_cut_along_rows() {
+        let check = |m, k, n, calls: usize| {
+            let program = product(m, k, n);
+            assert_eq!(program.ops.len(), calls);
+            let mut next = 0;
+            for op in &program.ops {
+                let Op::Matmul(Matmul { rows, .. }) = op else { panic!("a product") };
+                assert_eq!(rows.first, next);
+                assert_eq!(rows.first % ROW_STEP, 0);
+                assert!(op.flop() <= CALL_FLOP_MAX || rows.end - rows.first <= ROW_STEP);
+                next = rows.end;
+            }
+            assert_eq!(next, m);
+        };
+        check(1, 1, 1, 1);
+        check(0, 5, 5, 0);
+        check(1024, 1024, 1024, 8);
+        check(130, 4096, 2048, 3);
+        check(1 << 24, 1, 1, 1);
+    }
+
+    #[test]
+    fn memory_is_bounded_before_it_is_taken() {
+        let mut program = Program::default();
+        program.buffer(1024);
+        assert_eq!(program.bytes(4), Ok(4100));
+        program.buffer(u64::MAX / 2);
+        assert!(matches!(program.bytes(0), Err(EngineError::TooLarge { .. })));
+    }
+}
