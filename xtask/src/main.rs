@@ -11,8 +11,9 @@ mod test;
 mod tidy;
 mod web;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use anyhow::Result;
 use clap::Parser;
@@ -48,7 +49,18 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask/ lies inside the repository").to_path_buf()
 }
 
+/// The folder that cargo builds into, which holds this program too. Asked for once: a later build may replace the file
+/// that runs here, and Linux then gives no usable name for it.
+fn build_dir() -> &'static Path {
+    static DIR: LazyLock<PathBuf> = LazyLock::new(|| {
+        let own = std::env::current_exe().expect("a program that cargo started has a path");
+        own.parent().expect("a program lies in a folder").to_path_buf()
+    });
+    &DIR
+}
+
 fn main() -> ExitCode {
+    build_dir();
     // Messages are for whoever typed the command: no backtrace of ours would help them.
     dispatch(&Command::parse()).unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::proc::{Group, Interrupt, command, on_path, run};
-use crate::{root, setup, web};
+use crate::{build_dir, root, setup, web};
 use api::{Api, Job};
 
 /// The bundled job.
@@ -92,8 +92,7 @@ fn open_page(url: &str) {
 
 /// A program that cargo just built beside this one.
 fn built(name: &str) -> Result<PathBuf> {
-    let own = std::env::current_exe().context("cannot tell where cargo builds")?;
-    let path = own.with_file_name(name);
+    let path = build_dir().join(name);
     ensure!(path.is_file(), "cargo did not build {}", path.display());
     Ok(path)
 }

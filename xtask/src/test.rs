@@ -1,14 +1,13 @@
 //! `cargo xtask test`: every check there is, as named stages with their times and limits. A stage that fails does not
 //! keep the others from running, unless they need what it makes. It runs other programs' tests and holds none itself.
 
-use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
 use crate::proc::{Ended, Interrupt, command, run_limited};
-use crate::{root, setup};
+use crate::{build_dir, root, setup};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -62,7 +61,7 @@ fn one(command: Command) -> Result<Vec<Command>, String> {
 
 /// xtask itself, so that a stage of ours has a limit like any other.
 fn own(args: &[&str]) -> Command {
-    command(std::env::current_exe().unwrap_or_else(|_| PathBuf::from("xtask")), args)
+    command(build_dir().join("xtask"), args)
 }
 
 fn cargo(args: &[&str]) -> Command {

@@ -3,6 +3,7 @@
 
 pub mod compress;
 mod finish;
+mod strip;
 
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,7 @@ pub fn hash_assets() -> Result<()> {
     }
     shrink(&staging.join(finish::WASM))?;
     let names = finish::finish(&staging)?;
+    strip::strip(&staging)?;
     let count = compress::compress_below(&staging)?;
     println!("worker: {} and {}; {count} files compressed", names.script, names.wasm);
     Ok(())
