@@ -210,7 +210,7 @@ fn verdicts() {
         credit_flop,
     };
     check_body("result-response", &answer(Verdict::Accepted, "", 8_704_000));
-    let rejected = answer(Verdict::Rejected, "the block is not the product", 0);
+    let rejected = answer(Verdict::Rejected, "wrong_tensor: row 3 is not the product", 0);
     check_body("result-response-rejected", &rejected);
 }
 

@@ -247,7 +247,7 @@ def main(check):
     write("result-response", "Answer to POST /v1/results: accepted (1), 2*m*k*n = 8704000 credited.",
           cbor({0: 41, 1: 900, 2: 1, 3: "", 4: 8_704_000}), answer, check)
     write("result-response-rejected", "Answer to POST /v1/results: rejected (2), with the reason.",
-          cbor({0: 41, 1: 900, 2: 2, 3: "the block is not the product", 4: 0}), answer, check)
+          cbor({0: 41, 1: 900, 2: 2, 3: "wrong_tensor: row 3 is not the product", 4: 0}), answer, check)
     write_safetensors(check)
     fill_document(check)
 
