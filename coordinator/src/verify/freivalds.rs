@@ -110,8 +110,7 @@ pub fn check_product(
     for row in 0..m {
         let tolerance = row_tolerance(shape, norm(&a[row * k..][..k]), b_norm);
         let sum: f64 = c[row * n..][..n].iter().map(|&v| f64::from(v.abs())).sum();
-        // Written so that a NaN refuses, here and below.
-        if !(sum <= tolerance.sum_max * (1.0 + gamma(n as f64 + 8.0, UNIT_ROUNDOFF_F64))) {
+        if !within(sum, tolerance.sum_max * (1.0 + gamma(n as f64 + 8.0, UNIT_ROUNDOFF_F64))) {
             return Err(Refusal::RowTooLarge { row, sum, most: tolerance.sum_max });
         }
         tolerances.push(tolerance);
@@ -125,7 +124,7 @@ pub fn check_product(
         let residuals = residuals(shape, a, b, c, &signs, group);
         for (row, tolerance) in tolerances.iter().enumerate() {
             for &residual in &residuals[row * group..][..group] {
-                if !(residual.abs() <= tolerance.threshold) {
+                if !within(residual.abs(), tolerance.threshold) {
                     return Err(Refusal::WrongProduct { row, residual, tolerance: tolerance.threshold });
                 }
             }
@@ -133,6 +132,11 @@ pub fn check_product(
         left -= group;
     }
     Ok(())
+}
+
+/// False for NaN on either side, so that a check which asks for it fails.
+fn within(value: f64, most: f64) -> bool {
+    value <= most
 }
 
 /// `C·V − A·(B·V)`, `[m, group]`, for `signs` = V `[n, group]`.
