@@ -191,6 +191,7 @@ export class Contribution {
       const broken = (what) => {
         clearTimeout(timer);
         if (this.#worker !== worker) return;
+        this.#abandon = null;
         this.#close();
         const error = new Error(what);
         failed(error);

@@ -137,10 +137,13 @@ export class Panel {
     const { contribution } = text;
     setText(element("unit-name"), contribution.unit(unit.unit, unit.kind));
     const parts = [text.phase[unit.phase]];
-    if (unit.phase === "computing" && unit.steps) parts.push(contribution.step(unit.step ?? 0, unit.steps));
+    if (unit.phase === "computing" && unit.step && unit.steps) parts.push(contribution.step(unit.step, unit.steps));
     if (typeof unit.loss === "number") parts.push(contribution.loss(unit.loss));
     setText(element("unit-step"), parts.join(" · "));
-    byId("unit-progress", HTMLProgressElement).value = unit.steps ? (unit.step ?? 0) / unit.steps : 0;
+    const progress = byId("unit-progress", HTMLProgressElement);
+    // Without a step there is nothing to measure yet: the bar says so instead of standing at nought.
+    if (unit.step && unit.steps) progress.value = unit.step / unit.steps;
+    else progress.removeAttribute("value");
   }
 
   #facts() {

@@ -261,7 +261,8 @@ export const tryout = {
   klass: (label) => `class ${label}`,
   /** @param {string} label */
   picture: (label) => `Picture of: ${label}`,
-  failed: "The model could not be tried",
+  /** @param {string} why */
+  failed: (why) => `The model could not be tried: ${why}`,
   download: "The first time, this downloads the worker (about 0.2 MB) and the model.",
 };
 

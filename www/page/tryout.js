@@ -34,7 +34,7 @@ export function setUpTryout(visit, currentJob) {
       document.documentElement.dataset["answers"] = String(answers.length);
     } catch (error) {
       const what = error instanceof Error ? error.message : String(error);
-      setText(element("try-status"), text.contribution.error(`${text.tryout.failed}: ${what}`, false));
+      setText(element("try-status"), text.tryout.failed(what));
     } finally {
       button.removeAttribute("aria-disabled");
     }
