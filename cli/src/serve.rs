@@ -1,8 +1,62 @@
-//! Not written yet.
+//! `manyhands serve`: runs a coordinator until it is told to stop. What a coordinator does is in the coordinator's crate.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use manyhands_coordinator::{App, Config, config};
 
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Address to listen on; port 0 takes any free one.
+    #[arg(long, default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, config::DEFAULT_PORT)))]
+    listen: SocketAddr,
+    /// Folder of database, blobs and keys.
+    #[arg(long, default_value = "manyhands-data")]
+    data_dir: PathBuf,
+    /// Name shown to visitors.
+    #[arg(long)]
+    name: Option<String>,
+}
 
-pub async fn run(_: Args) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet")
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let mut config = Config::new(args.data_dir);
+    config.listen = args.listen;
+    if let Some(name) = args.name {
+        config.name = name;
+    }
+    // Listened for before the start is announced, so that a signal is never missed.
+    let stop = stop_signal()?;
+    let app = App::start(config).await.context("cannot start the coordinator")?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "listening on {}", app.url())?;
+    writeln!(out, "coordinator key {}", app.key)?;
+    out.flush()?;
+    drop(out);
+    tracing::info!(token = %app.admin_token_path.display(), "the operator's token is in this file");
+    stop.await;
+    tracing::info!("stopping");
+    app.shutdown().await;
+    Ok(())
+}
+
+/// Resolves at the first request to stop.
+#[cfg(unix)]
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+#[cfg(not(unix))]
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    Ok(async {
+        let _ = tokio::signal::ctrl_c().await;
+    })
 }

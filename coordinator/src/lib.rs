@@ -1,9 +1,25 @@
 //! The coordinator of Many Hands: HTTP routes, scheduling, verification, aggregation and the stores.
 //!
-//! It computes nothing in a GPU and never decides alone what a rule in `manyhands_protocol::rules` decides.
+//! It computes nothing on a GPU, and decides nothing alone that a rule in `manyhands_protocol::rules` decides.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod app;
+mod assets;
+pub mod blobs;
+pub mod clock;
+pub mod config;
 pub mod cut;
+pub mod driver;
+pub mod events;
+mod http;
+mod jobs;
+pub mod keys;
 pub mod merge;
 pub mod referee;
+pub mod scheduler;
+mod service;
+pub mod store;
 pub mod verify;
+
+pub use app::{App, StartError};
+pub use config::Config;

@@ -1,0 +1,138 @@
+//! Starts and ends a whole coordinator in this process: `manyhands serve`, and every test that needs one.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::serve::ListenerExt;
+use manyhands_protocol::KeyId;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::blobs::{BlobError, Blobs};
+use crate::config::Config;
+use crate::keys::{KeyError, Keys};
+use crate::service::Service;
+use crate::store::sqlite::SqliteStore;
+use crate::store::{Store, StoreError};
+use crate::{driver, http};
+
+/// How long a shutdown waits for calls under way.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(10);
+
+/// Why a coordinator does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("data folder {path}: {source}")]
+    DataDir { path: PathBuf, source: io::Error },
+    #[error("data folder {path} is in use by another coordinator")]
+    InUse { path: PathBuf },
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    #[error(transparent)]
+    Blobs(#[from] BlobError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A coordinator that runs. Dropped, it stops where it stands, like a process that is killed.
+pub struct App {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// The coordinator's public key.
+    pub key: KeyId,
+    pub admin_token_path: PathBuf,
+    service: Arc<Service>,
+    tasks: JoinSet<()>,
+    /// Keeps a second coordinator off the data folder.
+    _lock: File,
+}
+
+impl App {
+    /// Starts on the SQLite file and the blob folder in the configured data folder.
+    pub async fn start(config: Config) -> Result<App, StartError> {
+        let lock = lock_data_dir(&config.data_dir)?;
+        let store = SqliteStore::open(&config.data_dir.join("manyhands.sqlite3"), config.database_lock_wait).await?;
+        App::start_locked(config, Arc::new(store), lock).await
+    }
+
+    /// Starts on another store; keys and blobs are in the data folder all the same.
+    pub async fn start_with(config: Config, store: Arc<dyn Store>) -> Result<App, StartError> {
+        let lock = lock_data_dir(&config.data_dir)?;
+        App::start_locked(config, store, lock).await
+    }
+
+    async fn start_locked(config: Config, store: Arc<dyn Store>, lock: File) -> Result<App, StartError> {
+        let listen = |source| StartError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+        let addr = listener.local_addr().map_err(listen)?;
+        let keys = Keys::load_or_create(&config.data_dir)?;
+        let blobs = Blobs::open_folder(&config.data_dir.join("blobs")).await?;
+        let (key, admin_token_path) = (keys.id(), keys.admin_token_path.clone());
+        let service = Arc::new(Service::new(config, store, blobs, keys));
+        let mut tasks = JoinSet::new();
+        let parts = service.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = parts.shutdown.cancelled() => {}
+                () = parts.events.run(&*parts.store, &*parts.config.clock) => {}
+            }
+        });
+        tasks.spawn(driver::run(service.clone()));
+        let (router, stopped) = (http::router(service.clone()), service.shutdown.clone());
+        tasks.spawn(async move {
+            let listener = listener.tap_io(|stream| {
+                let _ = stream.set_nodelay(true);
+            });
+            let served = axum::serve(listener, router).with_graceful_shutdown(stopped.cancelled_owned()).await;
+            if let Err(error) = served {
+                tracing::error!(%error, "the server ended");
+            }
+        });
+        Ok(App { addr, key, admin_token_path, service, tasks, _lock: lock })
+    }
+
+    /// Base address of the calls.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// What must always hold and does not, in the store and between it and the blobs.
+    pub async fn check_invariants(&self) -> Result<Vec<String>, StoreError> {
+        let mut broken = self.service.store.check_invariants().await?;
+        for blob in self.service.store.blobs().await? {
+            match self.service.blobs.bytes_stored(blob.hash).await {
+                Ok(bytes) if bytes == blob.bytes => {}
+                Ok(bytes) => broken.push(format!("blob {} has {bytes} bytes, {} are recorded", blob.hash, blob.bytes)),
+                Err(error) => broken.push(error.to_string()),
+            }
+        }
+        Ok(broken)
+    }
+
+    /// Waits for calls under way, ends the driver after its current step, and closes.
+    pub async fn shutdown(mut self) {
+        self.service.shutdown.cancel();
+        let ended = tokio::time::timeout(SHUTDOWN_WAIT, async { while self.tasks.join_next().await.is_some() {} }).await;
+        if ended.is_err() {
+            tracing::warn!("calls were still under way; they are cut off");
+        }
+        self.tasks.shutdown().await;
+    }
+}
+
+fn lock_data_dir(path: &Path) -> Result<File, StartError> {
+    let failed = |source| StartError::DataDir { path: path.to_owned(), source };
+    std::fs::create_dir_all(path).map_err(failed)?;
+    let file = File::options().create(true).truncate(false).write(true).open(path.join("manyhands.lock")).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::InUse { path: path.to_owned() }),
+        Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
+    }
+}

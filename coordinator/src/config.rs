@@ -1,0 +1,55 @@
+//! How a coordinator is set up. Defaults live here and nowhere else.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use manyhands_protocol::limits;
+
+use crate::clock::{Clock, SystemClock};
+
+/// Port that `manyhands serve` listens on unless told otherwise.
+pub const DEFAULT_PORT: u16 = 8787;
+
+/// Settings of one coordinator.
+#[derive(Clone)]
+pub struct Config {
+    /// Address to listen on; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// Folder of database, blobs and keys; made if it is missing.
+    pub data_dir: PathBuf,
+    /// Shown to visitors.
+    pub name: String,
+    pub clock: Arc<dyn Clock>,
+    /// How long a gradient unit waits for a second key.
+    pub replica_wait_ms: u64,
+    /// How long the start waits for a database that another process has locked.
+    pub database_lock_wait: Duration,
+    /// Most event streams at once.
+    pub streams_count_max: usize,
+    /// Most uploads at once.
+    pub uploads_count_max: usize,
+    /// Results checked by algebra at once.
+    pub checks_count_max: usize,
+    /// Results that may wait for that; more are asked to come back.
+    pub checks_waiting_max: usize,
+}
+
+impl Config {
+    /// Defaults, with data in `data_dir`.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Config {
+        Config {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)),
+            data_dir: data_dir.into(),
+            name: "Many Hands".to_owned(),
+            clock: Arc::new(SystemClock),
+            replica_wait_ms: limits::REPLICA_WAIT_MS,
+            database_lock_wait: Duration::from_secs(5),
+            streams_count_max: 4096,
+            uploads_count_max: 32,
+            checks_count_max: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            checks_waiting_max: 256,
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! One background task that moves jobs on: it ends lapsed leases, checks what a crash left unchecked, settles gradient
+//! units, merges rounds and finishes jobs.
+//!
+//! It remembers nothing between turns: each turn derives what to do from the store, and every step is safe to repeat. So a
+//! kill at any moment costs at most the step under way.
+
+pub mod check;
+pub mod round;
+mod settle;
+
+use std::sync::Arc;
+
+use manyhands_protocol::rules::settle::{Step, next_step};
+
+use crate::blobs::BlobError;
+use crate::keys::KeyError;
+use crate::referee::RefereeError;
+use crate::service::Service;
+use crate::store::StoreError;
+
+/// How long the driver waits after a failure before it tries again.
+const RETRY_MS: u64 = 2_000;
+/// Most units, or results, that one turn looks at.
+const BATCH_COUNT: u32 = 256;
+
+/// A step that failed. None of these is a volunteer's fault, and each step is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum DriveError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Blobs(#[from] BlobError),
+    #[error(transparent)]
+    Referee(#[from] RefereeError),
+    #[error(transparent)]
+    Random(#[from] KeyError),
+    #[error("input blob: {0}")]
+    Input(#[from] manyhands::TensorError),
+    #[error("a computation ended early: {0}")]
+    Ended(#[from] tokio::task::JoinError),
+    #[error("stored data is damaged: {0}")]
+    Damaged(String),
+}
+
+/// Drives all jobs until the shutdown.
+pub async fn run(service: Arc<Service>) {
+    loop {
+        let wake_ms = turn(&service).await;
+        tokio::select! {
+            () = service.shutdown.cancelled() => return,
+            () = service.driver.notified() => {}
+            () = service.config.clock.wait_until(wake_ms) => {}
+        }
+    }
+}
+
+/// What one turn found.
+struct Turn {
+    /// When something is due next.
+    wake_ms: u64,
+    /// Something changed, so something else may be due at once.
+    worked: bool,
+}
+
+impl Turn {
+    fn note<T>(&mut self, now_ms: u64, what: &str, done: Result<T, DriveError>) -> Option<T> {
+        match done {
+            Ok(value) => {
+                self.worked = true;
+                Some(value)
+            }
+            Err(error) => {
+                tracing::error!(%error, "{what} failed; it is tried again");
+                self.wake_ms = self.wake_ms.min(now_ms.saturating_add(RETRY_MS));
+                None
+            }
+        }
+    }
+}
+
+/// Does what is due, and gives the time at which more will be.
+async fn turn(service: &Arc<Service>) -> u64 {
+    let now_ms = service.now_ms();
+    let mut turn = Turn { wake_ms: u64::MAX, worked: false };
+    lapse_leases(service, now_ms, &mut turn).await;
+    check_results(service, now_ms, &mut turn).await;
+    settle_units(service, now_ms, &mut turn).await;
+    match service.store.jobs_to_advance().await {
+        Ok(jobs) => {
+            for job in jobs {
+                turn.note(now_ms, "merging a round", round::advance(service, &job).await);
+                service.events.touch(job.id);
+            }
+        }
+        Err(error) => {
+            turn.note::<()>(now_ms, "looking for finished rounds", Err(error.into()));
+        }
+    }
+    if turn.worked { now_ms } else { turn.wake_ms }
+}
+
+async fn lapse_leases(service: &Service, now_ms: u64, turn: &mut Turn) {
+    match service.store.lapse_leases(now_ms).await {
+        Ok((jobs, next_ms)) => {
+            turn.wake_ms = turn.wake_ms.min(next_ms.unwrap_or(u64::MAX));
+            turn.worked |= !jobs.is_empty();
+            jobs.into_iter().for_each(|job| service.events.touch(job));
+        }
+        Err(error) => {
+            turn.note::<()>(now_ms, "ending lapsed leases", Err(error.into()));
+        }
+    }
+}
+
+/// Checks results that no call is checking: a crash, or a failure of storage, left them.
+async fn check_results(service: &Arc<Service>, now_ms: u64, turn: &mut Turn) {
+    match service.store.results_to_check(BATCH_COUNT).await {
+        Ok(results) => {
+            for result in results {
+                if let Some(_entered) = service.checking.enter(result.id) {
+                    turn.note(now_ms, "checking a result", check::check_result(service, &result).await);
+                }
+            }
+        }
+        Err(error) => {
+            turn.note::<()>(now_ms, "looking for unchecked results", Err(error.into()));
+        }
+    }
+}
+
+async fn settle_units(service: &Arc<Service>, now_ms: u64, turn: &mut Turn) {
+    let units = match service.store.units_waiting(BATCH_COUNT).await {
+        Ok(units) => units,
+        Err(error) => {
+            turn.note::<()>(now_ms, "looking for units to settle", Err(error.into()));
+            return;
+        }
+    };
+    let mut for_referee = Vec::new();
+    for unit in units {
+        let first_ms = unit.first_result_ms.unwrap_or(u64::MAX);
+        match next_step(unit.results_count, first_ms, now_ms, service.config.replica_wait_ms) {
+            Step::Wait { until_ms } => turn.wake_ms = turn.wake_ms.min(until_ms),
+            Step::Compare => {
+                turn.note(now_ms, "comparing results", settle::compare(service, &unit).await);
+            }
+            // After the comparisons: it takes much longer.
+            Step::Referee => for_referee.push(unit),
+        }
+    }
+    for unit in for_referee {
+        if service.shutdown.is_cancelled() {
+            return;
+        }
+        turn.note(now_ms, "refereeing a unit", settle::referee(service, &unit).await);
+    }
+}

@@ -1,0 +1,111 @@
+//! Checks one result on its own: a product by algebra, an update for its structure, a late one against what its unit was
+//! settled with. Ends in a verdict, or in none where an update must wait for its comparison.
+
+use std::sync::Arc;
+
+use manyhands::tensors;
+use manyhands_protocol::work::{MatmulWork, TrainWork, Work};
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use super::DriveError;
+use crate::service::Service;
+use crate::store::{Judgement, ResultRow, SettledBy, Settlement, Unit};
+use crate::verify::freivalds::{ProductShape, check_product};
+use crate::verify::{Refusal, gradient};
+use crate::{keys, merge};
+
+/// What a rejected result of a unit that was settled otherwise is told.
+pub const DISAGREES: &str = "disagrees: the update differs from the settled one by more than the tolerance";
+
+/// Checks a pending result. The caller has entered it in `service.checking`.
+pub async fn check_result(service: &Arc<Service>, result: &ResultRow) -> Result<(), DriveError> {
+    let Some(unit) = service.store.unit(result.unit).await? else {
+        return Err(DriveError::Damaged(format!("no unit {}", result.unit)));
+    };
+    match &unit.work {
+        Work::Matmul(work) => {
+            let refusal = product_refusal(service, work, result).await?;
+            judge_product(service, result, &unit, refusal).await?;
+        }
+        Work::Train(work) => check_update(service, result, &unit, work).await?,
+    }
+    service.events.touch(result.job);
+    service.driver.notify_one();
+    Ok(())
+}
+
+async fn judge_product(service: &Service, result: &ResultRow, unit: &Unit, refusal: Option<Refusal>) -> Result<(), DriveError> {
+    let (id, now_ms) = (result.id, service.now_ms());
+    if let Some(refusal) = refusal {
+        tracing::info!(result = id, unit = %unit.id, key = %result.key, %refusal, "rejected");
+        return Ok(service.store.judge(Judgement::reject(id, reason(&refusal)), now_ms).await?);
+    }
+    let judgements = vec![Judgement::accept(id)];
+    let settlement = Settlement { unit: unit.id, canonical: result.output, by: SettledBy::Algebra, judgements, now_ms };
+    service.store.settle(settlement).await?;
+    // The unit may have been settled by another right result meanwhile: this one is right all the same.
+    Ok(service.store.judge(Judgement::accept(id), now_ms).await?)
+}
+
+/// Reads the product's blobs and checks it against vectors drawn now, after the result was stored.
+async fn product_refusal(service: &Service, work: &MatmulWork, result: &ResultRow) -> Result<Option<Refusal>, DriveError> {
+    let (a, b) = (service.blobs.read(work.a).await?, service.blobs.read(work.b).await?);
+    let c = service.blobs.read(result.output).await?;
+    let mut rng = ChaCha20Rng::from_seed(keys::random32()?);
+    let shape = ProductShape { m: work.m as usize, k: work.k as usize, n: work.n as usize };
+    let _slot = service.checks.acquire().await;
+    let checked = tokio::task::spawn_blocking(move || -> Result<Option<Refusal>, manyhands::TensorError> {
+        let ProductShape { m, k, n } = shape;
+        let a = one_tensor(tensors::read_f32(&a, &[("a", &[m, k])])?);
+        let b = one_tensor(tensors::read_f32(&b, &[("b", &[k, n])])?);
+        let c = match tensors::read_f32(&c, &[("c", &[m, n])]) {
+            Ok(c) => one_tensor(c),
+            Err(e) => return Ok(Some(Refusal::from(e))),
+        };
+        Ok(check_product(shape, &a, &b, &c, &mut rng).err())
+    });
+    Ok(checked.await??)
+}
+
+fn one_tensor(mut tensors: Vec<Vec<f32>>) -> Vec<f32> {
+    tensors.pop().unwrap_or_default()
+}
+
+/// The reason a rejected result carries: the stable code first.
+pub fn reason(refusal: &Refusal) -> String {
+    format!("{}: {}", refusal.code().as_str(), refusal.reason())
+}
+
+async fn check_update(service: &Service, result: &ResultRow, unit: &Unit, work: &TrainWork) -> Result<(), DriveError> {
+    let now_ms = service.now_ms();
+    let update = match read_update(service, work, result).await? {
+        Ok(update) => update,
+        Err(refusal) => {
+            tracing::info!(result = result.id, unit = %unit.id, key = %result.key, %refusal, "rejected");
+            return Ok(service.store.judge(Judgement::reject(result.id, reason(&refusal)), now_ms).await?);
+        }
+    };
+    let Some(canonical) = unit.canonical else { return Ok(()) };
+    let settled = merge::read_tensors(&work.model, &service.blobs.read(canonical).await?)?;
+    let judgement =
+        if gradient::compare(&settled, &update) { Judgement::accept(result.id) } else { Judgement::reject(result.id, DISAGREES) };
+    Ok(service.store.judge(judgement, now_ms).await?)
+}
+
+/// A result's update, if it has the right structure and a sane norm.
+pub async fn read_update(
+    service: &Service,
+    work: &TrainWork,
+    result: &ResultRow,
+) -> Result<Result<Vec<Vec<f32>>, Refusal>, DriveError> {
+    let checkpoint = service.blobs.read(work.checkpoint).await?;
+    let output = service.blobs.read(result.output).await?;
+    let work = work.clone();
+    let _slot = service.checks.acquire().await;
+    let read = tokio::task::spawn_blocking(move || {
+        let checkpoint = merge::read_tensors(&work.model, &checkpoint)?;
+        Ok::<_, DriveError>(gradient::check_update(&work, &checkpoint, &output))
+    });
+    read.await?
+}

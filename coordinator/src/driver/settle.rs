@@ -1,0 +1,98 @@
+//! Settles gradient units: two keys that agree, or the coordinator's own computation.
+
+use std::sync::Arc;
+
+use manyhands_protocol::wire::Verdict;
+use manyhands_protocol::work::{TrainWork, Work};
+
+use super::DriveError;
+use super::check::{self, DISAGREES};
+use crate::service::Service;
+use crate::store::{Judgement, ResultRow, SettledBy, Settlement, Unit};
+use crate::verify::gradient;
+use crate::{merge, referee as native};
+
+type Update = Vec<Vec<f32>>;
+
+fn train_work(unit: &Unit) -> Result<&TrainWork, DriveError> {
+    match &unit.work {
+        Work::Train(work) => Ok(work),
+        Work::Matmul(_) => Err(DriveError::Damaged(format!("unit {} waits for a comparison of products", unit.id))),
+    }
+}
+
+/// The unit's pending results with their updates, oldest first, at most `count_max`. A malformed one is rejected here.
+async fn updates(
+    service: &Service,
+    unit: &Unit,
+    work: &TrainWork,
+    count_max: usize,
+) -> Result<Vec<(ResultRow, Update)>, DriveError> {
+    let mut found = Vec::new();
+    for result in service.store.unit_results(unit.id).await? {
+        if result.verdict != Verdict::Pending || found.len() == count_max {
+            continue;
+        }
+        match check::read_update(service, work, &result).await? {
+            Ok(update) => found.push((result, update)),
+            Err(refusal) => {
+                service.store.judge(Judgement::reject(result.id, check::reason(&refusal)), service.now_ms()).await?;
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Compares the first two results; settles the unit if they agree, and calls the referee if not.
+pub async fn compare(service: &Arc<Service>, unit: &Unit) -> Result<(), DriveError> {
+    let work = train_work(unit)?;
+    let updates = updates(service, unit, work, 2).await?;
+    let [(first, a), (second, b)] = updates.as_slice() else {
+        // One was malformed: the next turn sees what is left.
+        return Ok(());
+    };
+    if !gradient::compare(a, b) {
+        tracing::info!(unit = %unit.id, keys = %format!("{} {}", first.key, second.key), "results disagree");
+        return referee(service, unit).await;
+    }
+    let judgements = vec![Judgement::accept(first.id), Judgement::accept(second.id)];
+    let (canonical, now_ms) = (first.output, service.now_ms());
+    service.store.settle(Settlement { unit: unit.id, canonical, by: SettledBy::Quorum, judgements, now_ms }).await?;
+    service.events.touch(unit.job);
+    Ok(())
+}
+
+/// Computes the unit and judges its results by that. Results that come in meanwhile are judged after, as late ones.
+pub async fn referee(service: &Arc<Service>, unit: &Unit) -> Result<(), DriveError> {
+    let work = train_work(unit)?;
+    let checkpoint = service.blobs.read(work.checkpoint).await?;
+    let shard = service.blobs.read(work.shard).await?;
+    let own = {
+        let (_slot, work) = (service.referee.acquire().await, work.clone());
+        tokio::task::spawn_blocking(move || native::compute_update(&work, &checkpoint, &shard)).await??
+    };
+    let (mut judgements, mut canonical) = (Vec::new(), None);
+    for (result, update) in updates(service, unit, work, usize::MAX).await? {
+        if gradient::compare(&own, &update) {
+            canonical = canonical.or(Some(result.output));
+            judgements.push(Judgement::accept(result.id));
+        } else {
+            tracing::info!(result = result.id, unit = %unit.id, key = %result.key, "rejected: the referee disagrees");
+            judgements.push(Judgement::reject(result.id, DISAGREES));
+        }
+    }
+    let now_ms = service.now_ms();
+    let canonical = match canonical {
+        Some(hash) => hash,
+        None => {
+            let bytes = merge::write_tensors(&work.model, &own);
+            let length = bytes.len() as u64;
+            let hash = service.blobs.put(bytes).await?;
+            service.store.add_blob(hash, length, now_ms).await?;
+            hash
+        }
+    };
+    service.store.settle(Settlement { unit: unit.id, canonical, by: SettledBy::Referee, judgements, now_ms }).await?;
+    service.events.touch(unit.job);
+    Ok(())
+}

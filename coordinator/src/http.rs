@@ -1,0 +1,143 @@
+//! The HTTP face: routes, and what holds for every answer. What calls do is in the modules beside.
+
+mod admin;
+mod auth;
+mod blobs;
+mod body;
+mod jobs;
+mod leases;
+mod problem;
+mod results;
+mod sessions;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post, put};
+use futures::FutureExt;
+use manyhands_protocol::problem::Code;
+
+use crate::assets;
+use crate::service::Service;
+
+pub use problem::Failure;
+
+/// Shared by all handlers.
+pub type Shared = State<Arc<Service>>;
+
+/// The whole application.
+pub fn router(service: Arc<Service>) -> Router {
+    let api = Router::new()
+        .route("/v1/info", get(jobs::info))
+        .route("/v1/jobs", get(jobs::list))
+        .route("/v1/jobs/{id}", get(jobs::one))
+        .route("/v1/jobs/{id}/events", get(jobs::events))
+        .route("/v1/keys/{id}", get(jobs::key))
+        .route("/v1/sessions", post(sessions::open).delete(sessions::withdraw))
+        .route("/v1/leases", post(leases::ask))
+        .route("/v1/leases/{id}", delete(leases::give_back))
+        .route("/v1/leases/{id}/heartbeat", post(leases::heartbeat))
+        .route("/v1/blobs/{hash}", get(blobs::download).put(blobs::upload))
+        .route("/v1/results", post(results::submit))
+        .route("/v1/admin/jobs", get(admin::list).post(admin::submit))
+        .route("/v1/admin/jobs/{id}", get(admin::one))
+        .route("/v1/admin/jobs/{id}/export", get(admin::export))
+        .route("/v1/admin/jobs/{id}/{action}", post(admin::change))
+        .route("/v1/admin/blobs/{hash}", put(admin::upload))
+        .route("/v1/admin/stop", post(admin::stop))
+        .route("/v1/admin/resume", post(admin::resume))
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn(refuse_foreign_pages));
+    api.fallback(page).layer(middleware::from_fn(every_answer)).with_state(service)
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> Failure {
+    Failure::new(Code::MethodNotAllowed, format!("{} does not take {method}", uri.path()))
+}
+
+/// Everything that is no route: the page's files, and 404 under `/v1`.
+async fn page(method: Method, uri: Uri, headers: HeaderMap) -> Response {
+    if uri.path() == "/v1" || uri.path().starts_with("/v1/") {
+        return Failure::new(Code::NotFound, format!("nothing at {}", uri.path())).into_response();
+    }
+    if method != Method::GET && method != Method::HEAD {
+        return method_not_allowed(method, uri).await.into_response();
+    }
+    assets::serve(uri, headers).await
+}
+
+/// Calls that change something come from the coordinator's own page or from no page at all. Browsers say which in headers
+/// that scripts cannot set; there are no CORS headers, so nothing a foreign page sends is answered to it either.
+async fn refuse_foreign_pages(request: Request, next: Next) -> Response {
+    if request.method().is_safe() || !is_foreign(request.headers()) {
+        return next.run(request).await;
+    }
+    Failure::new(Code::ForeignOrigin, "this call comes from a page of another origin").into_response()
+}
+
+fn is_foreign(headers: &HeaderMap) -> bool {
+    if let Some(site) = headers.get("sec-fetch-site") {
+        if site != "same-origin" && site != "none" {
+            return true;
+        }
+        // A development server that proxies for us changes `Host`, so what the browser says of its own page decides.
+        if site == "same-origin" {
+            return false;
+        }
+    }
+    let Some(origin) = headers.get(header::ORIGIN) else { return false };
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let origin_host = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
+    origin_host.is_none() || origin_host != host
+}
+
+/// Headers of every answer, and a problem document in place of a panic.
+async fn every_answer(request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let mut response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(_) => {
+            tracing::error!(path, "a handler panicked");
+            Failure::new(Code::Internal, "the coordinator failed; this is not your fault").into_response()
+        }
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(pairs: &[(&'static str, &str)], foreign: bool) {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.insert(*name, HeaderValue::from_str(value).unwrap());
+        }
+        assert_eq!(is_foreign(&headers), foreign, "{pairs:?}");
+    }
+
+    #[test]
+    fn pages_of_other_origins_are_foreign() {
+        check(&[("host", "hands.example")], false);
+        check(&[("host", "hands.example"), ("origin", "https://hands.example")], false);
+        check(&[("host", "127.0.0.1:8787"), ("origin", "http://127.0.0.1:8787")], false);
+        check(&[("host", "127.0.0.1:8787"), ("origin", "http://127.0.0.1:9999")], true);
+        check(&[("host", "hands.example"), ("origin", "https://evil.example")], true);
+        check(&[("host", "hands.example"), ("origin", "https://hands.example.evil.example")], true);
+        check(&[("host", "hands.example"), ("origin", "null")], true);
+        check(&[("origin", "https://hands.example")], true);
+        check(&[("host", "hands.example"), ("sec-fetch-site", "cross-site")], true);
+        check(&[("host", "hands.example"), ("sec-fetch-site", "same-site")], true);
+        check(&[("host", "hands.example"), ("sec-fetch-site", "none"), ("origin", "https://evil.example")], true);
+        check(&[("host", "127.0.0.1:8787"), ("sec-fetch-site", "same-origin"), ("origin", "http://127.0.0.1:8080")], false);
+    }
+}

@@ -1,0 +1,108 @@
+//! The operator's calls. Each needs the operator's token.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use manyhands_protocol::manifest::{self, Submission};
+use manyhands_protocol::problem::Code;
+use manyhands_protocol::view::{JobState, JobView, JobsView};
+use manyhands_protocol::{BlobHash, JobId, limits};
+
+use super::jobs::views;
+use super::{Failure, Shared, auth, blobs, body};
+use crate::jobs::{self, JobError};
+use crate::service::Service;
+
+const ALL: &[JobState] = &[JobState::Submitted, JobState::Running, JobState::Paused, JobState::Cancelled, JobState::Finished];
+
+/// `GET /v1/admin/jobs`.
+pub async fn list(State(service): Shared, headers: HeaderMap) -> Result<Json<JobsView>, Failure> {
+    auth::admin(&service, &headers)?;
+    Ok(Json(views(&service, ALL).await?))
+}
+
+async fn view(service: &Service, id: JobId) -> Result<Json<JobView>, Failure> {
+    match service.store.job_view(id, service.now_ms()).await? {
+        Some((_, view)) => Ok(Json(view)),
+        None => Err(Failure::new(Code::UnknownJob, format!("no job {id}"))),
+    }
+}
+
+/// `GET /v1/admin/jobs/{id}`.
+pub async fn one(State(service): Shared, Path(id): Path<String>, headers: HeaderMap) -> Result<Json<JobView>, Failure> {
+    auth::admin(&service, &headers)?;
+    view(&service, body::parse_id(&id, "job id")?).await
+}
+
+/// `PUT /v1/admin/blobs/{sha256}`.
+pub async fn upload(
+    State(service): Shared,
+    Path(hash): Path<String>,
+    headers: HeaderMap,
+    request: Body,
+) -> Result<StatusCode, Failure> {
+    auth::admin(&service, &headers)?;
+    let hash: BlobHash = body::parse_id(&hash, "SHA-256 in lower-case hexadecimal")?;
+    let bytes = blobs::upload_length(&headers)?;
+    blobs::receive(&service, hash, bytes, request).await?;
+    let new = service.store.add_blob(hash, bytes, service.now_ms()).await?;
+    Ok(if new { StatusCode::CREATED } else { StatusCode::OK })
+}
+
+/// `POST /v1/admin/jobs`.
+pub async fn submit(State(service): Shared, headers: HeaderMap, request: Body) -> Result<Response, Failure> {
+    auth::admin(&service, &headers)?;
+    let bytes = body::read(&headers, request, body::JSON, limits::JSON_BODY_BYTES_MAX).await?;
+    let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| Failure::new(Code::BadJson, e.to_string()))?;
+    drop(value);
+    let submission: Submission = manifest::parse_json(&bytes).map_err(JobError::from)?;
+    let id = jobs::submit(&service, submission).await?;
+    Ok((StatusCode::CREATED, view(&service, id).await?).into_response())
+}
+
+/// `POST /v1/admin/jobs/{id}/{approve|pause|resume|cancel}`.
+pub async fn change(
+    State(service): Shared,
+    Path((id, action)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Json<JobView>, Failure> {
+    auth::admin(&service, &headers)?;
+    let id: JobId = body::parse_id(&id, "job id")?;
+    let (from, to): (&[JobState], JobState) = match action.as_str() {
+        "approve" => (&[JobState::Submitted], JobState::Running),
+        "pause" => (&[JobState::Running], JobState::Paused),
+        "resume" => (&[JobState::Paused], JobState::Running),
+        "cancel" => (&[JobState::Submitted, JobState::Running, JobState::Paused], JobState::Cancelled),
+        _ => return Err(Failure::new(Code::NotFound, format!("jobs have no {action}"))),
+    };
+    service.store.set_job_state(id, from, to).await?;
+    service.events.touch(id);
+    service.driver.notify_one();
+    view(&service, id).await
+}
+
+/// `POST /v1/admin/stop`.
+pub async fn stop(State(service): Shared, headers: HeaderMap) -> Result<StatusCode, Failure> {
+    set_stopped(&service, &headers, true).await
+}
+
+/// `POST /v1/admin/resume`.
+pub async fn resume(State(service): Shared, headers: HeaderMap) -> Result<StatusCode, Failure> {
+    set_stopped(&service, &headers, false).await
+}
+
+async fn set_stopped(service: &Service, headers: &HeaderMap, stopped: bool) -> Result<StatusCode, Failure> {
+    auth::admin(service, headers)?;
+    service.store.set_stopped(stopped).await?;
+    tracing::warn!(stopped, "the operator changed whether work is given out");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `GET /v1/admin/jobs/{id}/export`.
+pub async fn export(State(service): Shared, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, Failure> {
+    auth::admin(&service, &headers)?;
+    let bytes = jobs::export(&service, body::parse_id(&id, "job id")?).await?;
+    Ok(([(header::CONTENT_TYPE, body::OCTETS)], bytes).into_response())
+}

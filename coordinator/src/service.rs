@@ -1,0 +1,124 @@
+//! What the routes and the driver share. Holds no state that a restart would miss: sets of calls under way, and limits.
+
+use std::collections::HashSet;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use manyhands_protocol::LeaseId;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::blobs::Blobs;
+use crate::config::Config;
+use crate::events::Hub;
+use crate::keys::Keys;
+use crate::store::Store;
+
+/// One coordinator's parts.
+pub struct Service {
+    pub config: Config,
+    pub store: Arc<dyn Store>,
+    pub blobs: Blobs,
+    pub keys: Keys,
+    pub events: Hub,
+    /// Wakes the driver: something may have to be settled or merged.
+    pub driver: Notify,
+    pub shutdown: CancellationToken,
+    /// Leases with an upload under way.
+    pub uploading: InFlight<LeaseId>,
+    /// Results being checked.
+    pub checking: InFlight<i64>,
+    pub streams: Arc<Semaphore>,
+    pub uploads: Arc<Semaphore>,
+    pub checks: Semaphore,
+    pub checks_waiting: AtomicUsize,
+    /// One referee's or evaluator's computation at a time.
+    pub referee: Semaphore,
+}
+
+impl Service {
+    pub fn new(config: Config, store: Arc<dyn Store>, blobs: Blobs, keys: Keys) -> Service {
+        Service {
+            streams: Arc::new(Semaphore::new(config.streams_count_max)),
+            uploads: Arc::new(Semaphore::new(config.uploads_count_max)),
+            checks: Semaphore::new(config.checks_count_max),
+            config,
+            store,
+            blobs,
+            keys,
+            events: Hub::default(),
+            driver: Notify::new(),
+            shutdown: CancellationToken::new(),
+            uploading: InFlight::default(),
+            checking: InFlight::default(),
+            checks_waiting: AtomicUsize::new(0),
+            referee: Semaphore::new(1),
+        }
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.config.clock.now_ms()
+    }
+
+    /// Takes a place in the queue of checks; none is left when this is `None`.
+    pub fn queue_check(self: &Arc<Self>) -> Option<QueuedCheck> {
+        let queued = QueuedCheck(self.clone());
+        let waiting = self.checks_waiting.fetch_add(1, Ordering::AcqRel);
+        (waiting < self.config.checks_waiting_max).then_some(queued)
+    }
+}
+
+/// A place in the queue of checks, given up when dropped.
+pub struct QueuedCheck(Arc<Service>);
+
+impl Drop for QueuedCheck {
+    fn drop(&mut self) {
+        self.0.checks_waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Ids of calls under way, each at most once.
+#[derive(Debug)]
+pub struct InFlight<T>(Mutex<HashSet<T>>);
+
+impl<T> Default for InFlight<T> {
+    fn default() -> InFlight<T> {
+        InFlight(Mutex::new(HashSet::new()))
+    }
+}
+
+impl<T: Copy + Eq + Hash> InFlight<T> {
+    /// Marks `id` as under way until the guard is dropped; `None` if it is already.
+    pub fn enter(&self, id: T) -> Option<Entered<'_, T>> {
+        let entered = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        entered.then_some(Entered { set: self, id })
+    }
+}
+
+/// See [`InFlight::enter`].
+pub struct Entered<'a, T: Copy + Eq + Hash> {
+    set: &'a InFlight<T>,
+    id: T,
+}
+
+impl<T: Copy + Eq + Hash> Drop for Entered<'_, T> {
+    fn drop(&mut self) {
+        self.set.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_under_way_once_at_a_time() {
+        let set = InFlight::default();
+        let guard = set.enter(1).unwrap();
+        assert!(set.enter(1).is_none());
+        assert!(set.enter(2).is_some());
+        drop(guard);
+        assert!(set.enter(1).is_some());
+    }
+}

@@ -1,0 +1,341 @@
+//! What the coordinator remembers, behind one trait. No SQL here, no HTTP, no clock: times come in as arguments.
+//!
+//! Contracts that every implementation keeps:
+//! - **Durability**: when a method that writes returns `Ok`, its effect survives the loss of power.
+//! - **Atomicity**: a method's writes happen together or not at all. An `Err` may mean either: a commit can succeed and
+//!   its report be lost.
+//! - **Retry**: so every write is safe to repeat with the same arguments. It finds its own effect and changes nothing
+//!   more, or refuses with a code that says so.
+//! - Counters (`keys`, `jobs`, slots of units) change in the transaction of what they count; nothing is credited twice.
+
+pub mod sqlite;
+
+use async_trait::async_trait;
+use manyhands_protocol::manifest::Submission;
+use manyhands_protocol::problem::Code;
+use manyhands_protocol::view::{JobState, JobView, KeyView};
+use manyhands_protocol::wire::{HeartbeatResponse, Totals, Verdict};
+use manyhands_protocol::work::{UnitManifest, Work};
+use manyhands_protocol::{BlobHash, JobId, KeyId, LeaseId, UnitId};
+
+/// What can go wrong in a store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The call is not allowed in this state; nothing was written.
+    #[error("{detail}")]
+    Refused { code: Code, detail: String },
+    #[error("{path}: locked by another process")]
+    Locked { path: String },
+    #[error("{path}: made by a newer version of this program (schema {version}); use that version")]
+    NewerSchema { path: String, version: i64 },
+    #[error("{path}: schema version {version} was changed or left half-applied; restore the file from a backup")]
+    DamagedSchema { path: String, version: i64 },
+    #[error("{path}: {source}")]
+    Open { path: String, source: sqlx::Error },
+    #[error("database: {0}")]
+    Database(#[from] sqlx::Error),
+    /// A row that this program would not have written.
+    #[error("stored data is damaged: {0}")]
+    Damaged(String),
+}
+
+impl StoreError {
+    pub fn refused(code: Code, detail: impl Into<String>) -> StoreError {
+        StoreError::Refused { code, detail: detail.into() }
+    }
+}
+
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// A recorded blob; its bytes are in the blob store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlobRow {
+    pub hash: BlobHash,
+    pub bytes: u64,
+    pub public: bool,
+}
+
+/// A consent statement that was checked, about to become a session.
+#[derive(Debug, Clone)]
+pub struct NewSession {
+    pub token_hash: [u8; 32],
+    pub key: KeyId,
+    pub nonce: Vec<u8>,
+    /// The signed statement as received.
+    pub consent: Vec<u8>,
+    pub job: Option<JobId>,
+    pub opened_ms: u64,
+    pub expires_ms: u64,
+}
+
+/// An open or ended session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    pub id: i64,
+    pub key: KeyId,
+    /// The one job the consent names.
+    pub job: Option<JobId>,
+    pub expires_ms: u64,
+    pub withdrawn: bool,
+}
+
+/// A job about to be stored, with everything its first round needs.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    pub submission: Submission,
+    pub submitted_ms: u64,
+    pub units: Vec<NewUnit>,
+    /// Round 0 of a `train` job.
+    pub round: Option<NewRound>,
+}
+
+/// A checkpoint with its evaluation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NewRound {
+    pub checkpoint: BlobHash,
+    pub velocity: BlobHash,
+    pub loss: f64,
+    pub accuracy: f64,
+    pub at_ms: u64,
+}
+
+/// A work unit about to be stored.
+#[derive(Debug, Clone)]
+pub struct NewUnit {
+    pub work: Work,
+    pub min_quorum: u32,
+    /// Largest blob it reads or returns.
+    pub blob_bytes: u64,
+    pub flop: u64,
+}
+
+/// A stored job, as the driver and the operator's calls need it.
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub id: JobId,
+    pub state: JobState,
+    pub submission: Submission,
+    /// Rounds merged.
+    pub round: u32,
+    pub units_total: u64,
+    pub units_settled: u64,
+}
+
+/// A stored unit.
+#[derive(Debug, Clone)]
+pub struct Unit {
+    pub id: UnitId,
+    pub job: JobId,
+    pub round: u32,
+    pub work: Work,
+    pub min_quorum: u32,
+    pub results_count: u32,
+    pub first_result_ms: Option<u64>,
+    pub flop: u64,
+    pub canonical: Option<BlobHash>,
+}
+
+/// A request for leases.
+#[derive(Debug, Clone, Copy)]
+pub struct LeaseAsk {
+    pub key: KeyId,
+    pub session: i64,
+    /// Only units of this job.
+    pub job: Option<JobId>,
+    pub units_max: u32,
+    pub blob_bytes_max: u64,
+    pub now_ms: u64,
+}
+
+/// Signs a unit manifest; called inside the transaction that creates its lease.
+pub type Sign<'a> = &'a (dyn Fn(&UnitManifest) -> Vec<u8> + Send + Sync);
+
+/// A lease as stored.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    pub id: LeaseId,
+    pub unit: UnitId,
+    pub job: JobId,
+    pub key: KeyId,
+    pub state: LeaseState,
+    pub deadline_ms: u64,
+    pub manifest: BlobHash,
+    pub upload_bytes_max: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseState {
+    Live,
+    Lapsed,
+    GivenBack,
+    /// Its result was received.
+    Done,
+}
+
+/// A result statement that was checked as far as it can be without the store.
+#[derive(Debug, Clone)]
+pub struct NewResult {
+    pub job: JobId,
+    pub unit: UnitId,
+    pub lease: LeaseId,
+    pub key: KeyId,
+    /// Hash of the unit manifest that the statement names.
+    pub manifest: BlobHash,
+    /// The signed statement as received.
+    pub statement: Vec<u8>,
+    pub output_name: String,
+    pub output: BlobHash,
+    pub output_bytes: u64,
+    pub losses_count: usize,
+    pub backend: &'static str,
+    pub received_ms: u64,
+}
+
+/// A stored result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResultRow {
+    pub id: i64,
+    pub job: JobId,
+    pub unit: UnitId,
+    pub lease: LeaseId,
+    pub key: KeyId,
+    pub output: BlobHash,
+    pub verdict: Verdict,
+    pub reason: String,
+    pub credit_flop: u64,
+}
+
+/// What settles a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SettledBy {
+    /// The product was checked by algebra.
+    Algebra,
+    /// Results of different keys agree.
+    Quorum,
+    /// The coordinator computed it.
+    Referee,
+}
+
+impl SettledBy {
+    /// The name in the store.
+    pub fn name(self) -> &'static str {
+        match self {
+            SettledBy::Algebra => "algebra",
+            SettledBy::Quorum => "quorum",
+            SettledBy::Referee => "referee",
+        }
+    }
+}
+
+/// One result's verdict; `reason` is empty for an accepted one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    pub result: i64,
+    pub accepted: bool,
+    pub reason: String,
+}
+
+impl Judgement {
+    pub fn accept(result: i64) -> Judgement {
+        Judgement { result, accepted: true, reason: String::new() }
+    }
+
+    pub fn reject(result: i64, reason: impl Into<String>) -> Judgement {
+        Judgement { result, accepted: false, reason: reason.into() }
+    }
+}
+
+/// A unit's end: its canonical output and the verdicts known by then.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    pub unit: UnitId,
+    pub canonical: BlobHash,
+    pub by: SettledBy,
+    pub judgements: Vec<Judgement>,
+    pub now_ms: u64,
+}
+
+/// A round's end: the next checkpoint and either the next round's units or the end of the job.
+#[derive(Debug, Clone)]
+pub struct RoundClose {
+    pub job: JobId,
+    /// The round that was merged; the new checkpoint is that of `round + 1`.
+    pub round: u32,
+    pub next: NewRound,
+    /// Units of round `round + 1`; none finishes the job.
+    pub units: Vec<NewUnit>,
+}
+
+/// Storage of everything but blob bytes. The module's documentation states the contracts.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Whether the operator stopped all work.
+    async fn stopped(&self) -> Result<bool>;
+    async fn set_stopped(&self, stopped: bool) -> Result<()>;
+
+    /// Records a blob whose bytes are stored durably. True if it was not known before.
+    async fn add_blob(&self, hash: BlobHash, bytes: u64, now_ms: u64) -> Result<bool>;
+    async fn blob(&self, hash: BlobHash) -> Result<Option<BlobRow>>;
+    /// Refuses unless `key` may upload `bytes` under its live lease now.
+    async fn check_upload(&self, lease: LeaseId, key: KeyId, bytes: u64, now_ms: u64) -> Result<()>;
+    /// Records an upload whose bytes are stored durably, under the same conditions. True if the blob is new.
+    async fn add_upload(&self, lease: LeaseId, key: KeyId, hash: BlobHash, bytes: u64, now_ms: u64) -> Result<bool>;
+
+    /// Opens a session; refuses a nonce that was used.
+    async fn open_session(&self, session: NewSession) -> Result<()>;
+    async fn session(&self, token_hash: [u8; 32]) -> Result<Option<Session>>;
+    /// Ends a session and gives its leases back; gives the jobs they were of.
+    async fn withdraw_session(&self, session: i64, now_ms: u64) -> Result<Vec<JobId>>;
+    async fn key(&self, key: KeyId) -> Result<Option<KeyView>>;
+    /// Zero for a key that is not known.
+    async fn totals(&self, key: KeyId) -> Result<Totals>;
+
+    /// Stores a job in state `submitted` with its units and first round.
+    async fn create_job(&self, job: NewJob) -> Result<JobId>;
+    async fn job(&self, job: JobId) -> Result<Option<Job>>;
+    /// Jobs in one of these states, oldest first.
+    async fn jobs(&self, states: &[JobState]) -> Result<Vec<Job>>;
+    /// The job's view and the version it shows.
+    async fn job_view(&self, job: JobId, now_ms: u64) -> Result<Option<(u64, JobView)>>;
+    /// Moves a job to `to` if it is in one of `from`, or there already; makes the inputs of a job that starts public.
+    async fn set_job_state(&self, job: JobId, from: &[JobState], to: JobState) -> Result<()>;
+
+    /// Leases units that [`manyhands_protocol::rules::lease`] allows; gives the signed manifests and the jobs concerned.
+    async fn lease(&self, ask: LeaseAsk, sign: Sign<'_>) -> Result<(Vec<Vec<u8>>, Vec<JobId>)>;
+    /// Moves a live lease's deadline, unless its work is no longer wanted.
+    async fn heartbeat(&self, lease: LeaseId, key: KeyId, now_ms: u64) -> Result<HeartbeatResponse>;
+    /// Ends a lease without a result. Ending an ended one changes nothing.
+    async fn give_back(&self, lease: LeaseId, key: KeyId) -> Result<JobId>;
+    /// Ends leases past their deadline; gives the jobs concerned and the next deadline.
+    async fn lapse_leases(&self, now_ms: u64) -> Result<(Vec<JobId>, Option<u64>)>;
+
+    /// Stores a result as pending, or gives the stored one if this very statement came before.
+    async fn add_result(&self, result: NewResult) -> Result<ResultRow>;
+    async fn result(&self, result: i64) -> Result<Option<ResultRow>>;
+    /// Gives a verdict on a pending result without settling its unit: a rejected one, or a late one of a settled unit.
+    /// A result that has a verdict keeps it.
+    async fn judge(&self, judgement: Judgement, now_ms: u64) -> Result<()>;
+    /// Settles an open unit and judges results, all at once. A settled unit stays as it is.
+    async fn settle(&self, settlement: Settlement) -> Result<()>;
+
+    async fn unit(&self, unit: UnitId) -> Result<Option<Unit>>;
+    /// A unit's results that were not rejected, oldest first.
+    async fn unit_results(&self, unit: UnitId) -> Result<Vec<ResultRow>>;
+    /// Pending results of units that algebra settles or that are settled already, oldest first, at most `count_max`.
+    async fn results_to_check(&self, count_max: u32) -> Result<Vec<ResultRow>>;
+    /// Open gradient units with a result in running or paused jobs, longest waiting first, at most `count_max`.
+    async fn units_waiting(&self, count_max: u32) -> Result<Vec<Unit>>;
+    /// Running jobs without an open unit in their round.
+    async fn jobs_to_advance(&self) -> Result<Vec<Job>>;
+    /// A round's checkpoint.
+    async fn round(&self, job: JobId, round: u32) -> Result<Option<NewRound>>;
+    /// Settled units of a round in ascending order, with their canonical outputs.
+    async fn round_units(&self, job: JobId, round: u32) -> Result<Vec<(UnitId, BlobHash)>>;
+    /// Ends a round of a running job. A round that has ended stays as it is.
+    async fn close_round(&self, close: RoundClose) -> Result<()>;
+
+    /// Every recorded blob, for comparing with the blob store.
+    async fn blobs(&self) -> Result<Vec<BlobRow>>;
+    /// Re-derives every derived value and checks what must always hold; gives what does not.
+    async fn check_invariants(&self) -> Result<Vec<String>>;
+}

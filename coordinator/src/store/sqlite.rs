@@ -1,0 +1,297 @@
+//! The store in one SQLite file. This module and those under it hold all SQL there is.
+//!
+//! One connection writes, each transaction `BEGIN IMMEDIATE`; a small pool reads snapshots. WAL with synchronous=FULL:
+//! a commit that was reported is on the disk. The statements keep to what PostgreSQL also takes, but for the pragmas here.
+
+mod invariants;
+mod jobs;
+mod leases;
+mod results;
+mod rounds;
+mod rows;
+mod sessions;
+mod units;
+
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use manyhands_protocol::view::{JobState, JobView, KeyView};
+use manyhands_protocol::wire::{HeartbeatResponse, Totals};
+use manyhands_protocol::{BlobHash, JobId, KeyId, LeaseId, UnitId};
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Sqlite, SqlitePool, Transaction};
+
+use super::*;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// Connections that read at once.
+const READERS_COUNT: u32 = 4;
+/// How long a call waits for a connection before it fails.
+const ACQUIRE_WAIT: Duration = Duration::from_secs(10);
+
+/// See the module's documentation.
+pub struct SqliteStore {
+    writer: SqlitePool,
+    reader: SqlitePool,
+}
+
+type Tx = Transaction<'static, Sqlite>;
+
+impl SqliteStore {
+    /// Opens the file, makes it if it is missing, and brings its schema up to date. Waits at most `lock_wait` for
+    /// another process that holds it locked.
+    pub async fn open(path: &Path, lock_wait: Duration) -> Result<SqliteStore> {
+        let shown = path.display().to_string();
+        let failed = |e| open_error(&shown, e);
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(lock_wait);
+        let pool =
+            |connections| SqlitePoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_WAIT.max(lock_wait * 2));
+        let writer = pool(1).connect_with(options.clone()).await.map_err(failed)?;
+        // Refused while another process writes, even if there is nothing to migrate.
+        let probe = writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        probe.rollback().await.map_err(failed)?;
+        MIGRATIONS.run(&writer).await.map_err(|e| migrate_error(&shown, e))?;
+        let reader = pool(READERS_COUNT).connect_with(options.pragma("query_only", "1")).await.map_err(failed)?;
+        Ok(SqliteStore { writer, reader })
+    }
+
+    /// Closes all connections; later calls fail.
+    pub async fn close(&self) {
+        self.reader.close().await;
+        self.writer.close().await;
+    }
+
+    async fn write(&self) -> Result<Tx> {
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    }
+
+    /// A transaction that sees one snapshot.
+    async fn read(&self) -> Result<Tx> {
+        Ok(self.reader.begin().await?)
+    }
+}
+
+fn open_error(path: &str, error: sqlx::Error) -> StoreError {
+    let code = match &error {
+        sqlx::Error::Database(e) => e.code().and_then(|code| code.parse::<u32>().ok()),
+        _ => None,
+    };
+    // The low byte is the primary result code: SQLITE_BUSY and SQLITE_LOCKED (https://sqlite.org/rescode.html).
+    match code.map(|code| code & 0xff) {
+        Some(5 | 6) => StoreError::Locked { path: path.to_owned() },
+        _ => StoreError::Open { path: path.to_owned(), source: error },
+    }
+}
+
+fn migrate_error(path: &str, error: MigrateError) -> StoreError {
+    let path = path.to_owned();
+    match error {
+        MigrateError::VersionMissing(version) | MigrateError::VersionTooNew(version, _) => {
+            StoreError::NewerSchema { path, version }
+        }
+        MigrateError::VersionMismatch(version) | MigrateError::Dirty(version) => StoreError::DamagedSchema { path, version },
+        MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => open_error(&path, source),
+        other => StoreError::Open { path, source: sqlx::Error::Migrate(Box::new(other)) },
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn stopped(&self) -> Result<bool> {
+        let mut tx = self.read().await?;
+        jobs::stopped(&mut tx).await
+    }
+
+    async fn set_stopped(&self, stopped: bool) -> Result<()> {
+        let mut tx = self.write().await?;
+        jobs::set_stopped(&mut tx, stopped).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn add_blob(&self, hash: BlobHash, bytes: u64, now_ms: u64) -> Result<bool> {
+        let mut tx = self.write().await?;
+        let new = rows::add_blob(&mut tx, hash, bytes, now_ms).await?;
+        tx.commit().await?;
+        Ok(new)
+    }
+
+    async fn blob(&self, hash: BlobHash) -> Result<Option<BlobRow>> {
+        rows::blob(&mut *self.read().await?, hash).await
+    }
+
+    async fn check_upload(&self, lease: LeaseId, key: KeyId, bytes: u64, now_ms: u64) -> Result<()> {
+        leases::check_upload(&mut *self.read().await?, lease, key, None, bytes, now_ms).await
+    }
+
+    async fn add_upload(&self, lease: LeaseId, key: KeyId, hash: BlobHash, bytes: u64, now_ms: u64) -> Result<bool> {
+        let mut tx = self.write().await?;
+        leases::check_upload(&mut tx, lease, key, Some(hash), bytes, now_ms).await?;
+        let new = rows::add_blob(&mut tx, hash, bytes, now_ms).await?;
+        leases::add_upload(&mut tx, lease, hash, bytes).await?;
+        tx.commit().await?;
+        Ok(new)
+    }
+
+    async fn open_session(&self, session: NewSession) -> Result<()> {
+        let mut tx = self.write().await?;
+        sessions::open(&mut tx, session).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn session(&self, token_hash: [u8; 32]) -> Result<Option<Session>> {
+        sessions::find(&mut *self.read().await?, token_hash).await
+    }
+
+    async fn withdraw_session(&self, session: i64, now_ms: u64) -> Result<Vec<JobId>> {
+        let mut tx = self.write().await?;
+        let jobs = sessions::withdraw(&mut tx, session, now_ms).await?;
+        tx.commit().await?;
+        Ok(jobs)
+    }
+
+    async fn key(&self, key: KeyId) -> Result<Option<KeyView>> {
+        sessions::key(&mut *self.read().await?, key).await
+    }
+
+    async fn totals(&self, key: KeyId) -> Result<Totals> {
+        Ok(self.key(key).await?.map(|view| view.totals).unwrap_or_default())
+    }
+
+    async fn create_job(&self, job: NewJob) -> Result<JobId> {
+        let mut tx = self.write().await?;
+        let id = jobs::create(&mut tx, job).await?;
+        tx.commit().await?;
+        Ok(id)
+    }
+
+    async fn job(&self, job: JobId) -> Result<Option<Job>> {
+        jobs::find(&mut *self.read().await?, job).await
+    }
+
+    async fn jobs(&self, states: &[JobState]) -> Result<Vec<Job>> {
+        let mut tx = self.read().await?;
+        let mut found = Vec::new();
+        for state in states {
+            found.extend(jobs::in_state(&mut tx, *state).await?);
+        }
+        found.sort_by_key(|job| job.id);
+        Ok(found)
+    }
+
+    async fn job_view(&self, job: JobId, now_ms: u64) -> Result<Option<(u64, JobView)>> {
+        jobs::view(&mut *self.read().await?, job, now_ms).await
+    }
+
+    async fn set_job_state(&self, job: JobId, from: &[JobState], to: JobState) -> Result<()> {
+        let mut tx = self.write().await?;
+        jobs::set_state(&mut tx, job, from, to).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn lease(&self, ask: LeaseAsk, sign: Sign<'_>) -> Result<(Vec<Vec<u8>>, Vec<JobId>)> {
+        let mut tx = self.write().await?;
+        let given = leases::lease(&mut tx, ask, sign).await?;
+        tx.commit().await?;
+        Ok(given)
+    }
+
+    async fn heartbeat(&self, lease: LeaseId, key: KeyId, now_ms: u64) -> Result<HeartbeatResponse> {
+        let mut tx = self.write().await?;
+        let answer = leases::heartbeat(&mut tx, lease, key, now_ms).await?;
+        tx.commit().await?;
+        Ok(answer)
+    }
+
+    async fn give_back(&self, lease: LeaseId, key: KeyId) -> Result<JobId> {
+        let mut tx = self.write().await?;
+        let job = leases::give_back(&mut tx, lease, key).await?;
+        tx.commit().await?;
+        Ok(job)
+    }
+
+    async fn lapse_leases(&self, now_ms: u64) -> Result<(Vec<JobId>, Option<u64>)> {
+        let next = leases::next_deadline(&mut *self.read().await?).await?;
+        if next.is_none_or(|deadline| deadline > now_ms) {
+            return Ok((Vec::new(), next));
+        }
+        let mut tx = self.write().await?;
+        let jobs = leases::lapse(&mut tx, now_ms).await?;
+        let next = leases::next_deadline(&mut tx).await?;
+        tx.commit().await?;
+        Ok((jobs, next))
+    }
+
+    async fn add_result(&self, result: NewResult) -> Result<ResultRow> {
+        let mut tx = self.write().await?;
+        let row = results::add(&mut tx, result).await?;
+        tx.commit().await?;
+        Ok(row)
+    }
+
+    async fn result(&self, result: i64) -> Result<Option<ResultRow>> {
+        results::find(&mut *self.read().await?, result).await
+    }
+
+    async fn judge(&self, judgement: Judgement, now_ms: u64) -> Result<()> {
+        let mut tx = self.write().await?;
+        results::judge(&mut tx, &judgement, now_ms).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn settle(&self, settlement: Settlement) -> Result<()> {
+        let mut tx = self.write().await?;
+        results::settle(&mut tx, settlement).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn unit(&self, unit: UnitId) -> Result<Option<Unit>> {
+        units::find(&mut *self.read().await?, unit).await
+    }
+
+    async fn unit_results(&self, unit: UnitId) -> Result<Vec<ResultRow>> {
+        results::of_unit(&mut *self.read().await?, unit).await
+    }
+
+    async fn results_to_check(&self, count_max: u32) -> Result<Vec<ResultRow>> {
+        results::to_check(&mut *self.read().await?, count_max).await
+    }
+
+    async fn units_waiting(&self, count_max: u32) -> Result<Vec<Unit>> {
+        units::waiting(&mut *self.read().await?, count_max).await
+    }
+
+    async fn jobs_to_advance(&self) -> Result<Vec<Job>> {
+        rounds::jobs_to_advance(&mut *self.read().await?).await
+    }
+
+    async fn round(&self, job: JobId, round: u32) -> Result<Option<NewRound>> {
+        rounds::find(&mut *self.read().await?, job, round).await
+    }
+
+    async fn round_units(&self, job: JobId, round: u32) -> Result<Vec<(UnitId, BlobHash)>> {
+        rounds::settled_units(&mut *self.read().await?, job, round).await
+    }
+
+    async fn close_round(&self, close: RoundClose) -> Result<()> {
+        let mut tx = self.write().await?;
+        rounds::close(&mut tx, close).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn blobs(&self) -> Result<Vec<BlobRow>> {
+        rows::blobs(&mut *self.read().await?).await
+    }
+
+    async fn check_invariants(&self) -> Result<Vec<String>> {
+        invariants::check(&mut *self.read().await?).await
+    }
+}

@@ -1,0 +1,114 @@
+//! What must always hold, as statements that find what does not. Run by tests after every fault.
+
+use sqlx::{Row, SqliteConnection};
+
+use super::super::Result;
+
+/// Each finds the ids of rows that break the rule.
+const RULES: &[(&str, &str)] = &[
+    (
+        "a key's totals are those of its results",
+        "SELECT hex(k.key_id) AS id FROM keys k WHERE
+            k.accepted <> (SELECT COUNT(*) FROM results r WHERE r.key_id = k.key_id AND r.verdict = 'accepted')
+            OR k.rejected <> (SELECT COUNT(*) FROM results r WHERE r.key_id = k.key_id AND r.verdict = 'rejected')
+            OR k.pending <> (SELECT COUNT(*) FROM results r WHERE r.key_id = k.key_id AND r.verdict = 'pending')
+            OR k.credit_flop <> (SELECT COALESCE(SUM(r.credit_flop), 0) FROM results r WHERE r.key_id = k.key_id)",
+    ),
+    (
+        "a job's counters are those of its units and results",
+        "SELECT j.id FROM jobs j WHERE
+            j.units_total <> (SELECT COUNT(*) FROM units u WHERE u.job_id = j.id)
+            OR j.units_settled <> (SELECT COUNT(*) FROM units u WHERE u.job_id = j.id AND u.state = 'settled')
+            OR j.units_refereed <> (SELECT COUNT(*) FROM units u WHERE u.job_id = j.id AND u.settled_by = 'referee')
+            OR j.results_accepted <>
+                (SELECT COUNT(*) FROM results r JOIN units u ON u.id = r.unit_id WHERE u.job_id = j.id AND r.verdict = 'accepted')
+            OR j.results_rejected <>
+                (SELECT COUNT(*) FROM results r JOIN units u ON u.id = r.unit_id WHERE u.job_id = j.id AND r.verdict = 'rejected')",
+    ),
+    (
+        "a unit's counts and free slots are those of its results and leases",
+        "SELECT u.id FROM units u WHERE
+            u.results_count <> (SELECT COUNT(*) FROM results r WHERE r.unit_id = u.id AND r.verdict <> 'rejected')
+            OR (u.state = 'open' AND u.slots_free <> (SELECT CASE WHEN u.min_quorum > c.n THEN u.min_quorum - c.n ELSE 0 END FROM
+                (SELECT u.results_count + (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state = 'live') AS n) c))",
+    ),
+    (
+        "a verdict has its credit: an accepted result its unit's, any other none",
+        "SELECT r.id FROM results r JOIN units u ON u.id = r.unit_id
+         WHERE r.credit_flop <> CASE WHEN r.verdict = 'accepted' THEN u.flop ELSE 0 END
+            OR (r.verdict = 'pending') <> (r.judged_ms IS NULL)",
+    ),
+    (
+        "only settled units have accepted results",
+        "SELECT r.id FROM results r JOIN units u ON u.id = r.unit_id WHERE r.verdict = 'accepted' AND u.state <> 'settled'",
+    ),
+    (
+        "what a unit was settled with is public, and an accepted result's output unless the referee made it",
+        "SELECT u.id FROM units u JOIN blobs b ON b.hash = u.canonical WHERE u.state = 'settled' AND (b.public = 0
+            OR (u.settled_by <> 'referee' AND NOT EXISTS
+                (SELECT 1 FROM results r WHERE r.unit_id = u.id AND r.verdict = 'accepted' AND r.output = u.canonical)))",
+    ),
+    (
+        "a unit settled by a quorum has that many accepted results",
+        "SELECT u.id FROM units u WHERE u.settled_by = 'quorum'
+            AND (SELECT COUNT(*) FROM results r WHERE r.unit_id = u.id AND r.verdict = 'accepted') < u.min_quorum",
+    ),
+    (
+        "a result ends its lease, was given by the lease's key for the lease's unit, and its output was uploaded under it",
+        "SELECT r.id FROM results r JOIN leases l ON l.id = r.lease_id WHERE l.state <> 'done' OR l.key_id <> r.key_id
+            OR l.unit_id <> r.unit_id
+            OR NOT EXISTS (SELECT 1 FROM uploads p WHERE p.lease_id = r.lease_id AND p.hash = r.output)",
+    ),
+    (
+        "a lease that is done has a result, every lease a manifest, and its unit's job",
+        "SELECT l.id FROM leases l JOIN units u ON u.id = l.unit_id WHERE l.manifest_hash IS NULL OR l.job_id <> u.job_id
+            OR (l.state = 'done' AND NOT EXISTS (SELECT 1 FROM results r WHERE r.lease_id = l.id))",
+    ),
+    (
+        "a lease's uploads keep to its allowance",
+        "SELECT l.id FROM leases l WHERE
+            (SELECT COALESCE(SUM(p.bytes), 0) FROM uploads p WHERE p.lease_id = l.id) > l.upload_bytes_max",
+    ),
+    (
+        "a train job's rounds have no gaps, end at the job's round, and all but the last are settled",
+        "SELECT j.id FROM jobs j WHERE j.kind = 'train' AND (
+            (SELECT COUNT(*) FROM rounds r WHERE r.job_id = j.id) <> j.round + 1
+            OR (SELECT MAX(r.round) FROM rounds r WHERE r.job_id = j.id) <> j.round
+            OR EXISTS (SELECT 1 FROM units u WHERE u.job_id = j.id AND u.state = 'open' AND u.round <> j.round)
+            OR EXISTS (SELECT 1 FROM units u WHERE u.job_id = j.id AND u.round > j.round))",
+    ),
+    (
+        "a finished job has no open unit",
+        "SELECT j.id FROM jobs j WHERE j.state = 'finished' AND j.units_settled <> j.units_total",
+    ),
+    (
+        "contributors are the keys with an accepted result",
+        "SELECT j.id FROM jobs j WHERE (SELECT COUNT(*) FROM contributors c WHERE c.job_id = j.id) <>
+            (SELECT COUNT(DISTINCT r.key_id) FROM results r JOIN units u ON u.id = r.unit_id
+             WHERE u.job_id = j.id AND r.verdict = 'accepted')",
+    ),
+];
+
+/// Most ids that one broken rule lists.
+const IDS_COUNT_MAX: usize = 5;
+
+pub async fn check(tx: &mut SqliteConnection) -> Result<Vec<String>> {
+    let mut broken = Vec::new();
+    for (rule, statement) in RULES {
+        let rows = sqlx::query(*statement).fetch_all(&mut *tx).await?;
+        if rows.is_empty() {
+            continue;
+        }
+        let ids: Vec<String> = rows
+            .iter()
+            .take(IDS_COUNT_MAX)
+            .map(|row| row.try_get::<i64, _>("id").map(|id| id.to_string()).or_else(|_| row.try_get("id")))
+            .collect::<Result<_, _>>()?;
+        broken.push(format!("not so for {} rows ({}): {rule}", rows.len(), ids.join(", ")));
+    }
+    let damaged = sqlx::query("PRAGMA foreign_key_check").fetch_all(&mut *tx).await?;
+    if !damaged.is_empty() {
+        broken.push(format!("{} rows refer to rows that do not exist", damaged.len()));
+    }
+    Ok(broken)
+}

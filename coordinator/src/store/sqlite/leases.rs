@@ -1,0 +1,281 @@
+//! Leases and uploads under them.
+
+use manyhands_protocol::problem::Code;
+use manyhands_protocol::rules::lease::{Candidate, may_lease};
+use manyhands_protocol::wire::HeartbeatResponse;
+use manyhands_protocol::work::{UnitManifest, Work};
+use manyhands_protocol::{BlobHash, JobId, KeyId, LeaseId, UnitId, cbor, limits};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+
+use super::super::{Lease, LeaseAsk, LeaseState, Result, Sign, StoreError};
+use super::rows::{hash, int, key as key_column, refresh_unit, touch_job, uint, uint32};
+use super::{jobs, sessions};
+use crate::{keys, scheduler};
+
+/// Most lapsed leases that one transaction ends.
+const LAPSED_PER_CALL_MAX: i64 = 256;
+/// Most running jobs that one lease call looks through.
+const JOBS_PER_CALL_MAX: i64 = 256;
+
+pub async fn find(tx: &mut SqliteConnection, lease: LeaseId) -> Result<Lease> {
+    let row = sqlx::query(
+        "SELECT id, unit_id, job_id, key_id, state, deadline_ms, manifest_hash, upload_bytes_max FROM leases WHERE id = $1",
+    )
+    .bind(int(lease.0))
+    .fetch_optional(tx)
+    .await?;
+    let Some(row) = row else { return Err(StoreError::refused(Code::UnknownLease, format!("no lease {lease}"))) };
+    let state = match row.try_get("state")? {
+        "live" => LeaseState::Live,
+        "lapsed" => LeaseState::Lapsed,
+        "given_back" => LeaseState::GivenBack,
+        "done" => LeaseState::Done,
+        other => return Err(StoreError::Damaged(format!("state {other} of lease {lease}"))),
+    };
+    Ok(Lease {
+        id: lease,
+        unit: UnitId(uint(&row, "unit_id")?),
+        job: JobId(uint(&row, "job_id")?),
+        key: key_column(&row, "key_id")?,
+        state,
+        deadline_ms: uint(&row, "deadline_ms")?,
+        manifest: hash(&row, "manifest_hash")?,
+        upload_bytes_max: uint(&row, "upload_bytes_max")?,
+    })
+}
+
+/// The lease, if it is this key's.
+pub async fn find_own(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId) -> Result<Lease> {
+    let found = find(tx, lease).await?;
+    if found.key == key {
+        Ok(found)
+    } else {
+        Err(StoreError::refused(Code::NotYourLease, format!("lease {lease} belongs to another key")))
+    }
+}
+
+/// The lease, if it is this key's and live now.
+async fn find_live(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId, now_ms: u64) -> Result<Lease> {
+    let found = find_own(tx, lease, key).await?;
+    if found.state == LeaseState::Live && now_ms < found.deadline_ms {
+        Ok(found)
+    } else {
+        Err(StoreError::refused(Code::LeaseEnded, format!("lease {lease} has ended")))
+    }
+}
+
+pub async fn lease(tx: &mut SqliteConnection, ask: LeaseAsk, sign: Sign<'_>) -> Result<(Vec<Vec<u8>>, Vec<JobId>)> {
+    sessions::check_open(tx, ask.session, ask.now_ms).await?;
+    if jobs::stopped(tx).await? {
+        return Err(StoreError::refused(Code::Stopped, "the operator stopped all work"));
+    }
+    let mut touched = lapse(tx, ask.now_ms).await?;
+    let live = sqlx::query("SELECT COUNT(*) AS n FROM leases WHERE key_id = $1 AND state = 'live'")
+        .bind(ask.key.0.as_slice())
+        .fetch_one(&mut *tx)
+        .await?;
+    let room = limits::LIVE_LEASES_PER_KEY_MAX.saturating_sub(uint32(&live, "n")?);
+    if room == 0 {
+        let detail = format!("this key has {} live leases", limits::LIVE_LEASES_PER_KEY_MAX);
+        return Err(StoreError::refused(Code::TooManyLeases, detail));
+    }
+    let running = sqlx::query("SELECT id FROM jobs WHERE state = 'running' AND (id = $1 OR $1 IS NULL) ORDER BY id LIMIT $2")
+        .bind(ask.job.map(|job| int(job.0)))
+        .bind(JOBS_PER_CALL_MAX)
+        .fetch_all(&mut *tx)
+        .await?;
+    let (mut manifests, mut left) = (Vec::new(), ask.units_max.min(room));
+    for row in &running {
+        let job = JobId(uint(row, "id")?);
+        for unit in candidates(tx, job, ask, left).await? {
+            manifests.push(insert(tx, job, &unit, ask, sign).await?);
+            touched.push(job);
+            left -= 1;
+        }
+        if left == 0 {
+            break;
+        }
+    }
+    touched.sort_unstable();
+    touched.dedup();
+    for &job in &touched {
+        touch_job(tx, job).await?;
+    }
+    Ok((manifests, touched))
+}
+
+/// Units of the job that the key may lease, oldest first.
+async fn candidates(tx: &mut SqliteConnection, job: JobId, ask: LeaseAsk, count_max: u32) -> Result<Vec<SqliteRow>> {
+    let rows = sqlx::query(
+        "SELECT u.id, u.work, u.min_quorum, u.results_count,
+            (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state = 'live') AS live
+         FROM units u
+         WHERE u.job_id = $1 AND u.state = 'open' AND u.slots_free > 0 AND u.blob_bytes <= $2
+            AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.unit_id = u.id AND l.state = 'live' AND l.key_id = $3)
+            AND NOT EXISTS (SELECT 1 FROM results r WHERE r.unit_id = u.id AND r.key_id = $3)
+         ORDER BY u.id LIMIT $4",
+    )
+    .bind(int(job.0))
+    .bind(int(ask.blob_bytes_max))
+    .bind(ask.key.0.as_slice())
+    .bind(i64::from(count_max))
+    .fetch_all(tx)
+    .await?;
+    let mut allowed = Vec::with_capacity(rows.len());
+    for row in rows {
+        let candidate = Candidate {
+            min_quorum: uint32(&row, "min_quorum")?,
+            results_count: uint32(&row, "results_count")?,
+            live_leases_count: uint32(&row, "live")?,
+            // What the statement leaves out already.
+            key_has_part: false,
+            settled: false,
+        };
+        if may_lease(candidate) {
+            allowed.push(row);
+        }
+    }
+    Ok(allowed)
+}
+
+async fn insert(tx: &mut SqliteConnection, job: JobId, unit: &SqliteRow, ask: LeaseAsk, sign: Sign<'_>) -> Result<Vec<u8>> {
+    let unit_id = UnitId(uint(unit, "id")?);
+    let work: Work =
+        cbor::decode_strict(unit.try_get("work")?).map_err(|e| StoreError::Damaged(format!("work of unit {unit_id}: {e}")))?;
+    let (upload_bytes_max, deadline_ms) = (scheduler::upload_bytes_max(&work), ask.now_ms + limits::LEASE_MS);
+    let row = sqlx::query(
+        "INSERT INTO leases (unit_id, job_id, key_id, session_id, state, issued_ms, deadline_ms, upload_bytes_max)
+         VALUES ($1, $2, $3, $4, 'live', $5, $6, $7) RETURNING id",
+    )
+    .bind(int(unit_id.0))
+    .bind(int(job.0))
+    .bind(ask.key.0.as_slice())
+    .bind(ask.session)
+    .bind(int(ask.now_ms))
+    .bind(int(deadline_ms))
+    .bind(int(upload_bytes_max))
+    .fetch_one(&mut *tx)
+    .await?;
+    let lease = LeaseId(uint(&row, "id")?);
+    let manifest = sign(&UnitManifest {
+        version: limits::PROTOCOL_VERSION,
+        job,
+        unit: unit_id,
+        lease,
+        key: ask.key,
+        issued_ms: ask.now_ms,
+        deadline_ms,
+        work,
+        upload_bytes_max,
+    });
+    sqlx::query("UPDATE leases SET manifest_hash = $2 WHERE id = $1")
+        .bind(int(lease.0))
+        .bind(keys::sha256(&manifest).as_slice())
+        .execute(&mut *tx)
+        .await?;
+    refresh_unit(tx, unit_id).await?;
+    Ok(manifest)
+}
+
+pub async fn heartbeat(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId, now_ms: u64) -> Result<HeartbeatResponse> {
+    let found = find_live(tx, lease, key, now_ms).await?;
+    let wanted = sqlx::query(
+        "SELECT 1 FROM units u JOIN jobs j ON j.id = u.job_id WHERE u.id = $1 AND u.state = 'open' AND j.state = 'running'",
+    )
+    .bind(int(found.unit.0))
+    .fetch_optional(&mut *tx)
+    .await?
+    .is_some();
+    if !wanted || jobs::stopped(tx).await? {
+        return Ok(HeartbeatResponse { keep: false, deadline_ms: found.deadline_ms });
+    }
+    let deadline_ms = now_ms + limits::LEASE_MS;
+    sqlx::query("UPDATE leases SET deadline_ms = $2 WHERE id = $1").bind(int(lease.0)).bind(int(deadline_ms)).execute(tx).await?;
+    Ok(HeartbeatResponse { keep: true, deadline_ms })
+}
+
+pub async fn give_back(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId) -> Result<JobId> {
+    let found = find_own(tx, lease, key).await?;
+    if matches!(found.state, LeaseState::Live | LeaseState::Lapsed) {
+        end(tx, lease, "given_back").await?;
+        refresh_unit(tx, found.unit).await?;
+        touch_job(tx, found.job).await?;
+    }
+    Ok(found.job)
+}
+
+/// Marks a lease as ended; its unit's slots are the caller's business.
+pub async fn end(tx: &mut SqliteConnection, lease: LeaseId, state: &'static str) -> Result<()> {
+    sqlx::query("UPDATE leases SET state = $2 WHERE id = $1").bind(int(lease.0)).bind(state).execute(tx).await?;
+    Ok(())
+}
+
+/// Ends leases past their deadline and frees their slots; gives the jobs concerned.
+pub async fn lapse(tx: &mut SqliteConnection, now_ms: u64) -> Result<Vec<JobId>> {
+    let rows = sqlx::query(
+        "SELECT id, unit_id, job_id FROM leases WHERE state = 'live' AND deadline_ms <= $1 ORDER BY deadline_ms LIMIT $2",
+    )
+    .bind(int(now_ms))
+    .bind(LAPSED_PER_CALL_MAX)
+    .fetch_all(&mut *tx)
+    .await?;
+    let mut jobs = Vec::new();
+    for row in &rows {
+        end(tx, LeaseId(uint(row, "id")?), "lapsed").await?;
+        refresh_unit(tx, UnitId(uint(row, "unit_id")?)).await?;
+        jobs.push(JobId(uint(row, "job_id")?));
+    }
+    jobs.sort_unstable();
+    jobs.dedup();
+    for &job in &jobs {
+        touch_job(tx, job).await?;
+    }
+    Ok(jobs)
+}
+
+/// When the next live lease lapses.
+pub async fn next_deadline(tx: &mut SqliteConnection) -> Result<Option<u64>> {
+    let row = sqlx::query("SELECT MIN(deadline_ms) AS ms FROM leases WHERE state = 'live'").fetch_one(tx).await?;
+    Ok(row.try_get::<Option<i64>, _>("ms")?.map(|ms| ms as u64))
+}
+
+/// Refuses an upload of `bytes` that the lease does not allow; an upload of `again` that is recorded already is allowed.
+pub async fn check_upload(
+    tx: &mut SqliteConnection,
+    lease: LeaseId,
+    key: KeyId,
+    again: Option<BlobHash>,
+    bytes: u64,
+    now_ms: u64,
+) -> Result<()> {
+    let found = find_live(tx, lease, key, now_ms).await?;
+    let rows = sqlx::query("SELECT hash, bytes FROM uploads WHERE lease_id = $1").bind(int(lease.0)).fetch_all(tx).await?;
+    let (mut used, mut count) = (0, 0);
+    for row in &rows {
+        if again == Some(hash(row, "hash")?) {
+            return Ok(());
+        }
+        used += uint(row, "bytes")?;
+        count += 1;
+    }
+    if count >= limits::OUTPUTS_COUNT_MAX {
+        return Err(StoreError::refused(Code::UploadNotAllowed, format!("lease {lease} has {count} uploads already")));
+    }
+    if bytes > found.upload_bytes_max.saturating_sub(used) {
+        let detail =
+            format!("lease {lease} allows {} bytes in all, {used} are used, {bytes} more were sent", found.upload_bytes_max);
+        return Err(StoreError::refused(Code::UploadNotAllowed, detail));
+    }
+    Ok(())
+}
+
+pub async fn add_upload(tx: &mut SqliteConnection, lease: LeaseId, blob: BlobHash, bytes: u64) -> Result<()> {
+    sqlx::query("INSERT INTO uploads (lease_id, hash, bytes) VALUES ($1, $2, $3) ON CONFLICT (lease_id, hash) DO NOTHING")
+        .bind(int(lease.0))
+        .bind(blob.0.as_slice())
+        .bind(int(bytes))
+        .execute(tx)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! Rounds of `train` jobs, and which jobs have nothing open left.
+
+use manyhands_protocol::problem::Code;
+use manyhands_protocol::view::JobState;
+use manyhands_protocol::{BlobHash, JobId, UnitId};
+use sqlx::{Row, SqliteConnection};
+
+use super::super::{Job, NewRound, Result, RoundClose, StoreError};
+use super::rows::{hash, int, publish_blob, touch_job, uint};
+use super::{jobs, units};
+
+pub async fn add(tx: &mut SqliteConnection, job: JobId, round: u32, new: &NewRound) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO rounds (job_id, round, checkpoint, velocity, loss, accuracy, at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    )
+    .bind(int(job.0))
+    .bind(i64::from(round))
+    .bind(new.checkpoint.0.as_slice())
+    .bind(new.velocity.0.as_slice())
+    .bind(new.loss)
+    .bind(new.accuracy)
+    .bind(int(new.at_ms))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+pub async fn find(tx: &mut SqliteConnection, job: JobId, round: u32) -> Result<Option<NewRound>> {
+    let row = sqlx::query("SELECT checkpoint, velocity, loss, accuracy, at_ms FROM rounds WHERE job_id = $1 AND round = $2")
+        .bind(int(job.0))
+        .bind(i64::from(round))
+        .fetch_optional(tx)
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some(NewRound {
+        checkpoint: hash(&row, "checkpoint")?,
+        velocity: hash(&row, "velocity")?,
+        loss: row.try_get("loss")?,
+        accuracy: row.try_get("accuracy")?,
+        at_ms: uint(&row, "at_ms")?,
+    }))
+}
+
+pub async fn settled_units(tx: &mut SqliteConnection, job: JobId, round: u32) -> Result<Vec<(UnitId, BlobHash)>> {
+    sqlx::query("SELECT id, canonical FROM units WHERE job_id = $1 AND round = $2 AND state = 'settled' ORDER BY position")
+        .bind(int(job.0))
+        .bind(i64::from(round))
+        .fetch_all(tx)
+        .await?
+        .iter()
+        .map(|row| Ok((UnitId(uint(row, "id")?), hash(row, "canonical")?)))
+        .collect()
+}
+
+pub async fn jobs_to_advance(tx: &mut SqliteConnection) -> Result<Vec<Job>> {
+    let ids = sqlx::query(
+        "SELECT id FROM jobs WHERE state = 'running'
+         AND NOT EXISTS (SELECT 1 FROM units u WHERE u.job_id = jobs.id AND u.state = 'open') ORDER BY id",
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let mut found = Vec::with_capacity(ids.len());
+    for row in &ids {
+        found.extend(jobs::find(tx, JobId(uint(row, "id")?)).await?);
+    }
+    Ok(found)
+}
+
+pub async fn close(tx: &mut SqliteConnection, close: RoundClose) -> Result<()> {
+    let Some(job) = jobs::find(tx, close.job).await? else {
+        return Err(StoreError::refused(Code::UnknownJob, format!("no job {}", close.job)));
+    };
+    if job.round > close.round {
+        return Ok(());
+    }
+    let open = sqlx::query("SELECT COUNT(*) AS n FROM units WHERE job_id = $1 AND round = $2 AND state = 'open'")
+        .bind(int(close.job.0))
+        .bind(i64::from(close.round))
+        .fetch_one(&mut *tx)
+        .await?;
+    if job.state != JobState::Running || job.round != close.round || uint(&open, "n")? > 0 {
+        let detail =
+            format!("job {} is {} in round {}; round {} cannot be closed", job.id, job.state.name(), job.round, close.round);
+        return Err(StoreError::refused(Code::WrongJobState, detail));
+    }
+    let round = close.round + 1;
+    add(tx, job.id, round, &close.next).await?;
+    publish_blob(tx, close.next.checkpoint).await?;
+    units::add(tx, job.id, round, &close.units).await?;
+    let state = if close.units.is_empty() { JobState::Finished } else { JobState::Running };
+    sqlx::query("UPDATE jobs SET round = $2, state = $3 WHERE id = $1")
+        .bind(int(job.id.0))
+        .bind(i64::from(round))
+        .bind(state.name())
+        .execute(&mut *tx)
+        .await?;
+    touch_job(tx, job.id).await
+}

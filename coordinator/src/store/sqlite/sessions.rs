@@ -1,0 +1,102 @@
+//! Sessions and keys.
+
+use manyhands_protocol::problem::Code;
+use manyhands_protocol::view::KeyView;
+use manyhands_protocol::wire::Totals;
+use manyhands_protocol::{JobId, KeyId, UnitId};
+use sqlx::{Row, SqliteConnection};
+
+use super::super::{NewSession, Result, Session, StoreError};
+use super::rows::{int, key as key_column, refresh_unit, touch_job, uint};
+
+pub async fn open(tx: &mut SqliteConnection, session: NewSession) -> Result<()> {
+    sqlx::query("INSERT INTO keys (key_id, first_seen_ms) VALUES ($1, $2) ON CONFLICT (key_id) DO NOTHING")
+        .bind(session.key.0.as_slice())
+        .bind(int(session.opened_ms))
+        .execute(&mut *tx)
+        .await?;
+    let done = sqlx::query(
+        "INSERT INTO sessions (token_hash, key_id, nonce, consent, job_id, opened_ms, expires_ms)
+         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (nonce) DO NOTHING",
+    )
+    .bind(session.token_hash.as_slice())
+    .bind(session.key.0.as_slice())
+    .bind(session.nonce)
+    .bind(session.consent)
+    .bind(session.job.map(|job| int(job.0)))
+    .bind(int(session.opened_ms))
+    .bind(int(session.expires_ms))
+    .execute(tx)
+    .await?;
+    match done.rows_affected() {
+        1 => Ok(()),
+        _ => Err(StoreError::refused(Code::BadNonce, "this nonce has opened a session before")),
+    }
+}
+
+pub async fn find(tx: &mut SqliteConnection, token_hash: [u8; 32]) -> Result<Option<Session>> {
+    let row = sqlx::query("SELECT id, key_id, job_id, expires_ms, withdrawn_ms FROM sessions WHERE token_hash = $1")
+        .bind(token_hash.as_slice())
+        .fetch_optional(tx)
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some(Session {
+        id: row.try_get("id")?,
+        key: key_column(&row, "key_id")?,
+        job: row.try_get::<Option<i64>, _>("job_id")?.map(|id| JobId(id as u64)),
+        expires_ms: uint(&row, "expires_ms")?,
+        withdrawn: row.try_get::<Option<i64>, _>("withdrawn_ms")?.is_some(),
+    }))
+}
+
+/// Refuses unless the session is open now: checked again where a lease is given, so that none follows a withdrawal.
+pub async fn check_open(tx: &mut SqliteConnection, session: i64, now_ms: u64) -> Result<()> {
+    let row = sqlx::query("SELECT expires_ms, withdrawn_ms FROM sessions WHERE id = $1").bind(session).fetch_optional(tx).await?;
+    let Some(row) = row else { return Err(StoreError::refused(Code::NoSession, "no such session")) };
+    if row.try_get::<Option<i64>, _>("withdrawn_ms")?.is_some() {
+        return Err(StoreError::refused(Code::NoSession, "the consent was withdrawn"));
+    }
+    if uint(&row, "expires_ms")? <= now_ms {
+        return Err(StoreError::refused(Code::SessionExpired, "the session has expired"));
+    }
+    Ok(())
+}
+
+pub async fn withdraw(tx: &mut SqliteConnection, session: i64, now_ms: u64) -> Result<Vec<JobId>> {
+    sqlx::query("UPDATE sessions SET withdrawn_ms = $2 WHERE id = $1 AND withdrawn_ms IS NULL")
+        .bind(session)
+        .bind(int(now_ms))
+        .execute(&mut *tx)
+        .await?;
+    let ended =
+        sqlx::query("UPDATE leases SET state = 'given_back' WHERE session_id = $1 AND state = 'live' RETURNING unit_id, job_id")
+            .bind(session)
+            .fetch_all(&mut *tx)
+            .await?;
+    let mut jobs = Vec::new();
+    for row in &ended {
+        refresh_unit(tx, UnitId(uint(row, "unit_id")?)).await?;
+        jobs.push(JobId(uint(row, "job_id")?));
+    }
+    jobs.sort_unstable();
+    jobs.dedup();
+    for &job in &jobs {
+        touch_job(tx, job).await?;
+    }
+    Ok(jobs)
+}
+
+pub async fn key(tx: &mut SqliteConnection, key: KeyId) -> Result<Option<KeyView>> {
+    let row = sqlx::query("SELECT first_seen_ms, accepted, rejected, pending, credit_flop FROM keys WHERE key_id = $1")
+        .bind(key.0.as_slice())
+        .fetch_optional(tx)
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let totals = Totals {
+        accepted: uint(&row, "accepted")?,
+        rejected: uint(&row, "rejected")?,
+        pending: uint(&row, "pending")?,
+        credit_flop: uint(&row, "credit_flop")?,
+    };
+    Ok(Some(KeyView { key, first_seen_ms: uint(&row, "first_seen_ms")?, totals }))
+}

@@ -1,0 +1,79 @@
+//! Work units.
+
+use manyhands_protocol::{BlobHash, JobId, UnitId, cbor};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+
+use super::super::{NewUnit, Result, StoreError, Unit};
+use super::rows::{int, uint, uint32};
+
+/// Adds the units of a round and counts them.
+pub async fn add(tx: &mut SqliteConnection, job: JobId, round: u32, units: &[NewUnit]) -> Result<()> {
+    for (position, unit) in units.iter().enumerate() {
+        sqlx::query(
+            "INSERT INTO units (job_id, round, position, state, work, min_quorum, blob_bytes, flop, slots_free)
+             VALUES ($1, $2, $3, 'open', $4, $5, $6, $7, $5)",
+        )
+        .bind(int(job.0))
+        .bind(i64::from(round))
+        .bind(int(position as u64))
+        .bind(cbor::encode(&unit.work))
+        .bind(i64::from(unit.min_quorum))
+        .bind(int(unit.blob_bytes))
+        .bind(int(unit.flop))
+        .execute(&mut *tx)
+        .await?;
+    }
+    sqlx::query("UPDATE jobs SET units_total = units_total + $2 WHERE id = $1")
+        .bind(int(job.0))
+        .bind(int(units.len() as u64))
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+pub async fn find(tx: &mut SqliteConnection, unit: UnitId) -> Result<Option<Unit>> {
+    let row = sqlx::query(
+        "SELECT id, job_id, round, work, min_quorum, results_count, first_result_ms, flop, canonical FROM units WHERE id = $1",
+    )
+    .bind(int(unit.0))
+    .fetch_optional(tx)
+    .await?;
+    row.as_ref().map(unit_row).transpose()
+}
+
+pub async fn waiting(tx: &mut SqliteConnection, count_max: u32) -> Result<Vec<Unit>> {
+    sqlx::query(
+        "SELECT u.id, u.job_id, u.round, u.work, u.min_quorum, u.results_count, u.first_result_ms, u.flop, u.canonical
+         FROM units u JOIN jobs j ON j.id = u.job_id
+         WHERE u.state = 'open' AND u.min_quorum > 1 AND u.first_result_ms IS NOT NULL AND j.state IN ('running', 'paused')
+         ORDER BY u.first_result_ms, u.id LIMIT $1",
+    )
+    .bind(i64::from(count_max))
+    .fetch_all(tx)
+    .await?
+    .iter()
+    .map(unit_row)
+    .collect()
+}
+
+fn unit_row(row: &SqliteRow) -> Result<Unit> {
+    let id = UnitId(uint(row, "id")?);
+    let canonical = match row.try_get::<Option<&[u8]>, _>("canonical")? {
+        Some(bytes) => Some(BlobHash(
+            bytes.try_into().map_err(|_| StoreError::Damaged(format!("canonical of unit {id} has {} bytes", bytes.len())))?,
+        )),
+        None => None,
+    };
+    Ok(Unit {
+        id,
+        job: JobId(uint(row, "job_id")?),
+        round: uint32(row, "round")?,
+        work: cbor::decode_strict(row.try_get("work")?).map_err(|e| StoreError::Damaged(format!("work of unit {id}: {e}")))?,
+        min_quorum: uint32(row, "min_quorum")?,
+        results_count: uint32(row, "results_count")?,
+        first_result_ms: row.try_get::<Option<i64>, _>("first_result_ms")?.map(|ms| ms as u64),
+        flop: uint(row, "flop")?,
+        canonical,
+    })
+}
