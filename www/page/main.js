@@ -136,6 +136,8 @@ function run() {
       accepted: String(visit.totals.accepted),
       rejected: String(visit.totals.rejected),
       pending: String(visit.totals.pending),
+      key: visit.key?.id ?? "",
+      unit: visit.unit ? String(visit.unit.unit) : "",
       round: String(current.train?.rounds_merged ?? 0),
       accuracy: last ? String(last.accuracy) : "",
       error: visit.error,
