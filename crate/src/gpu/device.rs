@@ -1,0 +1,151 @@
+//! Opening an adapter and its device, and running calls on it so that what it refuses becomes an error. One engine is
+//! one device.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Mutex;
+
+use futures::future::{Either, select};
+use manyhands_protocol::limits;
+use manyhands_protocol::statement::{Backend, DeviceClass};
+
+use super::fault::{Fault, engine_error};
+use super::pipelines::{Pipeline, PipelineKey};
+use crate::engine::EngineError;
+
+/// Which adapter to ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AdapterChoice {
+    /// The fastest there is, whatever it is.
+    #[default]
+    Fastest,
+    /// Only a software adapter: SwiftShader, lavapipe.
+    Software,
+}
+
+/// How to open a [`GpuEngine`].
+#[derive(Debug, Clone, Default)]
+pub struct GpuOptions {
+    pub adapter: AdapterChoice,
+    /// Name of a kernel and WGSL to compile in its place, so that a test can see the self-test fail.
+    pub replaced_kernel: Option<(&'static str, String)>,
+}
+
+/// A device and what was compiled for it.
+pub struct GpuEngine {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    pub(super) limits: wgpu::Limits,
+    pub(super) pipelines: Mutex<HashMap<PipelineKey, Pipeline>>,
+    pub(super) fault: Fault,
+    info: wgpu::AdapterInfo,
+    options: GpuOptions,
+}
+
+impl GpuEngine {
+    /// Opens a device at WebGPU's default limits, with buffers as large as the adapter allows.
+    pub async fn open(options: GpuOptions) -> Result<Self, EngineError> {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        let adapter = instance
+            .request_adapter(&wgpu::RequestAdapterOptions {
+                power_preference: wgpu::PowerPreference::HighPerformance,
+                force_fallback_adapter: options.adapter == AdapterChoice::Software,
+                ..Default::default()
+            })
+            .await
+            .map_err(|e| EngineError::NoAdapter(e.to_string()))?;
+        let most = adapter.limits();
+        let required_limits = wgpu::Limits {
+            max_buffer_size: most.max_buffer_size,
+            max_storage_buffer_binding_size: most.max_storage_buffer_binding_size,
+            ..wgpu::Limits::defaults()
+        };
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("manyhands"),
+                required_limits: required_limits.clone(),
+                ..Default::default()
+            })
+            .await
+            .map_err(|e| EngineError::NoAdapter(e.to_string()))?;
+        let fault = Fault::default();
+        let lost = fault.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            lost.raise(EngineError::DeviceLost(format!("{reason:?} {message}")));
+        });
+        let uncaptured = fault.clone();
+        device.on_uncaptured_error(std::sync::Arc::new(move |error| uncaptured.raise(engine_error(error))));
+        Ok(Self { device, queue, limits: required_limits, pipelines: Mutex::default(), fault, info: adapter.get_info(), options })
+    }
+
+    pub fn device_class(&self) -> DeviceClass {
+        let backend = if self.info.backend == wgpu::Backend::BrowserWebGpu { Backend::Webgpu } else { Backend::NativeGpu };
+        let mut adapter = [self.info.name.as_str(), &self.info.driver, &self.info.driver_info].join(" ");
+        adapter.truncate(adapter.floor_char_boundary(limits::TEXT_BYTES_MAX));
+        DeviceClass { backend, adapter: adapter.trim().to_owned() }
+    }
+
+    pub fn is_software(&self) -> bool {
+        self.info.device_type == wgpu::DeviceType::Cpu || self.info.name.to_lowercase().contains("swiftshader")
+    }
+
+    /// Destroys the device, as a crash of its driver would, so that a test can see what follows.
+    pub fn destroy(&self) {
+        self.device.destroy();
+    }
+
+    /// The WGSL to compile for a kernel.
+    pub(super) fn wgsl<'a>(&'a self, kernel: &'a manyhands_shaders::Kernel) -> &'a str {
+        match &self.options.replaced_kernel {
+            Some((name, wgsl)) if *name == kernel.name => wgsl,
+            _ => kernel.wgsl,
+        }
+    }
+
+    /// Makes device objects under error scopes: what the device refuses comes back as an error.
+    pub(super) fn scoped<T, F: FnOnce() -> T>(&self, make: F) -> impl Future<Output = Result<T, EngineError>> + use<'_, T, F> {
+        // Scopes belong to this thread, so they are closed before anything is awaited.
+        let filters = [wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal];
+        let [validation, memory, internal] = filters.map(|filter| self.device.push_error_scope(filter));
+        let made = make();
+        let caught = [internal, memory, validation].map(wgpu::ErrorScopeGuard::pop);
+        async move {
+            let mut first = None;
+            for error in caught {
+                first = first.or(error.await);
+            }
+            self.fault.check()?;
+            first.map_or(Ok(made), |error| Err(engine_error(error)))
+        }
+    }
+
+    /// Submits commands and waits until they are done.
+    pub(super) async fn submit(&self, commands: wgpu::CommandBuffer) -> Result<(), EngineError> {
+        self.scoped(|| self.queue.submit([commands])).await?;
+        self.wait(|done| self.queue.on_submitted_work_done(done)).await
+    }
+
+    /// Waits for a callback of the device, or for the device's end. Natively the device is driven from here.
+    pub(super) async fn wait(&self, ask: impl FnOnce(Done)) -> Result<(), EngineError> {
+        let (sender, receiver) = futures::channel::oneshot::channel();
+        ask(Box::new(move || {
+            // Nobody listens any more where the computation was dropped.
+            let _ = sender.send(());
+        }));
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Err(error) = self.device.poll(wgpu::PollType::wait_indefinitely()) {
+            self.fault.raise(EngineError::DeviceLost(error.to_string()));
+        }
+        match select(receiver, self.fault.raised()).await {
+            Either::Left((Ok(()), _)) => self.fault.check(),
+            Either::Left((Err(_), _)) => {
+                self.fault.check()?;
+                Err(EngineError::DeviceLost("a callback was dropped".to_owned()))
+            }
+            Either::Right(_) => self.fault.check(),
+        }
+    }
+}
+
+/// A callback to hand to the device.
+pub type Done = Box<dyn FnOnce() + Send + 'static>;

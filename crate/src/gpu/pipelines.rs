@@ -1,0 +1,122 @@
+//! Compiled kernels, once per device and set of constants.
+
+use manyhands_shaders::matmul::{self, Epilogue, Transposed, Variant};
+use manyhands_shaders::{Binding, Kernel, column_sum, relu_backward, sgd_momentum, softmax_cross_entropy};
+
+use super::device::GpuEngine;
+use crate::engine::EngineError;
+use crate::plan::Op;
+
+/// What a pipeline is compiled from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PipelineKey {
+    Matmul(Variant, Transposed, Epilogue),
+    ColumnSum,
+    ReluBackward,
+    SoftmaxCrossEntropy,
+    SgdMomentum,
+}
+
+/// A compiled kernel and the layout of its bind group.
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    pub pipeline: wgpu::ComputePipeline,
+    pub layout: wgpu::BindGroupLayout,
+}
+
+impl PipelineKey {
+    /// The pipeline that a call runs on.
+    pub fn of(op: &Op) -> Self {
+        match op {
+            Op::Matmul(op) => {
+                let variant = op.variant.unwrap_or(Variant::default_for(op.shape, op.transposed));
+                PipelineKey::Matmul(variant, op.transposed, op.epilogue)
+            }
+            Op::ColumnSum { .. } => PipelineKey::ColumnSum,
+            Op::ReluBackward { .. } => PipelineKey::ReluBackward,
+            Op::SoftmaxCrossEntropy { .. } => PipelineKey::SoftmaxCrossEntropy,
+            Op::SgdMomentum { .. } => PipelineKey::SgdMomentum,
+        }
+    }
+
+    fn kernel(self) -> &'static Kernel {
+        match self {
+            PipelineKey::Matmul(variant, ..) => variant.kernel(),
+            PipelineKey::ColumnSum => &column_sum::KERNEL,
+            PipelineKey::ReluBackward => &relu_backward::KERNEL,
+            PipelineKey::SoftmaxCrossEntropy => &softmax_cross_entropy::KERNEL,
+            PipelineKey::SgdMomentum => &sgd_momentum::KERNEL,
+        }
+    }
+}
+
+impl GpuEngine {
+    /// The pipelines of these keys, compiling what is new.
+    pub(super) async fn pipelines(&self, keys: &[PipelineKey]) -> Result<Vec<Pipeline>, EngineError> {
+        let mut compiled = Vec::with_capacity(keys.len());
+        for &key in keys {
+            let known = self.known().get(&key).cloned();
+            let pipeline = match known {
+                Some(pipeline) => pipeline,
+                None => {
+                    let pipeline = self.scoped(|| self.compile(key)).await?;
+                    self.known().insert(key, pipeline.clone());
+                    pipeline
+                }
+            };
+            compiled.push(pipeline);
+        }
+        Ok(compiled)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<PipelineKey, Pipeline>> {
+        self.pipelines.lock().expect("no code panics while it holds this lock")
+    }
+
+    fn compile(&self, key: PipelineKey) -> Pipeline {
+        let kernel = key.kernel();
+        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: Some(kernel.name),
+            source: wgpu::ShaderSource::Wgsl(self.wgsl(kernel).into()),
+        });
+        let entries: Vec<_> = kernel.bindings.iter().enumerate().map(layout_entry).collect();
+        let layout = self
+            .device
+            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(kernel.name), entries: &entries });
+        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(kernel.name),
+            bind_group_layouts: &[Some(&layout)],
+            ..Default::default()
+        });
+        let constants = match key {
+            PipelineKey::Matmul(_, transposed, epilogue) => matmul::constants(transposed, epilogue).to_vec(),
+            _ => Vec::new(),
+        };
+        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(kernel.name),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &constants,
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        });
+        Pipeline { pipeline, layout }
+    }
+}
+
+fn layout_entry((binding, kind): (usize, &Binding)) -> wgpu::BindGroupLayoutEntry {
+    let ty = match kind {
+        Binding::Uniform => wgpu::BufferBindingType::Uniform,
+        Binding::Read => wgpu::BufferBindingType::Storage { read_only: true },
+        Binding::ReadWrite => wgpu::BufferBindingType::Storage { read_only: false },
+    };
+    wgpu::BindGroupLayoutEntry {
+        binding: binding as u32,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+        count: None,
+    }
+}

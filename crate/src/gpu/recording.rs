@@ -1,0 +1,206 @@
+//! A program on a device: its buffers, and per call a pipeline, a bind group and a dispatch, all made once. A [`Run`]
+//! replays them in slices.
+
+use manyhands_shaders::matmul::{self, Variant};
+use manyhands_shaders::{column_sum, relu_backward, sgd_momentum, softmax_cross_entropy};
+
+use super::device::GpuEngine;
+use super::pipelines::{Pipeline, PipelineKey};
+use crate::engine::EngineError;
+use crate::plan::{Buffer, Op, Program, Slicer};
+
+/// Buffers are whole vec4, and never empty, so that any of them can be bound.
+const BUFFER_STEP: u64 = 16;
+
+struct Call {
+    pipeline: wgpu::ComputePipeline,
+    bind_group: wgpu::BindGroup,
+    groups: [u32; 3],
+    flop: u64,
+}
+
+/// A program ready to run.
+pub struct Recording {
+    buffers: Vec<wgpu::Buffer>,
+    calls: Vec<Call>,
+}
+
+/// What a call binds after its parameters, and how it is dispatched.
+struct Bound {
+    params: Vec<u8>,
+    buffers: Vec<Buffer>,
+    groups: [u32; 3],
+}
+
+fn bound(op: &Op) -> Bound {
+    match *op {
+        Op::Matmul(op) => {
+            let variant = op.variant.unwrap_or(Variant::default_for(op.shape, op.transposed));
+            Bound {
+                params: bytemuck::bytes_of(&matmul::Params::new(op.shape, op.rows)).to_vec(),
+                // Where there is no bias the binding still needs a buffer: A, which is only read as well.
+                buffers: vec![op.a, op.b, op.bias.unwrap_or(op.a), op.c],
+                groups: variant.dispatch(op.shape, op.rows),
+            }
+        }
+        Op::ColumnSum { x, sums, rows, columns } => Bound {
+            params: bytemuck::bytes_of(&column_sum::Params { rows, columns }).to_vec(),
+            buffers: vec![x, sums],
+            groups: column_sum::dispatch(columns),
+        },
+        Op::ReluBackward { activation, gradient, values } => Bound {
+            params: bytemuck::bytes_of(&relu_backward::Params::new(values)).to_vec(),
+            buffers: vec![activation, gradient],
+            groups: relu_backward::dispatch(values),
+        },
+        Op::SoftmaxCrossEntropy { logits, labels, gradient, losses, rows, classes } => Bound {
+            params: bytemuck::bytes_of(&softmax_cross_entropy::Params { rows, classes }).to_vec(),
+            buffers: vec![logits, labels, gradient, losses],
+            groups: softmax_cross_entropy::dispatch(rows),
+        },
+        Op::SgdMomentum { gradient, velocity, parameter, values, rates } => Bound {
+            params: bytemuck::bytes_of(&sgd_momentum::Params::new(values, rates)).to_vec(),
+            buffers: vec![gradient, velocity, parameter],
+            groups: sgd_momentum::dispatch(values),
+        },
+    }
+}
+
+impl GpuEngine {
+    /// Compiles and allocates what a program needs. [`EngineError::TooLarge`] before anything is allocated where a
+    /// buffer is past what the device binds.
+    pub(super) async fn record(&self, program: &Program) -> Result<Recording, EngineError> {
+        program.bytes(0)?;
+        let most = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
+        let sizes: Vec<u64> = program.values.iter().map(|v| (v * 4).next_multiple_of(BUFFER_STEP).max(BUFFER_STEP)).collect();
+        if let Some(&bytes) = sizes.iter().find(|&&bytes| bytes > most) {
+            return Err(EngineError::TooLarge { bytes, most });
+        }
+        let keys: Vec<_> = program.ops.iter().map(PipelineKey::of).collect();
+        let pipelines = self.pipelines(&keys).await?;
+        let calls: Vec<_> = program.ops.iter().map(|op| (bound(op), op.flop())).collect();
+        self.scoped(|| self.allocate(&sizes, &pipelines, &calls)).await
+    }
+
+    fn allocate(&self, sizes: &[u64], pipelines: &[Pipeline], calls: &[(Bound, u64)]) -> Recording {
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let buffer =
+            |&size| self.device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false });
+        let buffers: Vec<_> = sizes.iter().map(buffer).collect();
+        let (uniforms, offsets) = self.uniforms(calls);
+        let calls = calls.iter().zip(pipelines).zip(offsets).map(|(((bound, flop), pipeline), offset)| {
+            let size = std::num::NonZeroU64::new(bound.params.len() as u64);
+            let params = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &uniforms, offset, size });
+            let storage = bound.buffers.iter().map(|b| buffers[b.0].as_entire_binding());
+            let entries: Vec<_> = std::iter::once(params)
+                .chain(storage)
+                .enumerate()
+                .map(|(binding, resource)| wgpu::BindGroupEntry { binding: binding as u32, resource })
+                .collect();
+            let bind_group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: None,
+                layout: &pipeline.layout,
+                entries: &entries,
+            });
+            Call { pipeline: pipeline.pipeline.clone(), bind_group, groups: bound.groups, flop: *flop }
+        });
+        let calls = calls.collect();
+        Recording { buffers, calls }
+    }
+
+    /// One buffer with the parameters of every call, and where each begins.
+    fn uniforms(&self, calls: &[(Bound, u64)]) -> (wgpu::Buffer, Vec<u64>) {
+        let step = self.limits.min_uniform_buffer_offset_alignment as usize;
+        let (mut bytes, mut offsets) = (Vec::new(), Vec::with_capacity(calls.len()));
+        for (bound, _) in calls {
+            offsets.push(bytes.len() as u64);
+            bytes.extend_from_slice(&bound.params);
+            bytes.resize(bytes.len().next_multiple_of(step), 0);
+        }
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("params"),
+            size: (bytes.len() as u64).max(BUFFER_STEP),
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        if !bytes.is_empty() {
+            self.queue.write_buffer(&buffer, 0, &bytes);
+        }
+        (buffer, offsets)
+    }
+}
+
+impl Recording {
+    pub fn buffer(&self, buffer: Buffer) -> &wgpu::Buffer {
+        &self.buffers[buffer.0]
+    }
+
+    /// Puts values at the beginning of a buffer.
+    pub fn upload(&self, engine: &GpuEngine, buffer: Buffer, values: &[f32]) {
+        if !values.is_empty() {
+            engine.queue.write_buffer(self.buffer(buffer), 0, bytemuck::cast_slice(values));
+        }
+    }
+}
+
+/// Commands on their way to the device. Nothing is allocated on the device and no pipeline looked up.
+pub struct Run<'a> {
+    engine: &'a GpuEngine,
+    recording: &'a Recording,
+    encoder: Option<wgpu::CommandEncoder>,
+}
+
+impl<'a> Run<'a> {
+    pub fn new(engine: &'a GpuEngine, recording: &'a Recording) -> Self {
+        Self { engine, recording, encoder: None }
+    }
+
+    fn encoder(&mut self) -> &mut wgpu::CommandEncoder {
+        let device = &self.engine.device;
+        self.encoder.get_or_insert_with(|| device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()))
+    }
+
+    pub fn copy(&mut self, from: &wgpu::Buffer, offset: u64, to: &wgpu::Buffer, to_offset: u64, bytes: u64) {
+        self.encoder().copy_buffer_to_buffer(from, offset, to, to_offset, bytes);
+    }
+
+    /// Every call of the program once, submitting whenever a slice is full.
+    pub async fn calls(&mut self, slicer: &mut Slicer<'_>) -> Result<(), EngineError> {
+        let mut next = 0;
+        while next < self.recording.calls.len() {
+            let (done, full) = self.pass(next, slicer);
+            next = done;
+            if full {
+                self.finish().await?;
+                slicer.breathe().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Records calls from `next` on until the slice is full; the call to go on with, and whether it was.
+    fn pass(&mut self, next: usize, slicer: &mut Slicer<'_>) -> (usize, bool) {
+        let recording = self.recording;
+        let mut pass = self.encoder().begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        for (index, call) in recording.calls.iter().enumerate().skip(next) {
+            if call.groups[0] > 0 {
+                let [x, y, z] = call.groups;
+                pass.set_pipeline(&call.pipeline);
+                pass.set_bind_group(0, &call.bind_group, &[]);
+                pass.dispatch_workgroups(x, y, z);
+            }
+            if slicer.add(call.flop) {
+                return (index + 1, true);
+            }
+        }
+        (recording.calls.len(), false)
+    }
+
+    /// Submits what is recorded and waits for it.
+    pub async fn finish(&mut self) -> Result<(), EngineError> {
+        match self.encoder.take() {
+            Some(encoder) => self.engine.submit(encoder.finish()).await,
+            None => Ok(()),
+        }
+    }
+}

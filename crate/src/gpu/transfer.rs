@@ -1,0 +1,98 @@
+//! What goes up once before the steps and comes down once after them.
+
+use super::device::GpuEngine;
+use crate::engine::EngineError;
+
+impl GpuEngine {
+    /// A buffer to copy from and to, never bound.
+    pub(super) async fn scratch(&self, bytes: u64) -> Result<wgpu::Buffer, EngineError> {
+        let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        self.allocate_plain(bytes, usage).await
+    }
+
+    async fn allocate_plain(&self, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, EngineError> {
+        let most = self.limits.max_buffer_size;
+        if bytes > most {
+            return Err(EngineError::TooLarge { bytes, most });
+        }
+        let size = bytes.max(4);
+        let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
+        self.scoped(|| self.device.create_buffer(&descriptor)).await
+    }
+
+    /// Uploads `rows` rows of `width` values from row `first` on, wrapping at the end.
+    pub(super) async fn upload_rows<T: Row>(
+        &self,
+        values: &[T],
+        width: usize,
+        first: usize,
+        rows: usize,
+        clip: bool,
+    ) -> Result<wgpu::Buffer, EngineError> {
+        let buffer = self.scratch((rows * width * 4) as u64).await?;
+        let (before, after) = values.split_at(first * width);
+        let upper = after.len().min(rows * width);
+        let lower = rows * width - upper;
+        for (offset, part) in [(0, &after[..upper]), (upper, &before[..lower])] {
+            if part.is_empty() {
+                continue;
+            }
+            let at = (offset * 4) as u64;
+            if clip {
+                let clipped: Vec<T> = part.iter().map(|v| v.at_least_zero()).collect();
+                self.queue.write_buffer(&buffer, at, bytemuck::cast_slice(&clipped));
+            } else {
+                self.queue.write_buffer(&buffer, at, bytemuck::cast_slice(part));
+            }
+        }
+        Ok(buffer)
+    }
+
+    /// Copies the first values of each buffer back, all in one go.
+    pub(super) async fn read(&self, sources: &[(&wgpu::Buffer, usize)]) -> Result<Vec<Vec<f32>>, EngineError> {
+        let bytes: u64 = sources.iter().map(|(_, values)| *values as u64 * 4).sum();
+        if bytes == 0 {
+            return Ok(sources.iter().map(|_| Vec::new()).collect());
+        }
+        let staging = self.allocate_plain(bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?;
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut at = 0;
+        for (buffer, values) in sources.iter().filter(|(_, values)| *values > 0) {
+            let bytes = *values as u64 * 4;
+            encoder.copy_buffer_to_buffer(buffer, 0, &staging, at, bytes);
+            at += bytes;
+        }
+        self.submit(encoder.finish()).await?;
+        self.wait(|done| staging.map_async(wgpu::MapMode::Read, .., move |_| done())).await?;
+        // A failed mapping shows here.
+        let view = staging.get_mapped_range(..).map_err(|e| EngineError::Validation(e.to_string()))?;
+        let mut rest = &view[..];
+        let mut results = Vec::with_capacity(sources.len());
+        for (_, values) in sources {
+            let (part, after) = rest.split_at(values * 4);
+            results.push(part.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect());
+            rest = after;
+        }
+        drop(view);
+        staging.unmap();
+        staging.destroy();
+        Ok(results)
+    }
+}
+
+/// An element of a shard.
+pub(super) trait Row: bytemuck::Pod {
+    fn at_least_zero(self) -> Self;
+}
+
+impl Row for f32 {
+    fn at_least_zero(self) -> Self {
+        self.max(0.0)
+    }
+}
+
+impl Row for u32 {
+    fn at_least_zero(self) -> Self {
+        self
+    }
+}

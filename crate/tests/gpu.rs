@@ -1,0 +1,152 @@
+//! The GPU backend on whatever Vulkan adapter there is (lavapipe on a machine without a GPU). No adapter is a failure.
+#![cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
+
+use manyhands::control::{Control, Pace, PaceFuture};
+use manyhands::engine::{AdapterChoice, Engine, EngineError, GpuOptions, init_parameters};
+use manyhands_protocol::statement::Backend;
+use manyhands_shaders::KERNELS;
+use manyhands_shaders::compare::relative_distance;
+
+mod suite;
+
+fn open() -> Engine {
+    pollster::block_on(Engine::gpu(AdapterChoice::Fastest)).expect("an adapter; on Debian: mesa-vulkan-drivers")
+}
+
+#[test]
+fn gpu_agrees_with_the_reference() {
+    let engine = open();
+    let class = engine.device_class();
+    assert_eq!(class.backend, Backend::NativeGpu);
+    println!("adapter: {}", class.adapter);
+    pollster::block_on(suite::all(&engine, "native GPU"));
+}
+
+#[test]
+fn gpu_and_cpu_agree_and_gpu_repeats_itself() {
+    let gpu = open();
+    let work = suite::work(suite::model(&[128]), 32, 40);
+    let (parameters, shard, control) = (init_parameters(&work.model, 2), suite::shard(320, 784), Control::new());
+    let train = |engine: &Engine| pollster::block_on(engine.train(&work, &parameters, &shard, &control)).unwrap();
+    let (first, again, cpu) = (train(&gpu), train(&gpu), train(&Engine::cpu()));
+    let distance = relative_distance(&first.delta, &cpu.delta).expect("updates");
+    println!("native GPU and native CPU: distance {distance:.2e}");
+    assert!(distance < 2e-4);
+    assert_eq!(first, again);
+}
+
+/// A kernel that is wrong, by a little or at all, is named by the self-test.
+#[test]
+fn the_self_test_catches_each_wrong_kernel() {
+    let lies = [
+        ("matmul_blocked", "let end = min(chunk + K_CHUNK, params.k);", "let end = min(chunk + K_CHUNK, params.k - 1u);"),
+        ("matmul_blocked_vec4", "value = max(value, vec4f());", ""),
+        ("column_sum", "total += sum;", "total = sum;"),
+        ("relu_backward", "activation[i] > vec4f()", "activation[i] >= vec4f()"),
+        ("sgd_momentum", "params.momentum * velocity[i]", "velocity[i]"),
+        ("softmax_cross_entropy", "select(0.0, 1.0, i == hit)", "select(0.0, 0.999, i == hit)"),
+    ];
+    for (name, truth, lie) in lies {
+        let kernel = KERNELS.iter().find(|k| k.name == name).unwrap();
+        assert!(kernel.wgsl.contains(truth), "{name}");
+        let options = GpuOptions { replaced_kernel: Some((kernel.name, kernel.wgsl.replace(truth, lie))), ..Default::default() };
+        let engine = pollster::block_on(Engine::gpu_with(options)).unwrap();
+        match pollster::block_on(engine.self_test()) {
+            Err(EngineError::SelfTest { kernel, .. }) => assert!(kernel.starts_with(&format!("{name} ")), "{name}: {kernel}"),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+/// WGSL that does not compile is an error of the call, and the device goes on.
+#[test]
+fn a_shader_that_does_not_compile_is_an_error() {
+    let options = GpuOptions { replaced_kernel: Some(("column_sum", "nonsense".to_owned())), ..Default::default() };
+    let engine = pollster::block_on(Engine::gpu_with(options)).unwrap();
+    assert!(matches!(pollster::block_on(engine.self_test()), Err(EngineError::Validation(_))));
+    let case = manyhands::engine::known::sgd_step(9);
+    assert!(pollster::block_on(engine.answer(&case)).is_ok());
+}
+
+/// Does something at the first breath, in the middle of a computation.
+struct AtFirstBreath<F: Fn() + Send + Sync>(F);
+
+impl<F: Fn() + Send + Sync> Pace for AtFirstBreath<F> {
+    fn now_ms(&self) -> f64 {
+        0.0
+    }
+
+    fn breathe(&self, _worked_ms: f64) -> PaceFuture {
+        self.0();
+        Box::pin(std::future::ready(()))
+    }
+}
+
+#[test]
+fn a_lost_device_is_an_error_then_and_after() {
+    let engine = std::sync::Arc::new(open());
+    let Engine::Gpu(_) = &*engine else { panic!("a GPU") };
+    let (work, control) = (suite::work(suite::model(&[128]), 32, 400), Control::new());
+    let (parameters, shard) = (init_parameters(&work.model, 2), suite::shard(320, 784));
+    let victim = engine.clone();
+    let losing = Control::with_pace(AtFirstBreath(move || {
+        if let Engine::Gpu(gpu) = &*victim {
+            gpu.destroy();
+        }
+    }));
+    let got = pollster::block_on(engine.train(&work, &parameters, &shard, &losing));
+    assert!(matches!(got, Err(EngineError::DeviceLost(_))), "{got:?}");
+    let again = pollster::block_on(engine.train(&work, &parameters, &shard, &control));
+    assert!(matches!(again, Err(EngineError::DeviceLost(_))), "{again:?}");
+    assert!(
+        pollster::block_on(open().train(
+            &suite::work(suite::model(&[8]), 32, 2),
+            &init_parameters(&suite::model(&[8]), 1),
+            &shard,
+            &control
+        ))
+        .is_ok()
+    );
+}
+
+/// Stop in mid-unit ends it within a second, pause holds it, resume lets it finish.
+#[test]
+fn stop_and_pause_in_mid_unit() {
+    let engine = open();
+    let work = suite::work(suite::model(&[128]), 32, 10_000);
+    let (parameters, shard, control) = (init_parameters(&work.model, 2), suite::shard(320, 784), Control::new());
+    let (told, hear) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let stopper = control.clone();
+        scope.spawn(move || {
+            // Once steps have been made, hold, then stop.
+            while stopper.progress().0 < 20 {
+                std::thread::yield_now();
+            }
+            stopper.pause();
+            let at = std::time::Instant::now();
+            stopper.stop();
+            told.send(at).unwrap();
+        });
+        let got = pollster::block_on(engine.train(&work, &parameters, &shard, &control));
+        let ended = std::time::Instant::now();
+        assert!(matches!(got, Err(EngineError::Stopped)), "{got:?}");
+        let took = ended - hear.recv().unwrap();
+        println!("stopped after {took:?}");
+        assert!(took < std::time::Duration::from_secs(1), "{took:?}");
+    });
+}
+
+/// What the device does not bind is refused with the bytes it would need.
+#[test]
+fn a_buffer_past_the_device_is_refused() {
+    use manyhands::plan::{Op, Program};
+    let engine = open();
+    let mut program = Program::default();
+    // One value past what 32-bit bindings reach, half the memory bound: never allocated.
+    let buffer = program.buffer((1 << 30) + 1);
+    program.ops.push(Op::ColumnSum { x: buffer, sums: buffer, rows: 1, columns: 1 });
+    let Engine::Gpu(gpu) = &engine else { panic!("a GPU") };
+    let got = pollster::block_on(gpu.outputs(&program, &[], &[], &Control::new()));
+    assert!(matches!(got, Err(EngineError::TooLarge { bytes, .. }) if bytes > 1 << 32), "{got:?}");
+}

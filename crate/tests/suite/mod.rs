@@ -1,0 +1,297 @@
+//! What every backend must pass, natively and in a browser: tables of shapes per kernel, and a whole training unit
+//! against the reference. The programs around this module choose the backend; it asserts and prints.
+
+use manyhands::control::Control;
+use manyhands::engine::{Engine, EngineError, MatmulShape, Trained, init_parameters, known};
+use manyhands::tensors::Shard;
+use manyhands_protocol::ids::BlobHash;
+use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
+use manyhands_protocol::work::{InnerOptimizer, TrainWork};
+use manyhands_shaders::compare::relative_distance;
+use manyhands_shaders::matmul::{Epilogue, Shape, Transposed, Variant};
+
+/// Extents at 0, 1, block and tile edges, odd, long and thin, and past one chunk of k.
+const PRODUCTS: [[u32; 3]; 17] = [
+    [0, 3, 4],
+    [3, 0, 4],
+    [4, 0, 4],
+    [3, 4, 0],
+    [1, 1, 1],
+    [7, 63, 9],
+    [8, 64, 8],
+    [9, 65, 7],
+    [31, 128, 33],
+    [32, 132, 32],
+    [33, 68, 36],
+    [65, 129, 31],
+    [4, 4, 300],
+    [300, 4, 4],
+    [2, 1000, 3],
+    [1, 784, 128],
+    [784, 32, 128],
+];
+
+const TRANSPOSED: [Transposed; 4] = [
+    Transposed { a: false, b: false },
+    Transposed { a: false, b: true },
+    Transposed { a: true, b: false },
+    Transposed { a: true, b: true },
+];
+
+/// Every variant of the product, every transpose, every epilogue, over the table; then the other kernels.
+pub async fn kernels(engine: &Engine) {
+    let mut worst = 0.0f64;
+    let mut count = 0;
+    for [m, k, n] in PRODUCTS {
+        let shape = Shape { m, k, n };
+        for transposed in TRANSPOSED {
+            for variant in Variant::ALL.into_iter().filter(|v| v.takes(shape, transposed)) {
+                for epilogue in [Epilogue::None, Epilogue::Bias, Epilogue::BiasRelu] {
+                    let case = known::product(shape, transposed, epilogue, Some(variant));
+                    worst = worst.max(engine.answer(&case).await.unwrap());
+                    count += 1;
+                }
+            }
+        }
+    }
+    println(&format!("products: {count} cases, at most {worst:.3} of the tolerance used"));
+    let mut others = Vec::new();
+    others.extend([[1, 1], [64, 64], [65, 63], [3, 200], [200, 3], [4096, 1]].map(|[r, c]| known::column_sums(r, c)));
+    others.extend([1, 4, 5, 255, 257, 100_003].map(known::relu_gradient));
+    others.extend([1, 4, 5, 255, 257, 100_003].map(known::sgd_step));
+    others.extend([[1, 2], [31, 10], [32, 10], [33, 7], [2, 1000]].map(|[r, c]| known::cross_entropy(r, c, 4.0)));
+    others.push(known::cross_entropy(40, 10, 80.0));
+    others.push(known::cross_entropy(5, 3, 0.0));
+    let mut worst = 0.0f64;
+    for case in &others {
+        worst = worst.max(engine.answer(case).await.unwrap());
+    }
+    println(&format!("others: {} cases, at most {worst:.3} of the tolerance used", others.len()));
+}
+
+/// A wrong answer anywhere is seen: the same cases with one input value changed after the answers were made.
+pub async fn a_changed_input_is_seen(engine: &Engine) {
+    let shape = Shape { m: 33, k: 68, n: 36 };
+    for mut case in [
+        known::product(shape, Transposed::default(), Epilogue::None, None),
+        known::column_sums(10, 10),
+        known::relu_gradient(30),
+        known::cross_entropy(8, 5, 4.0),
+        known::sgd_step(9),
+    ] {
+        // Of ReLU a gradient that passes is changed, of the others the first input.
+        let passes = case.buffers[0].iter().position(|&y| y > 0.0).expect("a positive activation");
+        let (buffer, index) = if case.name.starts_with("relu") { (1, passes) } else { (0, 0) };
+        case.buffers[buffer][index] += 0.01;
+        let got = engine.answer(&case).await;
+        assert!(matches!(got, Err(EngineError::SelfTest { .. })), "{}: {got:?}", case.name);
+        case.buffers[buffer][index] = f32::NAN;
+        let got = engine.answer(&case).await;
+        assert!(matches!(got, Err(EngineError::SelfTest { .. })), "{}: {got:?}", case.name);
+    }
+}
+
+/// A product cut into row slices has the bits of one in a single call.
+pub async fn slices_change_no_bits(engine: &Engine) {
+    use manyhands::plan::Op;
+    use manyhands_shaders::matmul::Rows;
+    for (transposed, [m, k, n]) in TRANSPOSED.into_iter().flat_map(|t| [(t, [200, 68, 36]), (t, [199, 67, 37])]) {
+        let whole = known::product(Shape { m, k, n }, transposed, Epilogue::BiasRelu, None);
+        let mut cut = whole.clone();
+        let Op::Matmul(product) = cut.program.ops[0] else { panic!("a product") };
+        cut.program.ops = [(0, 64), (64, 192), (192, m)]
+            .map(|(first, end)| Op::Matmul(manyhands::plan::Matmul { rows: Rows { first, end }, ..product }))
+            .to_vec();
+        let control = Control::new();
+        let a = engine.run(&whole.program, whole.buffers.clone(), &control).await.unwrap();
+        let b = engine.run(&cut.program, cut.buffers.clone(), &control).await.unwrap();
+        let bits = |buffers: &[Vec<f32>]| buffers.iter().flatten().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&a), bits(&b), "{transposed:?} {m} {k} {n}");
+        engine.answer(&cut).await.unwrap();
+    }
+}
+
+/// The public product, and what it refuses.
+pub async fn matmul_unit(engine: &Engine) {
+    let control = Control::new();
+    let shape = MatmulShape { m: 130, k: 200, n: 70 };
+    let (a, b) = (known::values(1, 130 * 200), known::values(2, 200 * 70));
+    let c = engine.matmul(shape, &a, &b, &control).await.unwrap();
+    let expected = Engine::reference().matmul(shape, &a, &b, &control).await.unwrap();
+    let distance = relative_distance(&[c], &[expected]).expect("finite and not empty");
+    assert!(distance < 1e-6, "{distance}");
+    for (shape, a, b) in [
+        (MatmulShape { m: 0, k: 1, n: 1 }, vec![], vec![1.0]),
+        (MatmulShape { m: 1, k: 2, n: 1 }, vec![1.0], vec![1.0, 1.0]),
+        (MatmulShape { m: 1, k: 1, n: 1 }, vec![1.0], vec![]),
+        (MatmulShape { m: usize::MAX, k: 2, n: 1 }, vec![1.0], vec![1.0, 1.0]),
+    ] {
+        assert!(matches!(engine.matmul(shape, &a, &b, &control).await, Err(EngineError::Input(_))), "{shape:?}");
+    }
+    let one = MatmulShape { m: 1, k: 1, n: 1 };
+    assert!(matches!(engine.matmul(one, &[f32::MAX], &[f32::MAX], &control).await, Err(EngineError::NotFinite(_))));
+    control.stop();
+    assert_eq!(engine.matmul(big(), &vec![0.5; 1 << 20], &vec![0.5; 1 << 20], &control).await, Err(EngineError::Stopped));
+}
+
+/// Large enough for more than one slice.
+fn big() -> MatmulShape {
+    MatmulShape { m: 1024, k: 1024, n: 1024 }
+}
+
+pub fn model(hidden: &[u32]) -> Model {
+    let mut layers: Vec<Layer> = hidden.iter().flat_map(|&outputs| [Layer::Dense { outputs }, Layer::Relu]).collect();
+    layers.push(Layer::Dense { outputs: 10 });
+    Model {
+        input: Input { shape: vec![784], dtype: InputType::U8, scale: 1.0 / 255.0, offset: 0.0 },
+        layers,
+        loss: Loss::SoftmaxCrossEntropy,
+    }
+}
+
+pub fn work(model: Model, batch: u32, inner_steps: u32) -> TrainWork {
+    let nothing = BlobHash([0; 32]);
+    let optimizer = InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.9 };
+    TrainWork { model, checkpoint: nothing, shard: nothing, round: 0, first_row: 0, batch, inner_steps, optimizer }
+}
+
+/// Ten blurred prototypes and noise: learnable, and as sparse as pictures are.
+pub fn shard(rows: usize, inputs: usize) -> Shard {
+    let prototypes = known::values(40, 10 * inputs);
+    let noise = known::values(41, rows * inputs);
+    let y: Vec<u32> = (0..rows).map(|row| (row * 7 % 10) as u32).collect();
+    let x = (0..rows * inputs).map(|i| {
+        let class = y[i / inputs] as usize;
+        (prototypes[class * inputs + i % inputs] + 0.5 * noise[i]).clamp(0.0, 1.0)
+    });
+    Shard { rows, x: x.collect(), y }
+}
+
+/// A training unit of the demo's shape on `engine` and on the reference.
+pub async fn unit(engine: &Engine, name: &str) -> Trained {
+    let work = TrainWork { first_row: 64, ..work(model(&[128]), 32, 40) };
+    let (parameters, shard, control) = (init_parameters(&work.model, 1), shard(640, 784), Control::new());
+    let got = engine.train(&work, &parameters, &shard, &control).await.unwrap();
+    let expected = Engine::reference().train(&work, &parameters, &shard, &control).await.unwrap();
+    let distance = relative_distance(&got.delta, &expected.delta).expect("an update that is finite and not zero");
+    let loss = |losses: &[f32]| [losses[0], losses[39]];
+    println(&format!(
+        "{name}: 784-128-10, batch 32, 40 steps: distance to the reference {distance:.2e}, losses {:?} and {:?}",
+        loss(&got.losses),
+        loss(&expected.losses)
+    ));
+    assert!(distance < 2e-4, "{distance}");
+    assert_eq!(got.losses.len(), 40);
+    for (got, expected) in got.losses.iter().zip(&expected.losses) {
+        assert!((got - expected).abs() < 1e-3 * expected.abs().max(0.01), "{got} {expected}");
+    }
+    assert!(got.losses[39] < 0.5 * got.losses[0], "it learns");
+    assert_eq!(control.progress(), (40, 40));
+    got
+}
+
+/// Odd extents, several layers, ReLU in places where it folds differently, wrapping rows, and no momentum.
+pub async fn odd_units(engine: &Engine) {
+    let dense = |outputs| Layer::Dense { outputs };
+    let models = [
+        vec![dense(10)],
+        vec![Layer::Relu, dense(33), Layer::Relu, Layer::Relu, dense(17), dense(10)],
+        vec![dense(64), Layer::Relu, dense(32), Layer::Relu, dense(10)],
+    ];
+    for (index, layers) in models.into_iter().enumerate() {
+        let input = Input { shape: vec![7, 5], dtype: InputType::F32, scale: 1.0, offset: 0.0 };
+        let model = Model { input, layers, loss: Loss::SoftmaxCrossEntropy };
+        let optimizer = InnerOptimizer::Sgd { learning_rate: 0.1, momentum: if index == 0 { 0.0 } else { 0.5 } };
+        let work = TrainWork { first_row: 15, optimizer, ..work(model, 5, 9) };
+        let mut shard = shard(20, 35);
+        shard.x.iter_mut().for_each(|v| *v -= 0.3);
+        let (parameters, control) = (init_parameters(&work.model, 3), Control::new());
+        let got = engine.train(&work, &parameters, &shard, &control).await.unwrap();
+        let expected = Engine::reference().train(&work, &parameters, &shard, &control).await.unwrap();
+        let distance = relative_distance(&got.delta, &expected.delta).expect("an update that is finite and not zero");
+        assert!(distance < 1e-4, "model {index}: {distance}");
+        let x = &shard.x[..35 * 13];
+        let got = engine.logits(&work.model, &parameters, x, 13).await.unwrap();
+        let expected = Engine::reference().logits(&work.model, &parameters, x, 13).await.unwrap();
+        assert_eq!(got.len(), 130);
+        assert!(relative_distance(&[got], &[expected]).expect("logits") < 1e-5);
+    }
+    let model = model(&[16]);
+    let (parameters, shard) = (init_parameters(&model, 3), shard(600, 784));
+    let got = engine.logits(&model, &parameters, &shard.x, 600).await.unwrap();
+    let expected = Engine::reference().logits(&model, &parameters, &shard.x, 600).await.unwrap();
+    assert!(relative_distance(&[got], &[expected]).expect("logits") < 1e-5);
+}
+
+/// What a unit may not be.
+pub async fn bad_units(engine: &Engine) {
+    let (good, control) = (work(model(&[8]), 4, 2), Control::new());
+    let (parameters, rows) = (init_parameters(&good.model, 1), shard(8, 784));
+    assert!(engine.train(&good, &parameters, &rows, &control).await.is_ok());
+    let with = |change: fn(&mut TrainWork)| {
+        let mut work = good.clone();
+        change(&mut work);
+        work
+    };
+    for bad in [
+        with(|w| w.batch = 0),
+        with(|w| w.batch = 3),
+        with(|w| w.inner_steps = 0),
+        with(|w| w.first_row = 2),
+        with(|w| w.model.layers.clear()),
+        with(|w| w.model.layers[0] = Layer::Dense { outputs: 9 }),
+        with(|w| w.optimizer = InnerOptimizer::Sgd { learning_rate: f32::NAN, momentum: 0.0 }),
+    ] {
+        let got = engine.train(&bad, &parameters, &rows, &control).await;
+        assert!(matches!(got, Err(EngineError::Input(_))), "{bad:?}: {got:?}");
+    }
+    let changed = |change: fn(&mut Shard)| {
+        let mut shard = rows.clone();
+        change(&mut shard);
+        shard
+    };
+    for bad in [
+        changed(|s| s.rows = 0),
+        changed(|s| s.rows = 12),
+        changed(|s| s.y[3] = 10),
+        changed(|s| s.y.truncate(7)),
+        changed(|s| s.x.truncate(7)),
+    ] {
+        assert!(matches!(engine.train(&good, &parameters, &bad, &control).await, Err(EngineError::Input(_))));
+    }
+    assert!(matches!(engine.train(&good, &parameters[..3], &rows, &control).await, Err(EngineError::Input(_))));
+    let wild = with(|w| w.optimizer = InnerOptimizer::Sgd { learning_rate: 1e38, momentum: 0.9 });
+    assert!(matches!(engine.train(&wild, &parameters, &rows, &control).await, Err(EngineError::NotFinite(_))));
+    let nan = Shard { x: vec![f32::NAN; 8 * 784], ..rows.clone() };
+    assert!(matches!(engine.train(&good, &parameters, &nan, &control).await, Err(EngineError::NotFinite(_))));
+    // 4096 rows of 2^24 inputs: refused by arithmetic, before any of it is allocated.
+    let mut huge = with(|w| w.batch = 4096);
+    huge.model.input.shape = vec![1 << 20];
+    huge.model.layers = vec![Layer::Dense { outputs: 10 }];
+    let got =
+        engine.train(&huge, &[vec![0.0; 10 << 20], vec![0.0; 10]], &Shard { rows: 0, x: vec![], y: vec![] }, &control).await;
+    assert!(matches!(got, Err(EngineError::Input(_) | EngineError::TooLarge { .. })), "{got:?}");
+    control.stop();
+    let long = with(|w| w.inner_steps = 10_000);
+    assert_eq!(engine.train(&long, &parameters, &rows, &control).await, Err(EngineError::Stopped));
+}
+
+/// Everything above.
+pub async fn all(engine: &Engine, name: &str) {
+    engine.self_test().await.unwrap();
+    kernels(engine).await;
+    a_changed_input_is_seen(engine).await;
+    slices_change_no_bits(engine).await;
+    matmul_unit(engine).await;
+    unit(engine, name).await;
+    odd_units(engine).await;
+    bad_units(engine).await;
+}
+
+/// Prints where the test runner shows it.
+fn println(line: &str) {
+    #[cfg(target_arch = "wasm32")]
+    wasm_bindgen_test::console_log!("{line}");
+    #[cfg(not(target_arch = "wasm32"))]
+    println!("{line}");
+}
