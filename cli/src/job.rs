@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use manyhands_protocol::JobId;
-use manyhands_protocol::view::{JobState, JobView};
+use manyhands_protocol::view::JobView;
 use reqwest::Method;
 use serde_json::json;
 
@@ -97,8 +97,6 @@ enum JobError {
     Status { url: String, status: u16 },
     #[error("{url} answered something that is not what was asked for: {reason}")]
     Answer { url: String, reason: String },
-    #[error("there is no job {0}")]
-    UnknownJob(JobId),
 }
 
 /// Runs one command; an error is for the user to read, and ends the process with 1.
@@ -145,13 +143,13 @@ fn connect(args: &Args) -> Result<Client, JobError> {
 }
 
 async fn find(client: &Client, id: JobId) -> Result<JobView, JobError> {
-    client.jobs().await?.into_iter().find(|job| job.id == id).ok_or(JobError::UnknownJob(id))
+    let response = client.call(Method::GET, &format!("/v1/admin/jobs/{id}"), None).await?;
+    client.json(response).await
 }
 
 /// Changes the state of one job and shows what it is then.
 async fn act(client: &Client, id: JobId, action: &str, as_json: bool) -> Result<String, JobError> {
-    client.call(Method::POST, &format!("/v1/admin/jobs/{id}/{action}"), None).await?;
-    let view = find(client, id).await?;
+    let view = change(client, id, action).await?;
     Ok(if as_json { print::job(&view, true) } else { format!("job {id} is {}", view.state.name()) })
 }
 
@@ -165,13 +163,9 @@ async fn everything(client: &Client, stop: bool, as_json: bool) -> Result<String
     })
 }
 
-/// Approves a job that was just submitted.
-async fn approve(client: &Client, view: JobView) -> Result<JobView, JobError> {
-    if view.state != JobState::Submitted {
-        return Ok(view);
-    }
-    client.call(Method::POST, &format!("/v1/admin/jobs/{}/approve", view.id), None).await?;
-    find(client, view.id).await
+async fn change(client: &Client, id: JobId, action: &str) -> Result<JobView, JobError> {
+    let response = client.call(Method::POST, &format!("/v1/admin/jobs/{id}/{action}"), None).await?;
+    client.json(response).await
 }
 
 #[cfg(test)]

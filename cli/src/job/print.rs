@@ -5,7 +5,9 @@ use manyhands_protocol::view::{JobView, JobsView};
 
 /// A problem document as one line: the field at fault, what happened, and the code to look up.
 pub fn problem(problem: &Problem) -> String {
-    let field = problem.field.as_deref().map(|field| format!("{field}: ")).unwrap_or_default();
+    // The detail of some problems begins with the field already.
+    let field = problem.field.as_deref().filter(|field| !problem.detail.starts_with(*field));
+    let field = field.map(|field| format!("{field}: ")).unwrap_or_default();
     let retry = if problem.retryable { "; try again later" } else { "" };
     format!("{field}{} ({}{retry})", problem.detail, problem.code)
 }

@@ -13,7 +13,7 @@ use reqwest::Method;
 use sha2::{Digest, Sha256};
 
 use super::client::Client;
-use super::{JobError, approve};
+use super::{JobError, change};
 
 /// A submission and the blobs it names.
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl Blobs {
 }
 
 /// Uploads the blobs that the coordinator lacks and creates the job.
-pub async fn send(client: &Client, prepared: &Prepared, approve_it: bool) -> Result<JobView, JobError> {
+pub async fn send(client: &Client, prepared: &Prepared, approve: bool) -> Result<JobView, JobError> {
     for (hash, bytes) in &prepared.blobs {
         if !client.has_blob(&format!("/v1/blobs/{hash}")).await? {
             // A blob that no job names yet cannot be fetched; the coordinator answers such an upload with 200 and keeps
@@ -94,6 +94,6 @@ pub async fn send(client: &Client, prepared: &Prepared, approve_it: bool) -> Res
     }
     let body = serde_json::to_vec(&prepared.submission).expect("a submission of plain values always serialises");
     let response = client.call(Method::POST, "/v1/admin/jobs", Some(("application/json", body))).await?;
-    let view = client.json(response).await?;
-    if approve_it { approve(client, view).await } else { Ok(view) }
+    let view: JobView = client.json(response).await?;
+    if approve { change(client, view.id, "approve").await } else { Ok(view) }
 }

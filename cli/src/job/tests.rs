@@ -7,6 +7,7 @@ use std::path::Path;
 use clap::Parser;
 use manyhands_protocol::manifest::{Category, Inputs};
 use manyhands_protocol::problem::{Code, Problem};
+use manyhands_protocol::view::JobState;
 
 use super::*;
 
@@ -77,6 +78,8 @@ fn addresses_are_http() {
 #[test]
 fn problems_show_field_detail_and_code() {
     let problem = Problem::new(Code::BadManifest, "must be 1 to 4096").with_field("work.block");
+    assert_eq!(print::problem(&problem), "work.block: must be 1 to 4096 (bad_manifest)");
+    let problem = Problem::new(Code::BadManifest, "work.block: must be 1 to 4096").with_field("work.block");
     assert_eq!(print::problem(&problem), "work.block: must be 1 to 4096 (bad_manifest)");
     let problem = Problem::new(Code::Stopped, "stopped by the operator");
     assert_eq!(print::problem(&problem), "stopped by the operator (stopped; try again later)");
