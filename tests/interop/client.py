@@ -190,8 +190,8 @@ class Volunteer:
     def call(self, method, path, body=None, kind=None, **rest):
         return self.coordinator.call(method, path, body, kind, token=self.token, **rest)
 
-    def lease(self, units=1):
-        request = {0: units, 1: OTHER, 2: self.job, 3: 64 * 1024 * 1024}
+    def lease(self, units=1, job=None):
+        request = {0: units, 1: OTHER, 2: job or self.job, 3: 64 * 1024 * 1024}
         answer = uncbor(self.call("POST", "/v1/leases", cbor(request), CBOR)[1])
         manifests, self.totals = answer[0], answer[2]
         return [Unit(self, data) for data in manifests]
@@ -324,6 +324,8 @@ def lie_about_consent(volunteer):
     refused("unprotected header", "bad_cbor", lambda: v.open_session(v.consent({}), unprotected={1000: None}))
     refused("field from the future", "bad_cbor", bad(_11=1))
     refused("field of another type", "bad_cbor", bad(_6="all"))
+    refused("job that does not exist", "unknown_job", bad(_5=10**9))
+    refused("lease for a job not consented to", "bad_consent", lambda: v.lease(job=10**9))
 
 
 def lie_about_bodies(volunteer):
@@ -367,7 +369,7 @@ def lie_about_results(volunteer, finished):
     refused("signed by a key that is not named", "bad_signature", submit(sign(v.key, "result", good, signer=other.key)))
     refused("signed by a key without this session", "wrong_key", submit(sign(other.key, "result", good)))
     refused("wrong algorithm", "wrong_algorithm", submit(sign(v.key, "result", good, algorithm=-7)))
-    refused("a consent for a result", "bad_cbor", submit(sign(v.key, "consent", good)))
+    refused("a consent for a result", "wrong_content_type", submit(sign(v.key, "consent", good)))
     refused("statement with a trailing byte", "bad_cbor", submit(sign(v.key, "result", cbor(good) + b"\0")))
     refused("envelope with a trailing byte", "bad_cbor", submit(sign(v.key, "result", good) + b"\0"))
     refused("another manifest", "lease_mismatch", with_(_4=bytes(32)))
@@ -420,13 +422,12 @@ def withdraw(volunteer):
     """The session's end ends its leases."""
     unit = volunteer.one_unit()
     volunteer.call("DELETE", "/v1/sessions")
-    try:
-        volunteer.lease()
-    except Refused as refusal:
-        expect(refusal.code in ("no_session", "session_expired"), f"a withdrawn session: {refusal}")
-    else:
-        raise Surprise("a withdrawn session still leases")
-    say("withdrawn", unit=unit.unit)
+    refused("lease after withdrawal", "no_session", volunteer.lease)
+    again = Volunteer(volunteer.coordinator, volunteer.job)
+    leased = again.lease(16)
+    expect(unit.unit in [u.unit for u in leased], "withdrawal did not free the unit")
+    for other in leased:
+        again.call("DELETE", f"/v1/leases/{other.lease}")
 
 
 def main():

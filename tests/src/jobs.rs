@@ -22,12 +22,22 @@ pub struct SmallTrain {
     pub units_per_round: u32,
     pub rounds_max: u32,
     pub target_accuracy: f64,
+    /// Labels at random: the target is out of reach, and the job goes on for all its rounds.
+    pub noisy_labels: bool,
 }
 
 impl Default for SmallTrain {
     /// A second or less of one core per unit, a handful of rounds.
     fn default() -> SmallTrain {
-        SmallTrain { width: 64, hidden: 32, inner_steps: 16, units_per_round: 4, rounds_max: 40, target_accuracy: 0.95 }
+        SmallTrain {
+            width: 64,
+            hidden: 32,
+            inner_steps: 16,
+            units_per_round: 4,
+            rounds_max: 40,
+            target_accuracy: 0.95,
+            noisy_labels: false,
+        }
     }
 }
 
@@ -66,7 +76,7 @@ pub fn train(folder: &Path, small: SmallTrain) -> Result<JobFiles> {
         let (mut x, mut y) = (Vec::with_capacity(rows * small.width), Vec::with_capacity(rows));
         for row in 0..rows {
             let class = row % CLASSES;
-            y.push(class as u8);
+            y.push(if small.noisy_labels { numbers.byte() % CLASSES as u8 } else { class as u8 });
             let pattern = &patterns[class * small.width..][..small.width];
             x.extend(pattern.iter().map(|&p| p / 2 + numbers.byte() / 2));
         }

@@ -7,6 +7,7 @@ pub mod browser;
 pub mod jobs;
 pub mod process;
 pub mod proxy;
+pub mod python;
 pub mod server;
 
 use std::path::PathBuf;

@@ -1,0 +1,49 @@
+//! docs/protocol.md is enough: a client written from it alone takes part, and its lies are refused. The golden vectors
+//! are what their script makes.
+
+use anyhow::Result;
+use manyhands_tests::jobs;
+use manyhands_tests::python;
+use manyhands_tests::server::Server;
+use serde_json::Value;
+
+/// Units of the job: each lie about a product needs one.
+const UNITS: usize = 20;
+/// Fewest refusals that the client must have seen: cutting a request at each byte alone is more than ten.
+const REFUSALS_MIN: usize = 50;
+
+#[tokio::test]
+async fn an_independent_client_is_credited_and_its_lies_are_refused() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Server::start(&folder.path().join("data"))?;
+    let files = jobs::matmul(folder.path(), [4 * 16, 100, (UNITS / 4) * 16], 16)?;
+    let job = server.submit(&files.manifest, &files.data)?;
+    assert_eq!(server.job(job).await?.units_total, UNITS as u64);
+
+    let output = python::run("tests/interop/client.py", &[server.url.as_str(), "--job", &job.to_string(), "--lies"])?;
+    let steps: Vec<Value> = output.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let count = |step: &str| steps.iter().filter(|s| s["step"] == step).count();
+    assert_eq!((count("honest"), count("done")), (1, 1));
+    assert!(count("refused") >= REFUSALS_MIN, "only {} refusals", count("refused"));
+    assert_eq!(count("rejected"), 8);
+
+    let view = server.job(job).await?;
+    assert_eq!((view.results_accepted, view.results_rejected), (2, 8));
+    Ok(())
+}
+
+/// A client that surprises is a failure, not a silent end.
+#[tokio::test]
+async fn a_job_that_does_not_exist_is_a_surprise() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Server::start(&folder.path().join("data"))?;
+    let error = python::run("tests/interop/client.py", &[server.url.as_str(), "--job", "99"]).expect_err("no such job");
+    assert!(error.to_string().contains("unknown_job"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn vectors_are_what_their_script_makes() -> Result<()> {
+    python::run("tests/vectors/make.py", &["--check"])?;
+    Ok(())
+}
