@@ -11,6 +11,7 @@ mod pace;
 mod timer;
 
 pub use database::Database;
+pub use fetch::exchange;
 pub use host::{WebHost, origin};
-pub use identity::{KeyOptions, WebIdentity};
+pub use identity::{KeyOptions, WebIdentity, sha256};
 pub use locks::{Lock, lock};

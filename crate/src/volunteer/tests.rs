@@ -2,10 +2,9 @@
 
 mod script;
 
-use manyhands_protocol::limits;
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::wire::Verdict;
-use script::{Fault, ScriptHost};
+use script::{Fault, ScriptHost, settings};
 
 use super::identity::Identity;
 use super::*;
@@ -89,56 +88,56 @@ fn consent_ends_and_only_a_terminal_renews_it() {
 #[test]
 fn another_coordinator_behind_the_address_gets_nothing() {
     let host = ScriptHost::new(2, &[("POST /v1/results", Fault::Problem(Code::NoSession, None))]);
-    let other = host.clone();
-    *host.0.coordinator.borrow_mut() = Identity::from_seed(&[5; 32]);
-    host.0.verdicts.borrow_mut().push_back(Verdict::Accepted);
-    // The key changes once the first session is open.
-    let world = other.0.clone();
-    let volunteer = Volunteer { host: host.clone(), settings: settings(), switch: host.0.switch.clone() };
-    let result = futures::executor::block_on(volunteer.run(move |event| {
-        if matches!(&event, Event::Unit(u) if u.phase == Phase::Submitted) {
+    let world = host.0.clone();
+    let result = host.visit_telling(settings(), move |event| {
+        if matches!(event, Event::Unit(u) if u.phase == Phase::Submitted) {
             *world.coordinator.borrow_mut() = Identity::from_seed(&[6; 32]);
         }
-        world.events.borrow_mut().push(event);
-    }));
+    });
     assert!(matches!(result, Err(VolunteerError::CoordinatorChanged)));
     assert_eq!(host.0.consents.borrow().len(), 1, "no consent for the other key");
 }
 
-fn settings() -> Settings {
-    Settings {
-        origin: "native".to_owned(),
-        site: String::new(),
-        job: None,
-        choice: Choice::Cpu,
-        duty_percent: 100,
-        data_bytes_max: 0,
-        units_max: None,
-        renew_consent: false,
-        withdraw_at_end: false,
-    }
-}
-
 #[test]
 fn a_unit_taken_back_is_given_up() {
-    let host = ScriptHost::new(2, &[]);
-    host.0.keep.set(Some(false));
-    // The upload hangs, so that the heartbeat decides; the second unit is then kept.
-    host.0.faults.borrow_mut().push_back(("PUT /v1/blobs/", Fault::Hang));
+    // The first upload hangs, so that the heartbeat decides; the second unit is then kept.
+    let host = ScriptHost::new(2, &[("PUT /v1/blobs/", Fault::HangAndTakeBack)]);
     let world = host.0.clone();
-    let volunteer =
-        Volunteer { host: host.clone(), settings: Settings { units_max: Some(1), ..settings() }, switch: host.0.switch.clone() };
-    let run = volunteer.run(move |event| {
-        if matches!(&event, Event::Unit(u) if u.phase == Phase::GivenBack) {
+    let one = Settings { units_max: Some(1), ..settings() };
+    let result = host.visit_telling(one, move |event| {
+        if matches!(event, Event::Unit(u) if u.phase == Phase::GivenBack) {
             world.keep.set(None);
         }
-        world.events.borrow_mut().push(event);
     });
-    futures::executor::block_on(run).unwrap();
+    result.unwrap();
     assert!(host.phases().contains(&Phase::GivenBack));
     assert_eq!(host.phases().last(), Some(&Phase::Accepted));
     assert_eq!(host.count("DELETE /v1/leases/101"), 1);
     assert!(host.errors().is_empty(), "{:?}", host.errors());
+}
+
+#[test]
+fn a_pause_holds_the_unit_for_a_while_and_then_gives_it_back() {
+    // Where the computation is done before the pause reaches it, its upload hangs.
+    let host = ScriptHost::new(2, &[("lease=101", Fault::Hang)]);
+    host.0.keep.set(Some(true));
+    let (world, start_ms) = (host.0.clone(), host.0.now_ms.get());
+    let one = Settings { units_max: Some(1), ..settings() };
+    let result = host.visit_telling(one, move |event| match event {
+        Event::Unit(u) if u.phase == Phase::Computing && world.now_ms.get() < start_ms + 1000 => {
+            world.switch.set(Wish::Pause);
+        }
+        Event::Unit(u) if u.phase == Phase::GivenBack => {
+            assert!(world.now_ms.get() >= start_ms + 30_000, "given back at once");
+            world.keep.set(None);
+            world.switch.set(Wish::Run);
+        }
+        _ => {}
+    });
+    result.unwrap();
+    assert!(host.states().contains(&State::Paused));
+    assert_eq!(host.phases().iter().filter(|p| **p == Phase::GivenBack).count(), 1);
+    assert_eq!(host.phases().last(), Some(&Phase::Accepted));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! happens when that fails is the loop's business.
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -65,7 +66,7 @@ impl<H: Host> Visit<'_, H> {
         futures::select_biased! {
             result = self.produce(leased, &control).fuse() => result,
             error = self.beat(leased, &paused_since_ms).fuse() => Err(error),
-            () = self.steer(&control, &paused_since_ms).fuse() => Err(VolunteerError::GiveBack("stopped".to_owned())),
+            never = self.steer(&control, &paused_since_ms).fuse() => match never {},
         }
     }
 
@@ -171,10 +172,10 @@ impl<H: Host> Visit<'_, H> {
         }
     }
 
-    /// Passes pause and resume on to the computation. A stop ends the whole visit elsewhere.
-    async fn steer(&self, control: &Control, paused_since_ms: &Cell<Option<u64>>) {
+    /// Passes pause and resume on to the computation. A stop ends the whole visit, and this with it.
+    async fn steer(&self, control: &Control, paused_since_ms: &Cell<Option<u64>>) -> Infallible {
         let mut wish = Wish::Run;
-        while wish != Wish::Stop {
+        loop {
             wish = self.switch.until(|w| w != wish).await;
             match wish {
                 Wish::Pause => {
@@ -187,7 +188,7 @@ impl<H: Host> Visit<'_, H> {
                     paused_since_ms.set(None);
                     self.client.reporter.state(State::Working, "");
                 }
-                Wish::Stop => control.stop(),
+                Wish::Stop => {}
             }
         }
     }

@@ -1,9 +1,7 @@
 //! The volunteer's host in a Web Worker.
 
-use js_sys::Uint8Array;
 use manyhands_protocol::{BlobHash, KeyId};
-use wasm_bindgen::{JsCast, JsValue};
-use wasm_bindgen_futures::JsFuture;
+use wasm_bindgen::JsCast;
 use web_sys::WorkerGlobalScope;
 
 use super::database::{self, Database};
@@ -26,7 +24,7 @@ pub struct WebHost {
 impl WebHost {
     /// Opens storage and the visitor's key. The coordinator is this worker's own origin.
     pub async fn open(options: KeyOptions<'_>) -> Result<WebHost, HostError> {
-        let identity = WebIdentity::open(options).await.map_err(crypto_error)?;
+        let identity = WebIdentity::open(options).await.map_err(identity::crypto_error)?;
         let database = match options.database {
             Some(name) => Database::open(name).await.ok(),
             None => None,
@@ -40,10 +38,6 @@ pub fn origin() -> String {
     js_sys::global().unchecked_into::<WorkerGlobalScope>().location().origin()
 }
 
-fn crypto_error(error: JsValue) -> HostError {
-    HostError::Crypto(fetch::describe(&error))
-}
-
 impl Host for WebHost {
     type SessionLock = Lock;
 
@@ -52,9 +46,7 @@ impl Host for WebHost {
     }
 
     async fn sha256(&self, bytes: &[u8]) -> Result<BlobHash, HostError> {
-        let digest = async { JsFuture::from(identity::subtle()?.digest_with_str_and_u8_array("SHA-256", bytes)?).await };
-        let digest = Uint8Array::new(&digest.await.map_err(crypto_error)?).to_vec();
-        digest.try_into().map(BlobHash).map_err(|_| HostError::Crypto("a SHA-256 that is not 32 bytes".to_owned()))
+        identity::sha256(bytes).await
     }
 
     fn key(&self) -> KeyId {
@@ -66,7 +58,7 @@ impl Host for WebHost {
     }
 
     async fn sign(&self, bytes: &[u8]) -> Result<[u8; 64], HostError> {
-        self.identity.sign(bytes).await.map_err(crypto_error)
+        self.identity.sign(bytes).await.map_err(identity::crypto_error)
     }
 
     fn now_ms(&self) -> u64 {

@@ -3,14 +3,16 @@
 //! storage is refused. Key material goes nowhere else: not to messages, not to logs.
 
 use js_sys::{Array, Object, Uint8Array};
-use manyhands_protocol::KeyId;
+use manyhands_protocol::{BlobHash, KeyId};
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{Crypto, CryptoKey, SubtleCrypto, WorkerGlobalScope};
 
 use super::database::{self, Database};
+use super::fetch::describe;
 use super::fields::{Fields, Record};
 use super::locks;
+use crate::volunteer::host::HostError;
 use crate::volunteer::identity::Identity;
 
 /// Where the key lives in its store.
@@ -147,8 +149,20 @@ fn crypto() -> Result<Crypto, JsValue> {
     js_sys::global().unchecked_into::<WorkerGlobalScope>().crypto()
 }
 
+/// SHA-256 by WebCrypto.
+pub async fn sha256(bytes: &[u8]) -> Result<BlobHash, HostError> {
+    let digest = async { JsFuture::from(subtle()?.digest_with_str_and_u8_array("SHA-256", bytes)?).await };
+    let digest = digest.await.map_err(crypto_error)?;
+    array(&digest).map(BlobHash).ok_or_else(|| HostError::Crypto("a SHA-256 that is not 32 bytes".to_owned()))
+}
+
+/// A failure of WebCrypto in words.
+pub fn crypto_error(error: JsValue) -> HostError {
+    HostError::Crypto(describe(&error))
+}
+
 /// WebCrypto, which plain HTTP off loopback does not offer.
-pub fn subtle() -> Result<SubtleCrypto, JsValue> {
+fn subtle() -> Result<SubtleCrypto, JsValue> {
     let subtle: JsValue = crypto()?.subtle().into();
     if subtle.is_undefined() { Err(JsValue::from_str("WebCrypto needs HTTPS")) } else { Ok(subtle.unchecked_into()) }
 }

@@ -2,9 +2,12 @@
 //! decides is tested with the real one. Its clock moves only when the loop waits.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
-use std::task::Poll;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
 
 use manyhands_protocol::cose::{self, Kind};
 use manyhands_protocol::problem::Code;
@@ -25,6 +28,8 @@ pub enum Fault {
     Network,
     /// Never answers.
     Hang,
+    /// Never answers, and the next heartbeat takes the lease back.
+    HangAndTakeBack,
     Problem(Code, Option<u64>),
     /// A page of something else.
     Html(u16),
@@ -38,7 +43,7 @@ pub struct World {
     pub now_ms: Cell<u64>,
     pub coordinator: RefCell<Identity>,
     volunteer: Identity,
-    /// `(call, fault)`: the first entry whose call matches is used up.
+    /// `(call, fault)`: the first entry that is the call's beginning or end is used up.
     pub faults: RefCell<VecDeque<(&'static str, Fault)>>,
     /// Calls and waits in order, heartbeats left out.
     pub log: RefCell<Vec<String>>,
@@ -58,10 +63,50 @@ pub struct World {
     pub switch: Switch,
     /// Stop when this call is made.
     pub stop_at: Cell<Option<&'static str>>,
+    /// Waits in progress: when they end, and whom to wake.
+    timers: RefCell<BTreeMap<u64, (u64, Waker)>>,
+    timers_count: Cell<u64>,
+}
+
+/// A wait in progress.
+struct Timer<'a> {
+    world: &'a World,
+    id: u64,
+}
+
+impl Drop for Timer<'_> {
+    fn drop(&mut self) {
+        self.world.timers.borrow_mut().remove(&self.id);
+    }
+}
+
+/// Remembers that it woke, and wakes the thread that drives.
+struct Unpark(AtomicBool, Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+        self.1.unpark();
+    }
 }
 
 #[derive(Clone)]
 pub struct ScriptHost(pub Rc<World>);
+
+/// Consent without bounds, and no end.
+pub fn settings() -> Settings {
+    Settings {
+        origin: "native".to_owned(),
+        site: String::new(),
+        job: None,
+        choice: Choice::Cpu,
+        duty_percent: 100,
+        data_bytes_max: 0,
+        units_max: None,
+        renew_consent: false,
+        withdraw_at_end: false,
+    }
+}
 
 pub fn hash(bytes: &[u8]) -> BlobHash {
     BlobHash(Sha256::digest(bytes).into())
@@ -97,26 +142,50 @@ impl ScriptHost {
             events: RefCell::default(),
             switch: Switch::new(),
             stop_at: Cell::new(None),
+            timers: RefCell::default(),
+            timers_count: Cell::new(0),
         }))
     }
 
     /// One visit that ends after `units` verdicts.
     pub fn visit(&self, change: impl FnOnce(&mut Settings)) -> Result<(), VolunteerError> {
-        let mut settings = Settings {
-            origin: "native".to_owned(),
-            site: String::new(),
-            job: None,
-            choice: Choice::Cpu,
-            duty_percent: 100,
-            data_bytes_max: 0,
-            units_max: Some(self.0.units_left.get()),
-            renew_consent: false,
-            withdraw_at_end: false,
-        };
+        let mut settings = Settings { units_max: Some(self.0.units_left.get()), ..settings() };
         change(&mut settings);
+        self.visit_telling(settings, |_| ())
+    }
+
+    /// One visit, where the test sees each event as it is told.
+    pub fn visit_telling(&self, settings: Settings, mut see: impl FnMut(&Event) + 'static) -> Result<(), VolunteerError> {
         let volunteer = Volunteer { host: self.clone(), settings, switch: self.0.switch.clone() };
         let world = self.0.clone();
-        futures::executor::block_on(volunteer.run(move |event| world.events.borrow_mut().push(event)))
+        self.drive(volunteer.run(move |event| {
+            see(&event);
+            world.events.borrow_mut().push(event);
+        }))
+    }
+
+    /// Runs a future to its end. Where it waits for the clock only, the clock moves to the wait that ends first; where
+    /// it waits for the computation's thread, this thread does, too.
+    fn drive<T>(&self, future: impl Future<Output = T>) -> T {
+        let unpark = Arc::new(Unpark(AtomicBool::new(false), std::thread::current()));
+        let waker = Waker::from(unpark.clone());
+        let mut future = std::pin::pin!(future);
+        loop {
+            if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return value;
+            }
+            if unpark.0.swap(false, Ordering::SeqCst) {
+                continue;
+            }
+            let first = self.0.timers.borrow().values().min_by_key(|(due_ms, _)| *due_ms).cloned();
+            match first {
+                Some((due_ms, waker)) => {
+                    self.0.now_ms.set(self.0.now_ms.get().max(due_ms));
+                    waker.wake();
+                }
+                None => std::thread::park(),
+            }
+        }
     }
 
     pub fn states(&self) -> Vec<State> {
@@ -145,7 +214,7 @@ impl ScriptHost {
 
     fn fault(&self, call: &str) -> Option<Fault> {
         let mut faults = self.0.faults.borrow_mut();
-        let position = faults.iter().position(|(name, _)| call.starts_with(name))?;
+        let position = faults.iter().position(|(name, _)| call.starts_with(name) || call.ends_with(name))?;
         faults.remove(position).map(|(_, fault)| fault)
     }
 
@@ -254,6 +323,10 @@ impl Host for ScriptHost {
             None => self.answer(&call, &request),
             Some(Fault::Network) => return Err(HostError::Network("refused".to_owned())),
             Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::HangAndTakeBack) => {
+                self.0.keep.set(Some(false));
+                std::future::pending().await
+            }
             Some(Fault::Problem(code, retry_after_ms)) => problem(code, retry_after_ms),
             Some(Fault::Html(status)) => Response { status, retry_after_ms: None, body: b"<html>".to_vec() },
             Some(Fault::LostAnswer) => {
@@ -289,16 +362,20 @@ impl Host for ScriptHost {
     }
 
     async fn sleep(&self, ms: u64) {
-        if ms == limits::HEARTBEAT_MS && self.0.keep.get().is_none() {
-            return std::future::pending().await;
-        }
-        let mut turned = false;
+        let timer = Timer { world: &self.0, id: self.0.timers_count.replace(self.0.timers_count.get() + 1) };
+        let due_ms = self.0.now_ms.get() + ms;
         std::future::poll_fn(|context| {
-            context.waker().wake_by_ref();
-            if std::mem::replace(&mut turned, true) { Poll::Ready(()) } else { Poll::Pending }
+            if ms == limits::HEARTBEAT_MS && self.0.keep.get().is_none() {
+                return Poll::Pending;
+            }
+            let mut timers = self.0.timers.borrow_mut();
+            if self.0.now_ms.get() >= due_ms {
+                return Poll::Ready(());
+            }
+            timers.insert(timer.id, (due_ms, context.waker().clone()));
+            Poll::Pending
         })
         .await;
-        self.0.now_ms.set(self.0.now_ms.get() + ms);
         if ms != limits::HEARTBEAT_MS {
             self.0.log.borrow_mut().push(format!("wait {ms}"));
         }
