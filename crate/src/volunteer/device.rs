@@ -88,8 +88,20 @@ async fn gpu(_choice: Choice) -> Result<Engine, EngineError> {
 }
 
 #[cfg(feature = "gpu")]
-async fn gpu(_choice: Choice) -> Result<Engine, EngineError> {
-    Err(EngineError::NoAdapter("this program was built without GPU support".to_owned()))
+async fn gpu(choice: Choice) -> Result<Engine, EngineError> {
+    use crate::engine::AdapterChoice;
+
+    let engine = match Engine::gpu(AdapterChoice::Fastest).await {
+        // Some browsers give a software adapter only to those who ask for one.
+        Err(EngineError::NoAdapter(_)) if choice == Choice::Gpu => Engine::gpu(AdapterChoice::Software).await?,
+        other => other?,
+    };
+    if choice == Choice::Auto && engine.is_software_adapter() {
+        let adapter = engine.device_class().adapter;
+        return Err(EngineError::NoAdapter(format!("{adapter} is a software adapter, slower than the CPU path")));
+    }
+    engine.self_test().await?;
+    Ok(engine)
 }
 
 /// Milliseconds to idle after `worked_ms` of work, so that the device works `duty_percent` of the time.

@@ -27,6 +27,8 @@ use crate::tensors::{self, Shard};
 const TRANSFER_MS: u64 = 60_000;
 /// How long a finished result is offered before it is dropped: it costs one call, and is late at worst.
 const SUBMIT_MS: u64 = 10 * 60_000;
+/// Between two looks at how far a computation is.
+pub(super) const PROGRESS_MS: u64 = 400;
 /// A unit paused for longer goes back, for others wait for its round.
 const PAUSE_HOLD_MS: u64 = 30_000;
 
@@ -67,6 +69,7 @@ impl<H: Host> Visit<'_, H> {
             result = self.produce(leased, &control).fuse() => result,
             error = self.beat(leased, &paused_since_ms).fuse() => Err(error),
             never = self.steer(&control, &paused_since_ms).fuse() => match never {},
+            never = self.show(leased, &control).fuse() => match never {},
         }
     }
 
@@ -189,6 +192,19 @@ impl<H: Host> Visit<'_, H> {
                     self.client.reporter.state(State::Working, "");
                 }
                 Wish::Stop => {}
+            }
+        }
+    }
+
+    /// Tells how far the computation is, now and then.
+    async fn show(&self, leased: &Leased, control: &Control) -> Infallible {
+        let mut told = 0;
+        loop {
+            self.client.host.sleep(PROGRESS_MS).await;
+            let (step, _) = control.progress();
+            if step != told && step < lease::steps(&leased.manifest.work) {
+                told = step;
+                self.tell_unit(leased, Phase::Computing, step, None, "");
             }
         }
     }

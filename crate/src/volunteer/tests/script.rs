@@ -20,6 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::control::Control;
 use crate::volunteer::host::*;
 use crate::volunteer::identity::Identity;
+use crate::volunteer::unit::PROGRESS_MS;
 use crate::volunteer::*;
 
 /// What goes wrong with a call.
@@ -365,7 +366,8 @@ impl Host for ScriptHost {
         let timer = Timer { world: &self.0, id: self.0.timers_count.replace(self.0.timers_count.get() + 1) };
         let due_ms = self.0.now_ms.get() + ms;
         std::future::poll_fn(|context| {
-            if ms == limits::HEARTBEAT_MS && self.0.keep.get().is_none() {
+            let never = ms == PROGRESS_MS || ms == limits::HEARTBEAT_MS && self.0.keep.get().is_none();
+            if never {
                 return Poll::Pending;
             }
             let mut timers = self.0.timers.borrow_mut();

@@ -1,0 +1,138 @@
+//! The messages between page and worker, typed: plain objects tagged by `type`. This file is the contract; the page's
+//! copy of it for its type checker is www/types.d.ts. Fields are read and written by hand, which is smaller than a
+//! serializer; nothing here acts on a message.
+//!
+//! Page to worker: `start {job: number|null, site: "", backend: "auto"|"gpu"|"cpu", duty_percent, data_bytes_max}`,
+//! `pause`, `resume`, `stop`, `try {job, rows}`.
+//!
+//! Worker to page: `ready`, `state {state, detail}`, `adapter {backend: "webgpu"|"wasm", adapter, reason}`,
+//! `key {id, stored}`, `unit {job, unit, kind, phase, step, steps, loss|null, reason}`, `totals {accepted, rejected,
+//! pending, credit_flop}`, `answers {rows: [{pixels: Uint8Array, width, height, label, answer, probability}]}`,
+//! `error {code, message, retryable}`. After `state stopped` the worker may be started again.
+
+use js_sys::{Array, Uint8Array};
+use manyhands::volunteer::{Choice, Event};
+use manyhands::web::fields::{Fields, Record};
+use manyhands_protocol::JobId;
+use wasm_bindgen::JsValue;
+
+/// What the page asks for.
+pub enum ToWorker {
+    Start(Start),
+    Pause,
+    Resume,
+    Stop,
+    Try { job: JobId, rows: usize },
+}
+
+/// What the visitor agreed to by pressing Start.
+pub struct Start {
+    pub job: Option<JobId>,
+    pub site: String,
+    pub choice: Choice,
+    pub duty_percent: u32,
+    pub data_bytes_max: u64,
+}
+
+/// Most rows one `try` may ask for.
+const ROWS_MAX: u64 = 100;
+
+impl ToWorker {
+    /// Reads a message; the error names the field at fault.
+    pub fn read(message: JsValue) -> Result<ToWorker, &'static str> {
+        let fields = Fields::new(message);
+        match fields.text("type").as_deref() {
+            Some("start") => Ok(ToWorker::Start(Start {
+                job: match fields.value("job") {
+                    None => None,
+                    Some(_) => Some(JobId(fields.whole("job").ok_or("job")?)),
+                },
+                site: fields.text("site").unwrap_or_default(),
+                choice: match fields.text("backend").as_deref() {
+                    Some("auto") => Choice::Auto,
+                    Some("gpu") => Choice::Gpu,
+                    Some("cpu") => Choice::Cpu,
+                    _ => return Err("backend"),
+                },
+                duty_percent: fields.whole("duty_percent").filter(|d| (1..=100).contains(d)).ok_or("duty_percent")? as u32,
+                data_bytes_max: fields.whole("data_bytes_max").ok_or("data_bytes_max")?,
+            })),
+            Some("pause") => Ok(ToWorker::Pause),
+            Some("resume") => Ok(ToWorker::Resume),
+            Some("stop") => Ok(ToWorker::Stop),
+            Some("try") => Ok(ToWorker::Try {
+                job: JobId(fields.whole("job").ok_or("job")?),
+                rows: fields.whole("rows").filter(|r| (1..=ROWS_MAX).contains(r)).ok_or("rows")? as usize,
+            }),
+            _ => Err("type"),
+        }
+    }
+}
+
+/// One held-out example with the model's answer.
+pub struct Answer {
+    pub pixels: Vec<u8>,
+    pub width: u32,
+    pub height: u32,
+    pub label: u32,
+    pub answer: u32,
+    pub probability: f32,
+}
+
+fn message(kind: &str) -> Record {
+    Record::new().with("type", kind)
+}
+
+pub fn ready() -> JsValue {
+    message("ready").into()
+}
+
+pub fn error(code: &str, text: &str, retryable: bool) -> JsValue {
+    message("error").with("code", code).with("message", text).with("retryable", retryable).into()
+}
+
+pub fn stopped(detail: &str) -> JsValue {
+    message("state").with("state", "stopped").with("detail", detail).into()
+}
+
+pub fn answers(rows: Vec<Answer>) -> JsValue {
+    let list = Array::new();
+    for row in rows {
+        let record = Record::new()
+            .with("pixels", Uint8Array::from(row.pixels.as_slice()))
+            .with("width", row.width)
+            .with("height", row.height)
+            .with("label", row.label)
+            .with("answer", row.answer)
+            .with("probability", row.probability);
+        list.push(&record.into());
+    }
+    message("answers").with("rows", list).into()
+}
+
+/// The message for something that happened in the loop. Counts go as numbers: exact up to 2^53.
+pub fn event(event: Event) -> JsValue {
+    match event {
+        Event::State { state, detail } => message("state").with("state", state.name()).with("detail", detail),
+        Event::Adapter { backend, adapter, reason } => {
+            message("adapter").with("backend", backend.name()).with("adapter", adapter).with("reason", reason)
+        }
+        Event::Key { id, stored } => message("key").with("id", id.to_string()).with("stored", stored),
+        Event::Unit(u) => message("unit")
+            .with("job", u.job.0 as f64)
+            .with("unit", u.unit.0 as f64)
+            .with("kind", u.kind.name())
+            .with("phase", u.phase.name())
+            .with("step", u.step)
+            .with("steps", u.steps)
+            .with("loss", u.loss.map_or(JsValue::NULL, JsValue::from))
+            .with("reason", u.reason),
+        Event::Totals(t) => message("totals")
+            .with("accepted", t.accepted as f64)
+            .with("rejected", t.rejected as f64)
+            .with("pending", t.pending as f64)
+            .with("credit_flop", t.credit_flop as f64),
+        Event::Error { code, message, retryable } => return error(&code, &message, retryable),
+    }
+    .into()
+}

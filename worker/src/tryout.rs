@@ -1,0 +1,140 @@
+//! The newest model tried on a few held-out examples: the job's view, its checkpoint and its test set are public, so
+//! this needs no session. Computes on the CPU path: a dozen rows are no work for a GPU.
+
+use manyhands::engine::Engine;
+use manyhands::tensors;
+use manyhands::volunteer::{Method, Request};
+use manyhands::web::fields::{Fields, whole};
+use manyhands::web::{exchange, origin, sha256};
+use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
+use manyhands_protocol::{BlobHash, JobId, limits};
+use wasm_bindgen::JsValue;
+
+use crate::messages::Answer;
+
+/// What went wrong, in a line for the visitor.
+type Fault = String;
+
+/// `rows` random held-out examples of the job with its newest model's answers.
+pub async fn run(job: JobId, rows: usize) -> Result<Vec<Answer>, Fault> {
+    let view = get(&format!("/v1/jobs/{job}"), limits::JSON_BODY_BYTES_MAX as u64).await?;
+    let view = Fields::parse(&view).ok_or("the job's view is not JSON")?;
+    let train = view.object("train").ok_or("only a trained model can be tried")?;
+    let model = train.object("model").and_then(|m| model(&m)).ok_or("the model is of a kind this page does not know")?;
+    let hash = |name| train.text(name).and_then(|h| h.parse::<BlobHash>().ok()).ok_or("the job has nothing to try yet");
+    let (checkpoint, test) = (hash("checkpoint")?, hash("test")?);
+    let (checkpoint, test) = (blob(checkpoint).await?, blob(test).await?);
+
+    let declared = model.parameters().map_err(|e| e.to_string())?;
+    let shapes: Vec<Vec<usize>> = declared.iter().map(|p| p.shape.iter().map(|&d| d as usize).collect()).collect();
+    let expected: Vec<(&str, &[usize])> = declared.iter().zip(&shapes).map(|(p, s)| (p.name.as_str(), s.as_slice())).collect();
+    let parameters = tensors::read_f32(&checkpoint, &expected).map_err(|e| e.to_string())?;
+    let shard = tensors::read_shard(&test, &model).map_err(|e| e.to_string())?;
+
+    let width = model.input_values().map_err(|e| e.to_string())? as usize;
+    let chosen = choose(rows, shard.rows);
+    let mut x = Vec::with_capacity(chosen.len() * width);
+    for &row in &chosen {
+        x.extend_from_slice(&shard.x[row * width..(row + 1) * width]);
+    }
+    let logits = Engine::cpu().logits(&model, &parameters, &x, chosen.len()).await.map_err(|e| e.to_string())?;
+    let (height, width_pixels) = picture(&model.input.shape);
+    let classes = model.classes() as usize;
+    Ok(chosen
+        .iter()
+        .zip(x.chunks(width))
+        .zip(logits.chunks(classes))
+        .map(|((&row, x), logits)| {
+            let (answer, probability) = most_likely(logits);
+            let pixels = x.iter().map(|v| pixel(*v, &model.input)).collect();
+            Answer { pixels, width: width_pixels, height, label: shard.y[row], answer, probability }
+        })
+        .collect())
+}
+
+/// Different random rows, as many as there are.
+fn choose(count: usize, of: usize) -> Vec<usize> {
+    let mut rows: Vec<usize> = (0..of).collect();
+    for i in 0..count.min(of) {
+        let j = i + (js_sys::Math::random() * (of - i) as f64) as usize;
+        rows.swap(i, j.min(of - 1));
+    }
+    rows.truncate(count);
+    rows
+}
+
+/// Height and width of an example drawn as a picture; a flat one is a square where it can be, else one line.
+fn picture(shape: &[u32]) -> (u32, u32) {
+    match *shape {
+        [height, width] | [height, width, 1] | [1, height, width] => (height, width),
+        _ => {
+            let values: u32 = shape.iter().product();
+            let side = f64::from(values).sqrt() as u32;
+            if side * side == values { (side, side) } else { (1, values) }
+        }
+    }
+}
+
+/// The grey value that became `value`; f32 inputs are taken as 0 to 1.
+fn pixel(value: f32, input: &Input) -> u8 {
+    let raw = match input.dtype {
+        InputType::U8 => (value - input.offset) / input.scale,
+        InputType::F32 => value * 255.0,
+    };
+    raw.round() as u8
+}
+
+/// The index of the largest value, and its softmax.
+fn most_likely(logits: &[f32]) -> (u32, f32) {
+    let mut best = 0;
+    for (i, value) in logits.iter().enumerate() {
+        if *value > logits[best] {
+            best = i;
+        }
+    }
+    let sum: f32 = logits.iter().map(|v| (v - logits[best]).exp()).sum();
+    (best as u32, 1.0 / sum)
+}
+
+/// The model of a job's view; none where a field or layer is not known here.
+fn model(fields: &Fields) -> Option<Model> {
+    let input = fields.object("input")?;
+    let small = |value: JsValue| value.as_f64().and_then(whole).and_then(|n| u32::try_from(n).ok());
+    let layers = fields.list("layers")?.into_iter().map(|layer| {
+        let layer = Fields::new(layer);
+        match layer.text("type")?.as_str() {
+            "dense" => Some(Layer::Dense { outputs: small(layer.value("outputs")?)? }),
+            "relu" => Some(Layer::Relu),
+            _ => None,
+        }
+    });
+    Some(Model {
+        input: Input {
+            shape: input.list("shape")?.into_iter().map(small).collect::<Option<_>>()?,
+            dtype: match input.text("dtype")?.as_str() {
+                "u8" => InputType::U8,
+                "f32" => InputType::F32,
+                _ => return None,
+            },
+            scale: input.number("scale")? as f32,
+            offset: input.number("offset")? as f32,
+        },
+        layers: layers.collect::<Option<_>>()?,
+        loss: (fields.text("loss")? == "softmax_cross_entropy").then_some(Loss::SoftmaxCrossEntropy)?,
+    })
+}
+
+async fn blob(hash: BlobHash) -> Result<Vec<u8>, Fault> {
+    let bytes = get(&format!("/v1/blobs/{hash}"), limits::BLOB_BYTES_MAX).await?;
+    if sha256(&bytes).await.map_err(|e| e.to_string())? == hash {
+        Ok(bytes)
+    } else {
+        Err(format!("blob {hash} holds other bytes"))
+    }
+}
+
+async fn get(path: &str, answer_bytes_max: u64) -> Result<Vec<u8>, Fault> {
+    let request = Request { method: Method::Get, path, token: None, content_type: None, body: &[], answer_bytes_max };
+    let response = exchange(&origin(), request).await.map_err(|e| e.to_string())?;
+    if response.status == 200 { Ok(response.body) } else { Err(format!("{path}: HTTP {}", response.status)) }
+}
