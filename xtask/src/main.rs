@@ -39,9 +39,6 @@ enum Command {
     FetchData,
     /// Make the shipped subset of Fashion-MNIST again.
     MakeDemoData,
-    /// Trunk's post-build hook.
-    #[command(hide = true)]
-    HashAssets,
 }
 
 /// The repository's root. xtask is always run by cargo from a checkout, so the compiled-in path holds.
@@ -87,7 +84,6 @@ fn dispatch(command: &Command) -> Result<ExitCode> {
             setup::data_package(data::PACKAGE)?;
             data::make_demo_data()?;
         }
-        Command::HashAssets => web::hash_assets()?,
     }
     Ok(ExitCode::SUCCESS)
 }

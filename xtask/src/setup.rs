@@ -60,12 +60,15 @@ fn installing(what: &str, note: &str) {
     println!("set-up: {what}: installing{note}");
 }
 
+/// Where cargo keeps what it installs and downloads.
+pub fn cargo_home() -> Option<PathBuf> {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
+    std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home)
+}
+
 /// PATH with what set-up installs first.
 pub fn path() -> Result<OsString> {
-    let cargo_bin = std::env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")))
-        .map(|home| home.join("bin"));
+    let cargo_bin = cargo_home().map(|home| home.join("bin"));
     let own = [Some(root().join("node_modules/.bin")), cargo_bin].into_iter().flatten();
     let inherited = std::env::var_os("PATH").unwrap_or_default();
     std::env::join_paths(own.chain(std::env::split_paths(&inherited))).context("PATH cannot be extended")

@@ -1,51 +1,64 @@
-//! Builds the page and the worker into dist/: Trunk does the work, and calls back as its hook to finish the worker.
-//! Nothing here knows what the page or the worker do.
+//! Builds the page and the worker into dist/: Trunk does the work, then the worker gets its final names, and everything
+//! is made small. Nothing here knows what the page or the worker do.
 
 pub mod compress;
 mod finish;
 mod strip;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::proc::{command, on_path, run};
 use crate::{root, setup};
+
+/// Where Trunk writes.
+const STAGE: &str = "target/web-stage";
 
 /// The folder that the coordinator embeds.
 pub fn dist() -> PathBuf {
     root().join("dist")
 }
 
-/// Runs Trunk with the profile meant for visitors.
+/// Builds beside dist/ and puts the result in its place, so that a coordinator never serves half a build.
 pub fn build() -> Result<()> {
-    let mut trunk = command("trunk", &["build", "--release", "--cargo-profile", "web", "--dist", "dist"]);
+    let stage = root().join(STAGE);
+    let mut trunk = command("trunk", &["build", "--release", "--cargo-profile", "web", "--dist", STAGE]);
     // Trunk takes NO_COLOR for a boolean and stops at the usual "1".
     trunk.env("PATH", setup::path()?).env_remove("NO_COLOR");
-    run(&mut trunk)
+    // Panic messages hold source paths: those of the machine that built are nobody's business and differ everywhere.
+    trunk.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", remapped_paths()?);
+    run(&mut trunk)?;
+
+    let names = finish::finish(&stage, shrink)?;
+    strip::strip(&stage)?;
+    let count = compress::compress_below(&stage)?;
+    println!("page built: worker {} and {}; {count} files compressed", names.script, names.wasm);
+    replace(&stage, &dist())
 }
 
-/// Trunk's post-build hook: finishes the staged worker of a release build.
-pub fn hash_assets() -> Result<()> {
-    let variable = |name: &str| std::env::var(name).with_context(|| format!("{name} is not set: Trunk calls this"));
-    let staging = PathBuf::from(variable("TRUNK_STAGING_DIR")?);
-    if variable("TRUNK_PROFILE")? != "release" {
-        return Ok(());
+/// Moves `new` to where `old` is. A crash in between leaves no dist/, which the next build repairs.
+fn replace(new: &Path, old: &Path) -> Result<()> {
+    if old.exists() {
+        fs::remove_dir_all(old).with_context(|| format!("cannot remove {}", old.display()))?;
     }
-    shrink(&staging.join(finish::WASM))?;
-    let names = finish::finish(&staging)?;
-    strip::strip(&staging)?;
-    let count = compress::compress_below(&staging)?;
-    println!("worker: {} and {}; {count} files compressed", names.script, names.wasm);
-    Ok(())
+    fs::rename(new, old).with_context(|| format!("cannot move {} to {}", new.display(), old.display()))
 }
 
-/// wasm-opt, in place. No feature flags: it reads them from the module, and Chromium refuses what --all-features makes.
+fn remapped_paths() -> Result<String> {
+    let registry = setup::cargo_home().context("neither CARGO_HOME nor HOME is set")?.join("registry/src");
+    let flags = [format!("--remap-path-prefix={}=", registry.display()), format!("--remap-path-prefix={}=", root().display())];
+    ensure!(flags.iter().all(|flag| !flag.contains(' ')), "a folder with a space in its name: {}", flags.join(" "));
+    Ok(flags.join(" "))
+}
+
+/// wasm-opt, in place, where it is. No feature flags: it reads them from the module, and Chromium refuses what --all-features makes.
 fn shrink(wasm: &Path) -> Result<()> {
-    if !on_path("wasm-opt") {
+    if !root().join("node_modules/.bin/wasm-opt").is_file() && !on_path("wasm-opt") {
         println!("wasm-opt: skipped, it is not installed (it comes with Node's packages)");
         return Ok(());
     }
     let path = wasm.to_string_lossy();
-    run(&mut command("wasm-opt", &["-Os", "--output", &path, &path]))
+    run(command("wasm-opt", &["-Os", "--output", &path, &path]).env("PATH", setup::path()?))
 }

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256, Sha384};
 
 const MODULE: &str = "manyhands-worker.js";
 const LOADER: &str = "manyhands-worker_loader.js";
-pub const WASM: &str = "manyhands-worker_bg.wasm";
+const WASM: &str = "manyhands-worker_bg.wasm";
 /// Where the page names the worker, for `trunk serve`.
 const META: &str = "<meta name=\"manyhands-worker\" content=\"./manyhands-worker_loader.js\"";
 const META_START: &str = "<meta name=\"manyhands-worker\" content=\"./";
@@ -29,12 +29,13 @@ pub struct Names {
     pub wasm: String,
 }
 
-/// Rewrites the staged build in `dir`.
-pub fn finish(dir: &Path) -> Result<Names> {
+/// Rewrites the staged build in `dir`, after `shrink` made the wasm file smaller.
+pub fn finish(dir: &Path, shrink: impl FnOnce(&Path) -> Result<()>) -> Result<Names> {
     ensure!(!dir.join(SNIPPETS).exists(), "a dependency brings JavaScript of its own ({SNIPPETS}/), which has no integrity");
     let read = |name: &str| fs::read(dir.join(name)).with_context(|| format!("Trunk left no {name}"));
     let module = String::from_utf8(read(MODULE)?).context("the worker's module is not UTF-8")?;
     let page = String::from_utf8(read("index.html")?).context("index.html is not UTF-8")?;
+    shrink(&dir.join(WASM))?;
     let wasm = read(WASM)?;
 
     let wasm_name = named_by_content("wasm", &wasm);
@@ -99,7 +100,7 @@ mod tests {
     #[test]
     fn page_script_and_wasm_form_a_chain() {
         let dir = staged();
-        let names = finish(dir.path()).unwrap();
+        let names = finish(dir.path(), |_| Ok(())).unwrap();
         let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
         let script = read(&names.script);
         assert!(script.contains(&names.wasm) && script.contains(&integrity(b"\0asm")));
@@ -123,7 +124,7 @@ mod tests {
     fn names_follow_the_wasm() {
         let (one, other) = (staged(), staged());
         fs::write(other.path().join(WASM), "\0asm2").unwrap();
-        let (one, other) = (finish(one.path()).unwrap(), finish(other.path()).unwrap());
+        let (one, other) = (finish(one.path(), |_| Ok(())).unwrap(), finish(other.path(), |_| Ok(())).unwrap());
         assert_ne!(one.wasm, other.wasm);
         assert_ne!(one.script, other.script, "the script holds the wasm's hash");
     }
@@ -136,7 +137,7 @@ mod tests {
                 Some(text) => fs::write(dir.path().join(name), text).unwrap(),
                 None => fs::remove_file(dir.path().join(name)).unwrap(),
             }
-            assert!(finish(dir.path()).is_err(), "{name} {text:?}");
+            assert!(finish(dir.path(), |_| Ok(())).is_err(), "{name} {text:?}");
         };
         check("index.html", Some("<head></head>"));
         check("index.html", Some(&format!("{PAGE}{PAGE}")));
