@@ -63,10 +63,12 @@ async fn jobs_that_are_not_there_or_not_ready() -> Result<()> {
     check(&run(&["job", "approve", "99"])?, 1, &["99"]);
     let files = jobs::matmul(folder.path(), [8, 8, 8], 8)?;
     let job = server.submit(&files.manifest, &files.data)?.to_string();
-    check(&run(&["job", "approve", &job])?, 1, &["running"]);
     let out = folder.path().join("out.safetensors");
     check(&run(&["job", "export", &job, "--out", &out.to_string_lossy()])?, 1, &[&job]);
     assert!(!out.exists(), "a failed export leaves no file");
+    server.run(&["job", "cancel", &job])?;
+    check(&run(&["job", "approve", &job])?, 1, &["cancelled"]);
+    check(&run(&["job", "resume", &job])?, 1, &["cancelled"]);
     Ok(())
 }
 
