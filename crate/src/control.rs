@@ -105,7 +105,12 @@ impl Control {
 
     /// A control whose clock and breathing come from `pace`.
     pub fn with_pace(pace: impl Pace + 'static) -> Self {
-        Self(Arc::new(State { wish: AtomicU8::new(RUN), progress: AtomicU64::new(0), waiting: Mutex::new(Vec::new()), pace: Box::new(pace) }))
+        Self(Arc::new(State {
+            wish: AtomicU8::new(RUN),
+            progress: AtomicU64::new(0),
+            waiting: Mutex::new(Vec::new()),
+            pace: Box::new(pace),
+        }))
     }
 
     /// Ends the computation at the next slice with [`EngineError::Stopped`]. Cannot be undone.

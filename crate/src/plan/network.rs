@@ -96,14 +96,7 @@ impl TrainPlan {
         let losses = program.buffer(batch.into());
         let loss = program.buffer(1);
         let mut gradient = program.buffer(u64::from(batch) * u64::from(classes));
-        program.ops.push(Op::SoftmaxCrossEntropy {
-            logits: forward.logits,
-            labels,
-            gradient,
-            losses,
-            rows: batch,
-            classes,
-        });
+        program.ops.push(Op::SoftmaxCrossEntropy { logits: forward.logits, labels, gradient, losses, rows: batch, classes });
         program.ops.push(Op::ColumnSum { x: losses, sums: loss, rows: batch, columns: 1 });
         let mut updates = Vec::new();
         for (index, dense) in forward.layers.iter().enumerate().rev() {

@@ -162,7 +162,7 @@ pub fn shard(rows: usize, inputs: usize) -> Shard {
     let y: Vec<u32> = (0..rows).map(|row| (row * 7 % 10) as u32).collect();
     let x = (0..rows * inputs).map(|i| {
         let class = y[i / inputs] as usize;
-        (prototypes[class * inputs + i % inputs] + 0.5 * noise[i]).clamp(0.0, 1.0)
+        (0.3 * prototypes[class * inputs + i % inputs] + noise[i]).clamp(0.0, 1.0)
     });
     Shard { rows, x: x.collect(), y }
 }
@@ -276,6 +276,39 @@ pub async fn bad_units(engine: &Engine) {
     assert_eq!(engine.train(&long, &parameters, &rows, &control).await, Err(EngineError::Stopped));
 }
 
+/// Prints what the machine makes of a few shapes, once compiled and warm. Nothing is asserted: machines differ.
+pub async fn speed(engine: &Engine, name: &str) {
+    let control = Control::new();
+    for (hidden, batch, steps) in [(&[128][..], 32, 100), (&[256, 128], 64, 40)] {
+        let work = work(model(hidden), batch, steps);
+        let (parameters, shard) = (init_parameters(&work.model, 1), shard(640, 784));
+        let warm = TrainWork { inner_steps: 1, ..work.clone() };
+        engine.train(&warm, &parameters, &shard, &control).await.unwrap();
+        let start = now_ms();
+        engine.train(&work, &parameters, &shard, &control).await.unwrap();
+        println(&format!("{name}: 784-{hidden:?}-10 batch {batch}: {:.2} ms a step", (now_ms() - start) / f64::from(steps)));
+    }
+    for [m, k, n] in [[256, 256, 256], [512, 512, 512], [1024, 384, 1536]] {
+        let (a, b) = (known::values(1, m * k), known::values(2, k * n));
+        let shape = MatmulShape { m, k, n };
+        let mut best = f64::INFINITY;
+        for _ in 0..3 {
+            let start = now_ms();
+            engine.matmul(shape, &a, &b, &control).await.unwrap();
+            best = best.min(now_ms() - start);
+        }
+        let gflop = 2e-9 * (m * k * n) as f64;
+        println(&format!("{name}: {m}x{k}x{n} with upload and readback: {best:.1} ms, {:.1} GFLOP/s", gflop / best * 1e3));
+    }
+}
+
+fn now_ms() -> f64 {
+    #[cfg(target_arch = "wasm32")]
+    return js_sys::Date::now();
+    #[cfg(not(target_arch = "wasm32"))]
+    return std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64() * 1e3;
+}
+
 /// Everything above.
 pub async fn all(engine: &Engine, name: &str) {
     engine.self_test().await.unwrap();
@@ -286,6 +319,7 @@ pub async fn all(engine: &Engine, name: &str) {
     unit(engine, name).await;
     odd_units(engine).await;
     bad_units(engine).await;
+    speed(engine, name).await;
 }
 
 /// Prints where the test runner shows it.
