@@ -283,6 +283,19 @@ fn gamma_counts_the_protocols_operations() {
     assert!(gamma(1.0, 1.0).is_infinite());
 }
 
+/// What the native volunteer returns is taken, and with one value changed it is not.
+#[test]
+fn the_engines_own_products_pass() {
+    use manyhands::{Control, Engine, MatmulShape};
+    for (seed, s) in [shape(64, 784, 256), shape(100, 33, 7), shape(1, 5000, 1)].into_iter().enumerate() {
+        let (a, b, mut rng) = inputs(s, seed as u64);
+        let extents = MatmulShape { m: s.m, k: s.k, n: s.n };
+        let c = futures::executor::block_on(Engine::cpu().matmul(extents, &a, &b, &Control::new())).unwrap();
+        assert_eq!(check_product(s, &a, &b, &c, &mut rng), Ok(()), "{s:?}");
+        refused_when_off(s, &a, &b, &c, c.len() - 1, 1.0, &mut rng);
+    }
+}
+
 /// docs/verification.md says that half-precision inputs with f32 sums are accepted by definition.
 #[test]
 fn half_precision_inputs_are_below_the_tolerance() {
