@@ -24,6 +24,8 @@ const STOP_MS_MAX = 1_000;
 const READY_MS_MAX = 60_000;
 /** Longest wait for the model's answers. */
 const ANSWERS_MS_MAX = 60_000;
+/** A wait between units is shown once it lasts this long: short ones are part of the work, and no news to anybody. */
+const WAITING_SHOWN_MS = 4_000;
 /** Units kept for the list of the latest. */
 const RECENT_COUNT = 5;
 
@@ -51,7 +53,8 @@ export class Contribution {
   /** @type {VisitState} */
   state = "idle";
   detail = "";
-  error = "";
+  /** What went wrong last; null once work goes on. @type {{ message: string, retryable: boolean } | null} */
+  #fault = null;
   /** Units this tab handed in, in this visit. */
   done = 0;
   /** @type {AdapterMessage | null} */
@@ -72,10 +75,17 @@ export class Contribution {
   /** Ends a load in progress. @type {((error: Error) => void) | null} */
   #abandon = null;
   #stopTimer = 0;
+  #waitingTimer = 0;
 
   /** @param {() => void} onChange */
   constructor(onChange) {
     this.onChange = onChange;
+  }
+
+  /** One line about what went wrong last and whether it is tried again; empty where nothing did. */
+  get error() {
+    if (!this.#fault) return "";
+    return text.contribution.error(this.#fault.message, this.#fault.retryable && this.active);
   }
 
   /** At work, or about to be. */
@@ -83,10 +93,9 @@ export class Contribution {
     return !["idle", "declined", "stopped", "failed"].includes(this.state);
   }
 
-  /** The unit being worked on. @returns {UnitMessage | null} */
+  /** The unit being worked on, or the last one until the next comes. @returns {UnitMessage | null} */
   get unit() {
-    const newest = this.recent[0];
-    return newest && (newest.phase === "leased" || newest.phase === "computing") ? newest : null;
+    return (this.state === "working" && this.recent[0]) || null;
   }
 
   /**
@@ -95,7 +104,8 @@ export class Contribution {
    */
   async start(job, backend) {
     if (this.active) return;
-    Object.assign(this, { done: 0, error: "", recent: [], adapter: null });
+    Object.assign(this, { done: 0, recent: [], adapter: null });
+    this.#fault = null;
     this.#enter("loading");
     try {
       const worker = await this.#open();
@@ -237,7 +247,10 @@ export class Contribution {
     switch (message.type) {
       case "state":
         if (message.state === "stopped") this.#stopped(message.detail ?? "");
-        else if (this.state !== "stopping") this.#enter(message.state, message.detail ?? "");
+        else if (this.state === "working" && message.state === "waiting") {
+          clearTimeout(this.#waitingTimer);
+          this.#waitingTimer = setTimeout(() => this.#enter("waiting", message.detail ?? ""), WAITING_SHOWN_MS);
+        } else if (this.state !== "stopping") this.#enter(message.state, message.detail ?? "");
         return;
       case "adapter":
         this.adapter = message;
@@ -267,7 +280,7 @@ export class Contribution {
           this.#asked = null;
           return;
         }
-        this.error = text.contribution.error(message.message, message.retryable);
+        this.#fault = message;
         break;
     }
     this.onChange();
@@ -280,11 +293,12 @@ export class Contribution {
     else this.recent = [unit, ...this.recent].slice(0, RECENT_COUNT);
     if (unit.phase === "submitted") this.done += 1;
     // Work that goes on shows that an earlier failure is over.
-    if (unit.phase === "computing" || unit.phase === "accepted") this.error = "";
+    if (unit.phase === "computing" || unit.phase === "accepted") this.#fault = null;
   }
 
   /** @param {VisitState} state @param {string} [detail] */
   #enter(state, detail = "") {
+    clearTimeout(this.#waitingTimer);
     this.state = state;
     this.detail = detail;
     this.onChange();
@@ -298,13 +312,14 @@ export class Contribution {
     this.#asked?.failed(new Error(text.visit.stopped));
     this.#asked = null;
     this.recent = this.recent.filter((unit) => unit.phase !== "leased" && unit.phase !== "computing");
-    if (asked) this.error = "";
-    this.#enter(asked || !this.error ? "stopped" : "failed", detail);
+    if (asked) this.#fault = null;
+    // The detail of a failure is the error's own line.
+    this.#enter(this.#fault ? "failed" : "stopped", this.#fault ? "" : detail);
   }
 
   /** @param {unknown} error */
   #fail(error) {
-    this.error = text.contribution.error(error instanceof Error ? error.message : String(error), false);
+    this.#fault = { message: error instanceof Error ? error.message : String(error), retryable: false };
     this.#enter("failed");
   }
 }

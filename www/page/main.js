@@ -21,6 +21,9 @@ const RETRY_MS_MAX = 30_000;
 /** How often a visible page looks for new jobs, and whether the operator stopped or resumed everything. */
 const REFRESH_MS = 20_000;
 
+/** How long a finished job's worker may still ask what became of its last units. */
+const VERDICTS_MS = 3_000;
+
 const root = document.documentElement;
 const query = new URLSearchParams(location.search);
 const wantedJob = query.get("job");
@@ -77,8 +80,8 @@ function run() {
     if (before !== view.state) {
       renderList();
       schedule(0);
-      // Consent was for this job; when it is over, so is this tab's work.
-      if (view.state === "finished" || view.state === "cancelled") visit.stop();
+      // Consent was for this job; when it is over, so is this tab's work. The worker first hears its last verdicts.
+      if (view.state === "finished" || view.state === "cancelled") setTimeout(() => visit.stop(), VERDICTS_MS);
     }
     render();
   }

@@ -141,8 +141,10 @@ export class Panel {
     if (typeof unit.loss === "number") parts.push(contribution.loss(unit.loss));
     setText(element("unit-step"), parts.join(" · "));
     const progress = byId("unit-progress", HTMLProgressElement);
+    const ended = unit.phase !== "leased" && unit.phase !== "computing";
     // Without a step there is nothing to measure yet: the bar says so instead of standing at nought.
-    if (unit.step && unit.steps) progress.value = unit.step / unit.steps;
+    if (ended) progress.value = 1;
+    else if (unit.step && unit.steps) progress.value = unit.step / unit.steps;
     else progress.removeAttribute("value");
   }
 
