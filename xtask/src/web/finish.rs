@@ -13,6 +13,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256, Sha384};
 
+use super::strip;
+
 const MODULE: &str = "manyhands-worker.js";
 const LOADER: &str = "manyhands-worker_loader.js";
 const WASM: &str = "manyhands-worker_bg.wasm";
@@ -39,7 +41,7 @@ pub fn finish(dir: &Path, shrink: impl FnOnce(&Path) -> Result<()>) -> Result<Na
     let wasm = read(WASM)?;
 
     let wasm_name = named_by_content("wasm", &wasm);
-    let script = script(&module, &wasm_name, &integrity(&wasm))?;
+    let script = script(&strip::module(&module)?, &wasm_name, &integrity(&wasm))?;
     let script_name = named_by_content("js", script.as_bytes());
     let page = rewrite_page(&page, &script_name, &integrity(script.as_bytes()))?;
 

@@ -16,17 +16,22 @@ pub fn strip(dir: &Path) -> Result<usize> {
     for entry in fs::read_dir(dir.join(MODULES)).with_context(|| format!("no {MODULES}/ in {}", dir.display()))? {
         let path = entry?.path();
         if path.extension().is_some_and(|kind| kind == "js") {
-            rewrite(&path, "/*", "*/", Some("//"))?;
+            rewrite(&path, module)?;
             count += 1;
         }
     }
-    rewrite(&dir.join(PAGE), "<!--", "-->", None)?;
+    rewrite(&dir.join(PAGE), |text| without_comments(text, "<!--", "-->", None))?;
     Ok(count + 1)
 }
 
-fn rewrite(path: &Path, open: &str, close: &str, line: Option<&str>) -> Result<()> {
+/// A module's text without comments that fill whole lines, and without indentation.
+pub fn module(text: &str) -> Result<String> {
+    without_comments(text, "/*", "*/", Some("//"))
+}
+
+fn rewrite(path: &Path, change: impl FnOnce(&str) -> Result<String>) -> Result<()> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let small = without_comments(&text, open, close, line).with_context(|| format!("in {}", path.display()))?;
+    let small = change(&text).with_context(|| format!("in {}", path.display()))?;
     fs::write(path, small).with_context(|| format!("cannot write {}", path.display()))
 }
 
@@ -62,7 +67,7 @@ mod tests {
     use super::*;
 
     fn js(text: &str) -> Option<String> {
-        without_comments(text, "/*", "*/", Some("//")).ok()
+        module(text).ok()
     }
 
     #[test]
