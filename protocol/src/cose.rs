@@ -1,10 +1,11 @@
 //! COSE_Sign1 (RFC 9052) envelopes: tagged, EdDSA, empty unprotected header, content type and key id protected.
 //!
-//! Signing and verifying the 64 signature bytes is the caller's business (WebCrypto in a tab, ed25519-dalek
+//! Written with minicbor, because a whole COSE library in the tab costs more than these few lines; tests compare every
+//! byte with `coset`. Signing and verifying the 64 signature bytes is the caller's business (WebCrypto in a tab, ed25519-dalek
 //! elsewhere): this module makes the bytes to be signed and takes envelopes apart.
 
-use coset::iana;
-use coset::{ContentType, CoseSign1, CoseSign1Builder, HeaderBuilder, RegisteredLabelWithPrivate, TaggedCborSerializable};
+use minicbor::data::{Tag, Type};
+use minicbor::{Decoder, Encoder};
 
 use crate::ids::KeyId;
 
@@ -46,30 +47,45 @@ pub enum EnvelopeError {
     Payload,
 }
 
+/// The tag of a COSE_Sign1, RFC 9052 section 2.
+const SIGN1_TAG: Tag = Tag::new(18);
+/// Labels of the protected header, RFC 9052 section 3.1.
+const ALGORITHM: i64 = 1;
+const CONTENT_TYPE: i64 = 3;
+const KEY_ID: i64 = 4;
+/// EdDSA, RFC 9053 section 2.2.
+const EDDSA: i64 = -8;
+
 /// A statement ready to be signed: sign [`Unsigned::to_be_signed`], then [`Unsigned::finish`].
-pub struct Unsigned(CoseSign1);
+pub struct Unsigned {
+    protected: Vec<u8>,
+    payload: Vec<u8>,
+}
 
 /// Prepares `payload` (deterministic CBOR of the kind's type) to be signed by `key`.
 pub fn prepare(kind: Kind, key: KeyId, payload: Vec<u8>) -> Unsigned {
-    let protected = HeaderBuilder::new()
-        .algorithm(iana::Algorithm::EdDSA)
-        .content_type(kind.content_type().to_owned())
-        .key_id(key.0.to_vec())
-        .build();
-    Unsigned(CoseSign1Builder::new().protected(protected).payload(payload).build())
+    let protected = write(|e| {
+        e.map(3)?.i64(ALGORITHM)?.i64(EDDSA)?.i64(CONTENT_TYPE)?.str(kind.content_type())?.i64(KEY_ID)?.bytes(&key.0)?.ok()
+    });
+    Unsigned { protected, payload }
 }
 
 impl Unsigned {
     /// The `Sig_structure` of RFC 9052 section 4.4, external data empty.
     pub fn to_be_signed(&self) -> Vec<u8> {
-        self.0.tbs_data(&[])
+        write(|e| e.array(4)?.str("Signature1")?.bytes(&self.protected)?.bytes(&[])?.bytes(&self.payload)?.ok())
     }
 
     /// The tagged envelope.
-    pub fn finish(mut self, signature: [u8; 64]) -> Vec<u8> {
-        self.0.signature = signature.to_vec();
-        self.0.to_tagged_vec().expect("a Sign1 of plain values always encodes")
+    pub fn finish(&self, signature: [u8; 64]) -> Vec<u8> {
+        write(|e| e.tag(SIGN1_TAG)?.array(4)?.bytes(&self.protected)?.map(0)?.bytes(&self.payload)?.bytes(&signature)?.ok())
     }
+}
+
+fn write(item: impl FnOnce(&mut Encoder<Vec<u8>>) -> Result<(), minicbor::encode::Error<std::convert::Infallible>>) -> Vec<u8> {
+    let mut encoder = Encoder::new(Vec::new());
+    item(&mut encoder).expect("encoding into a Vec cannot fail");
+    encoder.into_writer()
 }
 
 /// An envelope taken apart; its signature is not checked yet.
@@ -83,32 +99,88 @@ pub struct Unverified {
 }
 
 /// Takes a tagged COSE_Sign1 of the given kind apart, refusing anything but the headers [`prepare`] writes.
+///
+/// The named errors are for people; what keeps every other encoding out is that the envelope is written again from its
+/// parts and must come out the same.
 pub fn open(kind: Kind, bytes: &[u8]) -> Result<Unverified, EnvelopeError> {
-    let sign1 = CoseSign1::from_tagged_slice(bytes).map_err(|e| EnvelopeError::Structure(e.to_string()))?;
-    let header = &sign1.protected.header;
-    if header.alg != Some(RegisteredLabelWithPrivate::Assigned(iana::Algorithm::EdDSA)) {
+    let (protected, payload, signature) = parts(bytes).map_err(|e| EnvelopeError::Structure(e.to_string()))?;
+    let header = header(protected).map_err(|_| EnvelopeError::Header)?;
+    if header.algorithm != Some(EDDSA) {
         return Err(EnvelopeError::Algorithm);
     }
-    if header.content_type != Some(ContentType::Text(kind.content_type().to_owned())) {
+    if header.content_type != Some(kind.content_type()) {
         return Err(EnvelopeError::ContentType(kind.content_type()));
     }
-    let key = KeyId(header.key_id.as_slice().try_into().map_err(|_| EnvelopeError::KeyId)?);
-    let signature: [u8; 64] = sign1.signature.as_slice().try_into().map_err(|_| EnvelopeError::Signature)?;
-    let payload = sign1.payload.clone().ok_or(EnvelopeError::Payload)?;
+    let key = KeyId(header.key_id.and_then(|id| id.try_into().ok()).ok_or(EnvelopeError::KeyId)?);
+    let signature: [u8; 64] = signature.try_into().map_err(|_| EnvelopeError::Signature)?;
+    let payload = payload.ok_or(EnvelopeError::Payload)?.to_vec();
     let unsigned = prepare(kind, key, payload.clone());
-    let to_be_signed = unsigned.to_be_signed();
     if unsigned.finish(signature) != bytes {
         return Err(EnvelopeError::Header);
     }
-    Ok(Unverified { key, payload, signature, to_be_signed })
+    Ok(Unverified { key, payload, signature, to_be_signed: unsigned.to_be_signed() })
+}
+
+/// Protected header, payload (none for a detached one) and signature of a tagged Sign1.
+fn parts(bytes: &[u8]) -> Result<(&[u8], Option<&[u8]>, &[u8]), minicbor::decode::Error> {
+    let mut d = Decoder::new(bytes);
+    if d.tag()? != SIGN1_TAG || d.array()? != Some(4) {
+        return Err(minicbor::decode::Error::message("expected tag 18 and an array of four"));
+    }
+    let protected = d.bytes()?;
+    d.skip()?;
+    let payload = if d.datatype()? == Type::Null { d.skip().map(|()| None)? } else { Some(d.bytes()?) };
+    Ok((protected, payload, d.bytes()?))
+}
+
+#[derive(Default)]
+struct Header<'b> {
+    algorithm: Option<i64>,
+    content_type: Option<&'b str>,
+    key_id: Option<&'b [u8]>,
+}
+
+fn header(bytes: &[u8]) -> Result<Header<'_>, minicbor::decode::Error> {
+    let mut d = Decoder::new(bytes);
+    let mut header = Header::default();
+    // A map of unknown length cannot be deterministic; reading none of its entries refuses it.
+    for _ in 0..d.map()?.unwrap_or(0) {
+        match d.i64()? {
+            ALGORITHM => header.algorithm = Some(d.i64()?),
+            CONTENT_TYPE => header.content_type = Some(d.str()?),
+            KEY_ID => header.key_id = Some(d.bytes()?),
+            _ => d.skip()?,
+        }
+    }
+    Ok(header)
 }
 
 #[cfg(test)]
 mod tests {
-    use coset::iana::EnumI64;
-    use coset::{CborSerializable, Label};
+    use coset::iana::{self, EnumI64};
+    use coset::{CborSerializable, CoseSign1, CoseSign1Builder, HeaderBuilder, Label, TaggedCborSerializable};
 
     use super::*;
+
+    /// The same envelope as an implementation of RFC 9052 that is not ours makes it.
+    fn by_coset(kind: Kind, key: KeyId, payload: &[u8], signature: [u8; 64]) -> CoseSign1 {
+        let header = HeaderBuilder::new()
+            .algorithm(iana::Algorithm::EdDSA)
+            .content_type(kind.content_type().to_owned())
+            .key_id(key.0.to_vec())
+            .build();
+        CoseSign1Builder::new().protected(header).payload(payload.to_vec()).signature(signature.to_vec()).build()
+    }
+
+    #[test]
+    fn same_bytes_as_coset() {
+        for payload in [vec![], vec![0xa0], vec![7; 300], vec![7; 70_000]] {
+            let ours = prepare(Kind::Result, KeyId([3; 32]), payload.clone());
+            let theirs = by_coset(Kind::Result, KeyId([3; 32]), &payload, [9; 64]);
+            assert_eq!(ours.to_be_signed(), theirs.tbs_data(&[]));
+            assert_eq!(ours.finish([9; 64]), theirs.to_tagged_vec().expect("encodes"));
+        }
+    }
 
     #[test]
     fn round_trip_and_kinds_do_not_mix() {
@@ -137,8 +209,7 @@ mod tests {
         let es256 = CoseSign1Builder::new().protected(header).payload(vec![]).signature(vec![0; 64]).build();
         assert_eq!(open(Kind::Result, &es256.to_tagged_vec().expect("encodes")).err(), Some(EnvelopeError::Algorithm));
 
-        let mut extra = prepare(Kind::Result, KeyId([7; 32]), vec![]).0;
-        extra.signature = vec![0; 64];
+        let mut extra = by_coset(Kind::Result, KeyId([7; 32]), &[], [0; 64]);
         extra.unprotected.rest.push((Label::Int(iana::HeaderParameter::Iv.to_i64() + 1000), coset::cbor::Value::Null));
         assert_eq!(open(Kind::Result, &extra.clone().to_tagged_vec().expect("encodes")).err(), Some(EnvelopeError::Header));
         assert!(open(Kind::Result, &extra.to_vec().expect("encodes")).is_err(), "untagged");
