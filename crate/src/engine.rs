@@ -95,8 +95,13 @@ impl Engine {
 
     /// Known-answer test of every kernel the engine uses; names the first that is wrong.
     pub async fn self_test(&self) -> Result<(), EngineError> {
-        for case in known::self_test_cases() {
-            self.answer(&case).await?;
+        let cases = known::self_test_cases();
+        #[cfg(feature = "gpu")]
+        if let Engine::Gpu(gpu) = self {
+            gpu.prepare(cases.iter().map(|case| &case.program)).await?;
+        }
+        for case in &cases {
+            self.answer(case).await?;
         }
         Ok(())
     }
@@ -233,6 +238,13 @@ fn finite(name: &str, values: &[f32]) -> Result<(), EngineError> {
         Some(index) => Err(EngineError::NotFinite(format!("{name} at {index} is {}", values[index]))),
         None => Ok(()),
     }
+}
+
+/// The coordinator's check of products rests on the chunk that the kernels keep to.
+#[cfg(test)]
+#[test]
+fn kernels_keep_to_the_chunk_of_the_protocol() {
+    assert_eq!(manyhands_shaders::matmul::K_CHUNK, manyhands_protocol::limits::MATMUL_K_CHUNK);
 }
 
 /// Natively an engine and its computations may move between threads; only compiles if so.

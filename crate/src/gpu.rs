@@ -83,7 +83,7 @@ impl GpuEngine {
         control.set_progress(steps, steps);
         let mut sources: Vec<_> =
             plan.forward.parameters.iter().map(|&b| (recording.buffer(b), plan.program.values[b.0] as usize)).collect();
-        sources.push((&losses, steps as usize));
+        sources.push((&*losses, steps as usize));
         let mut results = self.read(&sources).await?;
         let losses = results.pop().unwrap_or_default();
         let delta = parameters.iter().zip(&results).map(|(before, after)| subtract(before, after)).collect();

@@ -109,9 +109,9 @@ fn a_lost_device_is_an_error_then_and_after() {
     );
 }
 
-/// Stop in mid-unit ends it within a second, pause holds it, resume lets it finish.
+/// Stop in mid-unit ends it within a second, also where it was paused.
 #[test]
-fn stop_and_pause_in_mid_unit() {
+fn stop_in_mid_unit() {
     let engine = open();
     let work = suite::work(suite::model(&[128]), 32, 10_000);
     let (parameters, shard, control) = (init_parameters(&work.model, 2), suite::shard(320, 784), Control::new());
@@ -119,7 +119,7 @@ fn stop_and_pause_in_mid_unit() {
     std::thread::scope(|scope| {
         let stopper = control.clone();
         scope.spawn(move || {
-            // Once steps have been made, hold, then stop.
+            // Once steps have been made.
             while stopper.progress().0 < 20 {
                 std::thread::yield_now();
             }

@@ -147,5 +147,23 @@ impl GpuEngine {
     }
 }
 
+/// A buffer that gives its memory back when it goes. In a browser a dropped handle alone waits for the garbage
+/// collector, which knows nothing of device memory.
+pub(super) struct Memory(pub wgpu::Buffer);
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.0.destroy();
+    }
+}
+
+impl std::ops::Deref for Memory {
+    type Target = wgpu::Buffer;
+
+    fn deref(&self) -> &wgpu::Buffer {
+        &self.0
+    }
+}
+
 /// A callback to hand to the device.
 pub type Done = Box<dyn FnOnce() + Send + 'static>;

@@ -5,7 +5,7 @@ use manyhands_shaders::{Binding, Kernel, column_sum, relu_backward, sgd_momentum
 
 use super::device::GpuEngine;
 use crate::engine::EngineError;
-use crate::plan::Op;
+use crate::plan::{Op, Program};
 
 /// What a pipeline is compiled from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,22 +51,25 @@ impl PipelineKey {
 }
 
 impl GpuEngine {
-    /// The pipelines of these keys, compiling what is new.
+    /// The pipelines of these keys. What is new is compiled all together, so that a device that compiles in the
+    /// background is waited for once.
     pub(super) async fn pipelines(&self, keys: &[PipelineKey]) -> Result<Vec<Pipeline>, EngineError> {
-        let mut compiled = Vec::with_capacity(keys.len());
+        let mut new: Vec<PipelineKey> = Vec::new();
         for &key in keys {
-            let known = self.known().get(&key).cloned();
-            let pipeline = match known {
-                Some(pipeline) => pipeline,
-                None => {
-                    let pipeline = self.scoped(|| self.compile(key)).await?;
-                    self.known().insert(key, pipeline.clone());
-                    pipeline
-                }
-            };
-            compiled.push(pipeline);
+            if !new.contains(&key) && !self.known().contains_key(&key) {
+                new.push(key);
+            }
         }
-        Ok(compiled)
+        let compiled = self.scoped(|| new.iter().map(|&key| (key, self.compile(key))).collect::<Vec<_>>()).await?;
+        let mut known = self.known();
+        known.extend(compiled);
+        Ok(keys.iter().map(|key| known[key].clone()).collect())
+    }
+
+    /// Compiles what programs will need, before the first of them runs.
+    pub async fn prepare(&self, programs: impl Iterator<Item = &Program>) -> Result<(), EngineError> {
+        let keys: Vec<_> = programs.flat_map(|program| program.ops.iter().map(PipelineKey::of)).collect();
+        self.pipelines(&keys).await.map(drop)
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<PipelineKey, Pipeline>> {

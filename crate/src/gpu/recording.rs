@@ -4,7 +4,7 @@
 use manyhands_shaders::matmul::{self, Variant};
 use manyhands_shaders::{column_sum, relu_backward, sgd_momentum, softmax_cross_entropy};
 
-use super::device::GpuEngine;
+use super::device::{GpuEngine, Memory};
 use super::pipelines::{Pipeline, PipelineKey};
 use crate::engine::EngineError;
 use crate::plan::{Buffer, Op, Program, Slicer};
@@ -21,8 +21,10 @@ struct Call {
 
 /// A program ready to run.
 pub struct Recording {
-    buffers: Vec<wgpu::Buffer>,
+    buffers: Vec<Memory>,
     calls: Vec<Call>,
+    /// Parameters of all calls, which their bind groups name.
+    _params: Memory,
 }
 
 /// What a call binds after its parameters, and how it is dispatched.
@@ -84,8 +86,10 @@ impl GpuEngine {
 
     fn allocate(&self, sizes: &[u64], pipelines: &[Pipeline], calls: &[(Bound, u64)]) -> Recording {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-        let buffer =
-            |&size| self.device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false });
+        let buffer = |&size| {
+            let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
+            Memory(self.device.create_buffer(&descriptor))
+        };
         let buffers: Vec<_> = sizes.iter().map(buffer).collect();
         let (uniforms, offsets) = self.uniforms(calls);
         let calls = calls.iter().zip(pipelines).zip(offsets).map(|(((bound, flop), pipeline), offset)| {
@@ -105,11 +109,11 @@ impl GpuEngine {
             Call { pipeline: pipeline.pipeline.clone(), bind_group, groups: bound.groups, flop: *flop }
         });
         let calls = calls.collect();
-        Recording { buffers, calls }
+        Recording { buffers, calls, _params: uniforms }
     }
 
     /// One buffer with the parameters of every call, and where each begins.
-    fn uniforms(&self, calls: &[(Bound, u64)]) -> (wgpu::Buffer, Vec<u64>) {
+    fn uniforms(&self, calls: &[(Bound, u64)]) -> (Memory, Vec<u64>) {
         let step = self.limits.min_uniform_buffer_offset_alignment as usize;
         let (mut bytes, mut offsets) = (Vec::new(), Vec::with_capacity(calls.len()));
         for (bound, _) in calls {
@@ -126,7 +130,7 @@ impl GpuEngine {
         if !bytes.is_empty() {
             self.queue.write_buffer(&buffer, 0, &bytes);
         }
-        (buffer, offsets)
+        (Memory(buffer), offsets)
     }
 }
 

@@ -1,23 +1,23 @@
 //! What goes up once before the steps and comes down once after them.
 
-use super::device::GpuEngine;
+use super::device::{GpuEngine, Memory};
 use crate::engine::EngineError;
 
 impl GpuEngine {
     /// A buffer to copy from and to, never bound.
-    pub(super) async fn scratch(&self, bytes: u64) -> Result<wgpu::Buffer, EngineError> {
+    pub(super) async fn scratch(&self, bytes: u64) -> Result<Memory, EngineError> {
         let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         self.allocate_plain(bytes, usage).await
     }
 
-    async fn allocate_plain(&self, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, EngineError> {
+    async fn allocate_plain(&self, bytes: u64, usage: wgpu::BufferUsages) -> Result<Memory, EngineError> {
         let most = self.limits.max_buffer_size;
         if bytes > most {
             return Err(EngineError::TooLarge { bytes, most });
         }
         let size = bytes.max(4);
         let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
-        self.scoped(|| self.device.create_buffer(&descriptor)).await
+        self.scoped(|| Memory(self.device.create_buffer(&descriptor))).await
     }
 
     /// Uploads `rows` rows of `width` values from row `first` on, wrapping at the end.
@@ -28,7 +28,7 @@ impl GpuEngine {
         first: usize,
         rows: usize,
         clip: bool,
-    ) -> Result<wgpu::Buffer, EngineError> {
+    ) -> Result<Memory, EngineError> {
         let buffer = self.scratch((rows * width * 4) as u64).await?;
         let (before, after) = values.split_at(first * width);
         let upper = after.len().min(rows * width);
@@ -75,7 +75,6 @@ impl GpuEngine {
         }
         drop(view);
         staging.unmap();
-        staging.destroy();
         Ok(results)
     }
 }

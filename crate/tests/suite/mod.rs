@@ -311,7 +311,9 @@ fn now_ms() -> f64 {
 
 /// Everything above.
 pub async fn all(engine: &Engine, name: &str) {
+    let start = now_ms();
     engine.self_test().await.unwrap();
+    println(&format!("{name}: self-test, compilation included: {:.0} ms", now_ms() - start));
     kernels(engine).await;
     a_changed_input_is_seen(engine).await;
     slices_change_no_bits(engine).await;
