@@ -26,11 +26,11 @@ const SHUTDOWN_WAIT: Duration = Duration::from_secs(10);
 /// Why a coordinator does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("cannot listen on {address}: {source}")]
-    Listen { address: SocketAddr, source: io::Error },
-    #[error("data folder {path}: {source}")]
-    DataDir { path: PathBuf, source: io::Error },
-    #[error("data folder {path} is in use by another coordinator")]
+    #[error("cannot listen on {address}: {error}")]
+    Listen { address: SocketAddr, error: io::Error },
+    #[error("data folder {path}: {error}")]
+    DataDir { path: PathBuf, error: io::Error },
+    #[error("data folder {path} is locked by another coordinator")]
     InUse { path: PathBuf },
     #[error(transparent)]
     Keys(#[from] KeyError),
@@ -68,7 +68,7 @@ impl App {
     }
 
     async fn start_locked(config: Config, store: Arc<dyn Store>, lock: File) -> Result<App, StartError> {
-        let listen = |source| StartError::Listen { address: config.listen, source };
+        let listen = |error| StartError::Listen { address: config.listen, error };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let addr = listener.local_addr().map_err(listen)?;
         let keys = Keys::load_or_create(&config.data_dir)?;
@@ -127,12 +127,12 @@ impl App {
 }
 
 fn lock_data_dir(path: &Path) -> Result<File, StartError> {
-    let failed = |source| StartError::DataDir { path: path.to_owned(), source };
+    let failed = |error| StartError::DataDir { path: path.to_owned(), error };
     std::fs::create_dir_all(path).map_err(failed)?;
     let file = File::options().create(true).truncate(false).write(true).open(path.join("manyhands.lock")).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(StartError::InUse { path: path.to_owned() }),
-        Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
+        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
     }
 }

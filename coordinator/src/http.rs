@@ -25,7 +25,7 @@ use manyhands_protocol::problem::Code;
 use crate::assets;
 use crate::service::Service;
 
-pub use problem::Failure;
+pub use problem::{Checked, Failure};
 
 /// Shared by all handlers.
 pub type Shared = State<Arc<Service>>;

@@ -19,8 +19,8 @@ pub const NONCE_BYTES: usize = NONCE_RANDOM_BYTES + 8 + 32;
 /// A key or token file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    #[error("{path}: {source}")]
-    Io { path: PathBuf, source: io::Error },
+    #[error("{path}: {error}")]
+    Io { path: PathBuf, error: io::Error },
     #[error("{path}: not 64 hexadecimal digits; restore it from a backup, or move it away to start with a new one")]
     Malformed { path: PathBuf },
     #[error("no randomness from the operating system: {0}")]
@@ -127,7 +127,7 @@ impl Keys {
 }
 
 fn load_or_create_secret(path: &Path) -> Result<Zeroizing<[u8; 32]>, KeyError> {
-    let io = |source| KeyError::Io { path: path.to_owned(), source };
+    let io = |error| KeyError::Io { path: path.to_owned(), error };
     let text = match fs::read_to_string(path) {
         Ok(text) => Zeroizing::new(text),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {

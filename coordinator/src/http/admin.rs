@@ -11,7 +11,7 @@ use manyhands_protocol::view::{JobState, JobView, JobsView};
 use manyhands_protocol::{BlobHash, JobId, limits};
 
 use super::jobs::views;
-use super::{Failure, Shared, auth, blobs, body};
+use super::{Checked, Failure, Shared, auth, blobs, body};
 use crate::jobs::{self, JobError};
 use crate::service::Service;
 
@@ -31,7 +31,11 @@ async fn view(service: &Service, id: JobId) -> Result<Json<JobView>, Failure> {
 }
 
 /// `GET /v1/admin/jobs/{id}`.
-pub async fn one(State(service): Shared, Path(id): Path<String>, headers: HeaderMap) -> Result<Json<JobView>, Failure> {
+pub async fn one(
+    State(service): Shared,
+    Checked(Path(id)): Checked<Path<String>>,
+    headers: HeaderMap,
+) -> Result<Json<JobView>, Failure> {
     auth::admin(&service, &headers)?;
     view(&service, body::parse_id(&id, "job id")?).await
 }
@@ -39,7 +43,7 @@ pub async fn one(State(service): Shared, Path(id): Path<String>, headers: Header
 /// `PUT /v1/admin/blobs/{sha256}`.
 pub async fn upload(
     State(service): Shared,
-    Path(hash): Path<String>,
+    Checked(Path(hash)): Checked<Path<String>>,
     headers: HeaderMap,
     request: Body,
 ) -> Result<StatusCode, Failure> {
@@ -57,7 +61,13 @@ pub async fn submit(State(service): Shared, headers: HeaderMap, request: Body) -
     let bytes = body::read(&headers, request, body::JSON, limits::JSON_BODY_BYTES_MAX).await?;
     let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| Failure::new(Code::BadJson, e.to_string()))?;
     drop(value);
-    let submission: Submission = manifest::parse_json(&bytes).map_err(JobError::from)?;
+    let submission: Submission = manifest::parse_json(&bytes).map_err(|mut error| {
+        // Paths are those of the owner's manifest, here as in its validation.
+        if let Some(path) = error.field.strip_prefix("manifest.") {
+            error.field = path.to_owned();
+        }
+        JobError::from(error)
+    })?;
     let id = jobs::submit(&service, submission).await?;
     Ok((StatusCode::CREATED, view(&service, id).await?).into_response())
 }
@@ -65,7 +75,7 @@ pub async fn submit(State(service): Shared, headers: HeaderMap, request: Body) -
 /// `POST /v1/admin/jobs/{id}/{approve|pause|resume|cancel}`.
 pub async fn change(
     State(service): Shared,
-    Path((id, action)): Path<(String, String)>,
+    Checked(Path((id, action))): Checked<Path<(String, String)>>,
     headers: HeaderMap,
 ) -> Result<Json<JobView>, Failure> {
     auth::admin(&service, &headers)?;
@@ -77,6 +87,13 @@ pub async fn change(
         "cancel" => (&[JobState::Submitted, JobState::Running, JobState::Paused], JobState::Cancelled),
         _ => return Err(Failure::new(Code::NotFound, format!("jobs have no {action}"))),
     };
+    // The store takes a repeated change as done; a person who repeats it is told so.
+    if let Some(job) = service.store.job(id).await?
+        && !from.contains(&job.state)
+    {
+        let detail = format!("job {id} is {}, so {action} does not apply", job.state.name());
+        return Err(Failure::new(Code::WrongJobState, detail));
+    }
     service.store.set_job_state(id, from, to).await?;
     service.events.touch(id);
     service.driver.notify_one();
@@ -101,7 +118,11 @@ async fn set_stopped(service: &Service, headers: &HeaderMap, stopped: bool) -> R
 }
 
 /// `GET /v1/admin/jobs/{id}/export`.
-pub async fn export(State(service): Shared, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, Failure> {
+pub async fn export(
+    State(service): Shared,
+    Checked(Path(id)): Checked<Path<String>>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
     auth::admin(&service, &headers)?;
     let bytes = jobs::export(&service, body::parse_id(&id, "job id")?).await?;
     Ok(([(header::CONTENT_TYPE, body::OCTETS)], bytes).into_response())

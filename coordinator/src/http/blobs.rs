@@ -13,7 +13,7 @@ use manyhands_protocol::problem::Code;
 use manyhands_protocol::{BlobHash, LeaseId, limits};
 use serde::Deserialize;
 
-use super::{Failure, Shared, auth, body};
+use super::{Checked, Failure, Shared, auth, body};
 use crate::service::Service;
 
 /// Longest time an upload may take.
@@ -27,8 +27,8 @@ pub struct UploadQuery {
 /// `PUT /v1/blobs/{sha256}?lease={id}`.
 pub async fn upload(
     State(service): Shared,
-    Path(hash): Path<String>,
-    Query(query): Query<UploadQuery>,
+    Checked(Path(hash)): Checked<Path<String>>,
+    Checked(Query(query)): Checked<Query<UploadQuery>>,
     headers: HeaderMap,
     request: Body,
 ) -> Result<StatusCode, Failure> {
@@ -89,7 +89,11 @@ pub async fn receive(service: &Arc<Service>, hash: BlobHash, bytes: u64, request
 }
 
 /// `GET /v1/blobs/{sha256}`, and `HEAD`.
-pub async fn download(State(service): Shared, Path(hash): Path<String>, headers: HeaderMap) -> Result<Response, Failure> {
+pub async fn download(
+    State(service): Shared,
+    Checked(Path(hash)): Checked<Path<String>>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
     let hash: BlobHash = body::parse_id(&hash, "SHA-256 in lower-case hexadecimal")?;
     // A blob that exists but is not public is no different from one that does not.
     let blob = match service.store.blob(hash).await? {

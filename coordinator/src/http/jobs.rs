@@ -14,7 +14,7 @@ use manyhands_protocol::view::{InfoView, JobState, JobView, JobsView, KeyView};
 use manyhands_protocol::{JobId, KeyId, limits};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::{Failure, Shared, auth, body};
+use super::{Checked, Failure, Shared, auth, body};
 use crate::events::{JobEvent, read_event};
 use crate::service::Service;
 
@@ -65,19 +65,27 @@ async fn find(service: &Service, id: &str, headers: &HeaderMap) -> Result<JobVie
 }
 
 /// `GET /v1/jobs/{id}`.
-pub async fn one(State(service): Shared, Path(id): Path<String>, headers: HeaderMap) -> Result<Json<JobView>, Failure> {
+pub async fn one(
+    State(service): Shared,
+    Checked(Path(id)): Checked<Path<String>>,
+    headers: HeaderMap,
+) -> Result<Json<JobView>, Failure> {
     Ok(Json(find(&service, &id, &headers).await?))
 }
 
 /// `GET /v1/keys/{id}`.
-pub async fn key(State(service): Shared, Path(id): Path<String>) -> Result<Json<KeyView>, Failure> {
+pub async fn key(State(service): Shared, Checked(Path(id)): Checked<Path<String>>) -> Result<Json<KeyView>, Failure> {
     let id: KeyId = body::parse_id(&id, "key in lower-case hexadecimal")?;
     let found = service.store.key(id).await?;
     found.map(Json).ok_or_else(|| Failure::new(Code::UnknownKey, format!("key {id} never opened a session")))
 }
 
 /// `GET /v1/jobs/{id}/events`: the newest view at once, unless the client has it, and again after each change.
-pub async fn events(State(service): Shared, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, Failure> {
+pub async fn events(
+    State(service): Shared,
+    Checked(Path(id)): Checked<Path<String>>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
     let job = find(&service, &id, &headers).await?.id;
     let Ok(slot) = service.streams.clone().try_acquire_owned() else {
         return Err(Failure::new(Code::TooManyRequests, "too many event streams are open; try again, or poll"));

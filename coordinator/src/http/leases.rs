@@ -10,7 +10,7 @@ use manyhands_protocol::wire::{LeaseRequest, LeaseResponse, SignedBytes};
 use manyhands_protocol::work::UnitManifest;
 use manyhands_protocol::{JobId, LeaseId, cbor, cose, limits};
 
-use super::{Failure, Shared, auth, body};
+use super::{Checked, Failure, Shared, auth, body};
 use crate::store::{LeaseAsk, Session};
 
 /// When to ask again if nothing was free: soon while a round may end any moment, later while no job runs.
@@ -67,7 +67,11 @@ fn consented_job(session: &Session, asked: Option<JobId>) -> Result<Option<JobId
 }
 
 /// `POST /v1/leases/{id}/heartbeat`.
-pub async fn heartbeat(State(service): Shared, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, Failure> {
+pub async fn heartbeat(
+    State(service): Shared,
+    Checked(Path(id)): Checked<Path<String>>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
     let session = auth::session(&service, &headers).await?;
     let lease: LeaseId = body::parse_id(&id, "lease id")?;
     let answer = service.store.heartbeat(lease, session.key, service.now_ms()).await?;
@@ -75,7 +79,11 @@ pub async fn heartbeat(State(service): Shared, Path(id): Path<String>, headers: 
 }
 
 /// `DELETE /v1/leases/{id}`.
-pub async fn give_back(State(service): Shared, Path(id): Path<String>, headers: HeaderMap) -> Result<StatusCode, Failure> {
+pub async fn give_back(
+    State(service): Shared,
+    Checked(Path(id)): Checked<Path<String>>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Failure> {
     let session = auth::session(&service, &headers).await?;
     let lease: LeaseId = body::parse_id(&id, "lease id")?;
     let job = service.store.give_back(lease, session.key).await?;

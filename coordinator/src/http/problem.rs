@@ -1,5 +1,9 @@
 //! Errors as RFC 9457 problem documents.
 
+use std::fmt::Display;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use manyhands_protocol::problem::{Code, Problem};
@@ -42,6 +46,18 @@ impl IntoResponse for Failure {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
+    }
+}
+
+/// An extractor whose refusal is a problem document: parts of the path or the query that do not even decode.
+pub struct Checked<E>(pub E);
+
+impl<S: Send + Sync, E: FromRequestParts<S, Rejection: Display>> FromRequestParts<S> for Checked<E> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Checked<E>, Failure> {
+        let extracted = E::from_request_parts(parts, state).await;
+        extracted.map(Checked).map_err(|e| Failure::new(Code::BadRequest, e.to_string()))
     }
 }
 

@@ -30,8 +30,8 @@ pub enum StoreError {
     NewerSchema { path: String, version: i64 },
     #[error("{path}: schema version {version} was changed or left half-applied; restore the file from a backup")]
     DamagedSchema { path: String, version: i64 },
-    #[error("{path}: {source}")]
-    Open { path: String, source: sqlx::Error },
+    #[error("{path}: {error}")]
+    Open { path: String, error: sqlx::Error },
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
     /// A row that this program would not have written.

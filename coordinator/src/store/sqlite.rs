@@ -88,7 +88,7 @@ fn open_error(path: &str, error: sqlx::Error) -> StoreError {
     // The low byte is the primary result code: SQLITE_BUSY and SQLITE_LOCKED (https://sqlite.org/rescode.html).
     match code.map(|code| code & 0xff) {
         Some(5 | 6) => StoreError::Locked { path: path.to_owned() },
-        _ => StoreError::Open { path: path.to_owned(), source: error },
+        _ => StoreError::Open { path: path.to_owned(), error },
     }
 }
 
@@ -100,7 +100,7 @@ fn migrate_error(path: &str, error: MigrateError) -> StoreError {
         }
         MigrateError::VersionMismatch(version) | MigrateError::Dirty(version) => StoreError::DamagedSchema { path, version },
         MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => open_error(&path, source),
-        other => StoreError::Open { path, source: sqlx::Error::Migrate(Box::new(other)) },
+        other => StoreError::Open { path, error: sqlx::Error::Migrate(Box::new(other)) },
     }
 }
 

@@ -1,0 +1,15 @@
+//! The coordinator as its callers meet it: a real server on a free port, a real SQLite file, a client that signs. Only
+//! time is made: it stands still until a test moves it.
+#![allow(clippy::unwrap_used)]
+
+mod admin;
+mod blobs;
+mod client;
+mod leases;
+mod products;
+mod restart;
+mod sessions;
+mod start;
+mod surface;
+mod training;
+mod world;

@@ -1,0 +1,154 @@
+//! What keeps a coordinator from starting, said clearly.
+
+use std::time::Duration;
+
+use manyhands_coordinator::store::StoreError;
+use manyhands_coordinator::store::sqlite::SqliteStore;
+use manyhands_coordinator::{App, Config, StartError};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+
+use crate::world::World;
+
+fn config(folder: &std::path::Path) -> Config {
+    let mut config = Config::new(folder);
+    config.listen.set_port(0);
+    config.database_lock_wait = Duration::from_millis(200);
+    config
+}
+
+async fn refused(config: Config) -> StartError {
+    App::start(config).await.err().expect("does not start")
+}
+
+/// A second connection to a stopped coordinator's database.
+async fn connect(folder: &std::path::Path) -> SqlitePool {
+    SqlitePool::connect_with(SqliteConnectOptions::new().filename(folder.join("manyhands.sqlite3"))).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_missing_folder_is_made_with_keys_and_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("deep/er");
+    let app = App::start(config(&inner)).await.unwrap();
+    for name in ["manyhands.sqlite3", "coordinator.key", "admin.token", "blobs"] {
+        assert!(inner.join(name).exists(), "{name}");
+    }
+    let key = app.key;
+    app.shutdown().await;
+    let again = App::start(config(&inner)).await.unwrap();
+    assert_eq!(again.key, key);
+    again.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named() {
+    let (world, folder) = (World::start().await, tempfile::tempdir().unwrap());
+    let mut config = config(folder.path());
+    config.listen = world.app().addr;
+    let error = refused(config).await;
+    assert!(matches!(&error, StartError::Listen { address, .. } if *address == world.app().addr), "{error}");
+    assert!(error.to_string().contains(&world.app().addr.to_string()));
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn one_folder_has_one_coordinator() {
+    let world = World::start().await;
+    let error = refused(config(world.folder.path())).await;
+    assert!(matches!(error, StartError::InUse { .. }), "{error}");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_locked_database_is_an_error_after_a_bounded_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    App::start(config(folder.path())).await.unwrap().shutdown().await;
+    let other = connect(folder.path()).await;
+    let mut held = other.acquire().await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut *held).await.unwrap();
+    let error = refused(config(folder.path())).await;
+    assert!(matches!(error, StartError::Store(StoreError::Locked { .. })), "{error}");
+    assert!(error.to_string().contains("manyhands.sqlite3"), "{error}");
+    sqlx::query("ROLLBACK").execute(&mut *held).await.unwrap();
+    App::start(config(folder.path())).await.unwrap().shutdown().await;
+}
+
+#[tokio::test]
+async fn a_newer_or_changed_schema_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    App::start(config(folder.path())).await.unwrap().shutdown().await;
+    let other = connect(folder.path()).await;
+    let newer =
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9, 'later', 1, x'00', 0)";
+    sqlx::query(newer).execute(&other).await.unwrap();
+    let error = refused(config(folder.path())).await;
+    assert!(matches!(error, StartError::Store(StoreError::NewerSchema { version: 9, .. })), "{error}");
+    assert!(error.to_string().contains("newer version"), "{error}");
+    sqlx::query("DELETE FROM _sqlx_migrations WHERE version = 9").execute(&other).await.unwrap();
+    sqlx::query("UPDATE _sqlx_migrations SET checksum = x'00' WHERE version = 1").execute(&other).await.unwrap();
+    let error = refused(config(folder.path())).await;
+    assert!(matches!(error, StartError::Store(StoreError::DamagedSchema { version: 1, .. })), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("manyhands.sqlite3"), vec![b'x'; 8192]).unwrap();
+    let error = refused(config(folder.path())).await;
+    assert!(matches!(error, StartError::Store(StoreError::Open { .. })), "{error}");
+    assert!(error.to_string().contains("manyhands.sqlite3"), "{error}");
+}
+
+#[tokio::test]
+async fn folders_that_cannot_be_written_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "no folder").unwrap();
+    let error = refused(config(&file)).await;
+    assert!(matches!(&error, StartError::DataDir { path, .. } if *path == file), "{error}");
+    let inner = folder.path().join("data");
+    std::fs::create_dir(&inner).unwrap();
+    std::fs::write(inner.join("blobs"), "no folder").unwrap();
+    let error = refused(config(&inner)).await;
+    assert!(matches!(error, StartError::Blobs(_)), "{error}");
+    assert!(error.to_string().contains("blobs"), "{error}");
+}
+
+#[tokio::test]
+async fn invariants_see_what_is_wrong() {
+    let world = World::start().await;
+    let folder = world.folder.path().to_owned();
+    world.product_job().await;
+    let volunteer = world.join(1).await;
+    let lease = volunteer.lease_one().await;
+    let output = volunteer.product_bytes(&lease).await;
+    volunteer.submit(&lease, output).await;
+    world.check().await;
+    let other = connect(&folder).await;
+    for (damage, repair) in [
+        ("UPDATE keys SET credit_flop = credit_flop + 1", "UPDATE keys SET credit_flop = credit_flop - 1"),
+        ("UPDATE jobs SET units_settled = units_settled + 1", "UPDATE jobs SET units_settled = units_settled - 1"),
+        (
+            "UPDATE units SET slots_free = slots_free + 1 WHERE state = 'open'",
+            "UPDATE units SET slots_free = slots_free - 1 WHERE state = 'open'",
+        ),
+        ("UPDATE results SET credit_flop = 0", "UPDATE results SET credit_flop = (SELECT flop FROM units WHERE id = unit_id)"),
+        ("UPDATE leases SET state = 'lapsed' WHERE state = 'done'", "UPDATE leases SET state = 'done' WHERE state = 'lapsed'"),
+        ("UPDATE blobs SET bytes = bytes + 1", "UPDATE blobs SET bytes = bytes - 1"),
+    ] {
+        sqlx::query(damage).execute(&other).await.unwrap();
+        assert!(!world.app().check_invariants().await.unwrap().is_empty(), "{damage}");
+        sqlx::query(repair).execute(&other).await.unwrap();
+        world.check().await;
+    }
+    other.close().await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_closed_store_reports_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("s.sqlite3"), Duration::from_secs(1)).await.unwrap();
+    store.close().await;
+    assert!(manyhands_coordinator::store::Store::stopped(&store).await.is_err());
+}
