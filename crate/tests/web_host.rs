@@ -1,0 +1,176 @@
+//! The volunteer's platform in a dedicated worker of a browser: keys in IndexedDB, the ways round what a browser refuses,
+//! Web Locks, the session that tabs share, bounded fetch. What the loop makes of it is tested elsewhere.
+#![cfg(all(target_arch = "wasm32", feature = "web"))]
+
+use futures::FutureExt;
+use futures::future::join;
+use js_sys::Reflect;
+use manyhands::control::Control;
+use manyhands::volunteer::host::{Host, HostError, Method, Request, StoredSession};
+use manyhands::volunteer::identity::verify;
+use manyhands::web::{Database, KeyOptions, WebHost, WebIdentity, lock, sha256};
+use manyhands_protocol::KeyId;
+use wasm_bindgen::JsValue;
+use wasm_bindgen_test::{wasm_bindgen_test, wasm_bindgen_test_configure};
+
+wasm_bindgen_test_configure!(run_in_dedicated_worker);
+
+/// A name no other test uses.
+fn fresh(name: &str) -> String {
+    format!("test-{name}-{}", js_sys::Math::random())
+}
+
+fn field(object: &JsValue, name: &str) -> JsValue {
+    Reflect::get(object, &name.into()).expect("an object")
+}
+
+async fn signs(identity: &WebIdentity) {
+    let signature = identity.sign(b"a statement").await.expect("signs");
+    assert!(verify(identity.key, b"a statement", &signature));
+    assert!(!verify(identity.key, b"another", &signature));
+}
+
+#[wasm_bindgen_test]
+async fn the_key_outlives_the_visit_and_cannot_be_read() {
+    for webcrypto_ed25519 in [true, false] {
+        let name = fresh("key");
+        let options = KeyOptions { database: Some(&name), webcrypto_ed25519 };
+        let first = WebIdentity::open(options).await.expect("a key");
+        assert!(first.stored, "webcrypto: {webcrypto_ed25519}");
+        signs(&first).await;
+
+        let again = WebIdentity::open(options).await.expect("the key again");
+        assert_eq!((again.key, again.stored), (first.key, true), "webcrypto: {webcrypto_ed25519}");
+        signs(&again).await;
+
+        let record = Database::open(&name).await.expect("opens").get("identity", "key").await.expect("reads");
+        let secret = field(&record, if webcrypto_ed25519 { "private" } else { "wrap" });
+        assert_eq!(field(&secret, "extractable"), JsValue::FALSE);
+        assert_eq!(field(&record, "seed"), JsValue::UNDEFINED);
+    }
+}
+
+#[wasm_bindgen_test]
+async fn this_browser_needs_no_fallback() {
+    let name = fresh("native");
+    WebIdentity::open(KeyOptions { database: Some(&name), webcrypto_ed25519: true }).await.expect("a key");
+    let record = Database::open(&name).await.expect("opens").get("identity", "key").await.expect("reads");
+    assert_eq!(field(&field(&field(&record, "private"), "algorithm"), "name"), "Ed25519");
+}
+
+#[wasm_bindgen_test]
+async fn without_storage_each_visit_has_its_own_key() {
+    for webcrypto_ed25519 in [true, false] {
+        let options = KeyOptions { database: None, webcrypto_ed25519 };
+        let one = WebIdentity::open(options).await.expect("a key");
+        let two = WebIdentity::open(options).await.expect("a key");
+        assert!(!one.stored && !two.stored);
+        assert_ne!(one.key, two.key);
+        signs(&one).await;
+    }
+}
+
+#[wasm_bindgen_test]
+async fn what_is_stored_and_no_key_is_replaced() {
+    let name = fresh("broken");
+    let database = Database::open(&name).await.expect("opens");
+    database.put("identity", "key", &"not a key".into()).await.expect("writes");
+    let identity = WebIdentity::open(KeyOptions { database: Some(&name), webcrypto_ed25519: true }).await.expect("a key");
+    assert!(identity.stored);
+    signs(&identity).await;
+}
+
+#[wasm_bindgen_test]
+async fn two_tabs_that_start_together_make_one_key() {
+    let name = fresh("together");
+    let options = KeyOptions { database: Some(&name), webcrypto_ed25519: true };
+    let (one, two) = join(WebIdentity::open(options), WebIdentity::open(options)).await;
+    assert_eq!(one.expect("a key").key, two.expect("a key").key);
+}
+
+#[wasm_bindgen_test]
+async fn a_lock_has_one_holder_and_a_waiter_that_gives_up_does_not_keep_it() {
+    let name = fresh("lock");
+    let held = lock(&name).await;
+    let host = WebHost::open(KeyOptions { database: None, webcrypto_ed25519: true }).await.expect("a host");
+    {
+        let mut gives_up = Box::pin(lock(&name).fuse());
+        futures::select! {
+            _ = gives_up => panic!("two holders"),
+            () = host.sleep(50).fuse() => {}
+        }
+    }
+    drop(held);
+    drop(lock(&name).await);
+}
+
+#[wasm_bindgen_test]
+async fn tabs_share_a_session_under_its_lock() {
+    let name = fresh("session");
+    let options = KeyOptions { database: Some(&name), webcrypto_ed25519: true };
+    let (one, two) = (WebHost::open(options).await.expect("a tab"), WebHost::open(options).await.expect("a tab"));
+    assert_eq!(one.key(), two.key());
+    let coordinator = KeyId([3; 32]);
+
+    let opened_count = std::cell::Cell::new(0);
+    let open = async |tab: &WebHost| {
+        let _lock = tab.lock_session(coordinator).await;
+        if let Some(session) = tab.load_session("s").await {
+            return session;
+        }
+        opened_count.set(opened_count.get() + 1);
+        // Time enough for the other tab, were there no lock.
+        tab.sleep(20).await;
+        let session = StoredSession { token: format!("token {}", opened_count.get()), expires_ms: 1_700_000_000_001 };
+        tab.store_session("s", Some(&session)).await;
+        session
+    };
+    let (a, b) = join(open(&one), open(&two)).await;
+    assert!(a == b && opened_count.get() == 1);
+    assert_eq!((a.token.as_str(), a.expires_ms), ("token 1", 1_700_000_000_001));
+
+    two.store_session("s", None).await;
+    assert!(one.load_session("s").await.is_none());
+}
+
+#[wasm_bindgen_test]
+async fn an_answer_is_read_no_further_than_its_bound() {
+    let host = WebHost::open(KeyOptions { database: None, webcrypto_ed25519: true }).await.expect("a host");
+    let get = |answer_bytes_max| Request {
+        method: Method::Get,
+        path: "/",
+        token: None,
+        content_type: None,
+        body: &[],
+        answer_bytes_max,
+    };
+    let whole = host.request(get(1 << 20)).await.expect("the test's own page");
+    assert_eq!(whole.status, 200);
+    let length = whole.body.len() as u64;
+    assert!(length > 1);
+    assert!(host.request(get(length)).await.is_ok());
+    assert_eq!(host.request(get(length - 1)).await.err(), Some(HostError::TooLarge(length - 1)));
+}
+
+#[wasm_bindgen_test]
+async fn sha256_of_abc() {
+    // FIPS 180-4's example.
+    let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    assert_eq!(sha256(b"abc").await.expect("a hash").to_string(), expected);
+}
+
+#[wasm_bindgen_test]
+async fn a_computation_breathes_and_idles() {
+    let host = WebHost::open(KeyOptions { database: None, webcrypto_ed25519: true }).await.expect("a host");
+    let busy: Control = host.control(100);
+    for _ in 0..100 {
+        busy.between_slices(1.0).await.expect("goes on");
+    }
+    let half = host.control(50);
+    let start_ms = half.now_ms();
+    half.between_slices(40.0).await.expect("goes on");
+    // Timers may fire a little early by this clock.
+    assert!(half.now_ms() - start_ms >= 38.0);
+    half.stop();
+    assert!(half.between_slices(1.0).await.is_err());
+}
