@@ -25,14 +25,35 @@ pub async fn serve(uri: Uri, request: HeaderMap) -> Response {
         path => path,
     };
     let mut response = match Dist::get(path) {
-        Some(file) => file_response(path, file, &request),
+        Some(file) => match accepts_brotli(&request).then(|| Dist::get(&format!("{path}.br"))).flatten() {
+            Some(compressed) => brotli_response(path, compressed, &request),
+            None => file_response(path, file, &request),
+        },
         None if path == "index.html" => Html(NOT_BUILT).into_response(),
         None => return Failure::new(Code::NotFound, format!("nothing at {}", uri.path())).into_response(),
     };
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY));
     headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
+    headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     response
+}
+
+/// The same file as the page's build compressed it; its tag is its own, so that the two never pass for each other.
+fn brotli_response(path: &str, file: rust_embed::EmbeddedFile, request: &HeaderMap) -> Response {
+    let mut response = file_response(path, file, request);
+    response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("br"));
+    response
+}
+
+/// Whether the request takes brotli (RFC 9110 section 12.5.3). Browsers offer it over HTTPS and on loopback.
+fn accepts_brotli(request: &HeaderMap) -> bool {
+    let Some(accepted) = request.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()) else { return false };
+    accepted.split(',').any(|item| {
+        let (coding, weight) = item.split_once(';').unwrap_or((item, ""));
+        let refused = weight.trim().strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0));
+        coding.trim() == "br" && !refused
+    })
 }
 
 fn file_response(path: &str, file: rust_embed::EmbeddedFile, request: &HeaderMap) -> Response {
@@ -72,6 +93,20 @@ fn content_type(path: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn brotli_only_where_it_is_accepted() {
+        let check = |value: &'static str, expected| {
+            let headers = HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static(value))]);
+            assert_eq!(accepts_brotli(&headers), expected, "{value}");
+        };
+        check("gzip, deflate, br, zstd", true);
+        check("gzip, br;q=0.5", true);
+        check("gzip, br;q=0", false);
+        check("gzip", false);
+        check("brx", false);
+        assert!(!accepts_brotli(&HeaderMap::new()));
+    }
 
     #[test]
     fn only_hashed_names_are_immutable() {
