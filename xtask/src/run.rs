@@ -118,6 +118,10 @@ impl Coordinator {
         let data_dir = root().join(&args.data_dir);
         let listen = args.listen.to_string();
         let mut serve = command(built("manyhands")?, &["serve", "--listen", &listen, "--data-dir"]);
+        if std::env::var_os("RUST_LOG").is_none() {
+            // The rounds are printed here; the coordinator speaks up when something is wrong.
+            serve.env("RUST_LOG", "warn");
+        }
         let mut process = Group::start(serve.arg(&data_dir).stdout(Stdio::piped()))?;
         let stdout = process.take_stdout().expect("stdout was piped");
         let url = address(stdout, &mut process, interrupt)?;
