@@ -248,8 +248,8 @@ export class Contribution {
       case "state":
         if (message.state === "stopped") this.#stopped(message.detail ?? "");
         else if (this.state === "working" && message.state === "waiting") {
-          clearTimeout(this.#waitingTimer);
-          this.#waitingTimer = setTimeout(() => this.#enter("waiting", message.detail ?? ""), WAITING_SHOWN_MS);
+          // From the first message on: a call that is tried again says so each time.
+          this.#waitingTimer ||= setTimeout(() => this.#enter("waiting", message.detail ?? ""), WAITING_SHOWN_MS);
         } else if (this.state !== "stopping") this.#enter(message.state, message.detail ?? "");
         return;
       case "adapter":
@@ -299,6 +299,7 @@ export class Contribution {
   /** @param {VisitState} state @param {string} [detail] */
   #enter(state, detail = "") {
     clearTimeout(this.#waitingTimer);
+    this.#waitingTimer = 0;
     this.state = state;
     this.detail = detail;
     this.onChange();

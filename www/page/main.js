@@ -127,6 +127,7 @@ function run() {
   /** What tests may read: the same facts that are on the page. @param {JobView} current */
   function mirror(current) {
     const last = current.train?.history.at(-1);
+    const newest = visit.recent[0];
     Object.assign(root.dataset, {
       state: visit.state,
       job: String(current.id),
@@ -140,7 +141,8 @@ function run() {
       rejected: String(visit.totals.rejected),
       pending: String(visit.totals.pending),
       key: visit.key?.id ?? "",
-      unit: visit.unit ? String(visit.unit.unit) : "",
+      // Only while it is being computed; the panel shows it a little longer.
+      unit: newest && ["leased", "computing"].includes(newest.phase) ? String(newest.unit) : "",
       round: String(current.train?.rounds_merged ?? 0),
       accuracy: last ? String(last.accuracy) : "",
       error: visit.error,
