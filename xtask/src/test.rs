@@ -82,7 +82,7 @@ fn native_tests() -> Result<Vec<Command>, String> {
 }
 
 fn wasm_tests() -> Result<Vec<Command>, String> {
-    let mut tests = cargo(&["test", "--package", "manyhands", "--features", "gpu,web", "--test", "web"]);
+    let mut tests = cargo(&["test", "--package", "manyhands", "--features", "gpu,web", "--test", "web", "--test", "web_host"]);
     tests
         .args(WASM)
         .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", "wasm-bindgen-test-runner")
