@@ -122,7 +122,9 @@ pub fn open(kind: Kind, bytes: &[u8]) -> Result<Unverified, EnvelopeError> {
 }
 
 /// Protected header, payload (none for a detached one) and signature of a tagged Sign1.
-fn parts(bytes: &[u8]) -> Result<(&[u8], Option<&[u8]>, &[u8]), minicbor::decode::Error> {
+type Parts<'b> = (&'b [u8], Option<&'b [u8]>, &'b [u8]);
+
+fn parts(bytes: &[u8]) -> Result<Parts<'_>, minicbor::decode::Error> {
     let mut d = Decoder::new(bytes);
     if d.tag()? != SIGN1_TAG || d.array()? != Some(4) {
         return Err(minicbor::decode::Error::message("expected tag 18 and an array of four"));

@@ -153,7 +153,7 @@ impl TrainRecipe {
         range(self.units_per_round, limits::UNITS_PER_ROUND_MAX, "work.units_per_round")?;
         range(self.rounds_max, limits::ROUNDS_MAX, "work.rounds_max")?;
         check(
-            self.rows_per_shard >= self.batch && self.rows_per_shard % self.batch == 0,
+            self.rows_per_shard >= self.batch && self.rows_per_shard.is_multiple_of(self.batch),
             "work.rows_per_shard",
             "must be a multiple of batch",
         )?;

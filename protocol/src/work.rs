@@ -125,7 +125,7 @@ impl Work {
             Work::Matmul(w) => {
                 let (m, k, n) = (u64::from(w.m), u64::from(w.k), u64::from(w.n));
                 for (d, field) in [(m, "m"), (k, "k"), (n, "n")] {
-                    check(d >= 1 && d <= limits::DIMENSION_MAX, field, "must be 1 to 2^24")?;
+                    check((1..=limits::DIMENSION_MAX).contains(&d), field, "must be 1 to 2^24")?;
                 }
                 for (values, field) in [(m * k, "a"), (k * n, "b"), (m * n, "c")] {
                     check(values < limits::TENSOR_VALUES_MAX, field, "more values than one blob holds")?;
@@ -136,7 +136,7 @@ impl Work {
                 w.model.parameters().map_err(|e| WorkError { field: "model", reason: e.to_string() })?;
                 check(w.batch >= 1 && w.batch <= limits::BATCH_MAX, "batch", "must be 1 to 4096")?;
                 check(w.inner_steps >= 1 && w.inner_steps <= limits::INNER_STEPS_MAX, "inner_steps", "must be 1 to 10000")?;
-                check(w.first_row % w.batch == 0, "first_row", "must be a multiple of batch")?;
+                check(w.first_row.is_multiple_of(w.batch), "first_row", "must be a multiple of batch")?;
                 let InnerOptimizer::Sgd { learning_rate, momentum } = w.optimizer;
                 check(
                     learning_rate.is_finite() && learning_rate > 0.0,

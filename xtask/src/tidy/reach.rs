@@ -58,7 +58,8 @@ fn roots(tree: &Tree) -> Vec<String> {
             let Some(inner) = path.strip_prefix(&format!("{dir}/")) else { continue };
             let folder = inner.rsplit_once('/').map_or("", |(folder, _)| folder);
             let by_place = matches!(inner, "src/lib.rs" | "src/main.rs" | "build.rs")
-                || matches!(folder, "src/bin" | "tests" | "benches" | "examples");
+                || matches!(folder, "src/bin" | "tests" | "benches" | "examples")
+                || (inner.starts_with("tests/") && inner.matches('/').count() == 2 && inner.ends_with("/main.rs"));
             if by_place && !(folder == "tests" && text.contains("autotests = false")) {
                 roots.push(path.to_owned());
             }
@@ -150,6 +151,10 @@ mod tests {
             ("a/src/inner.rs", ""),
             ("a/tests/whole.rs", ""),
             ("a/tests/shared/stray.rs", ""),
+            ("a/tests/folder/main.rs", "mod part;"),
+            ("a/tests/folder/part.rs", ""),
+            ("a/tests/many/main.rs", "mod part;"),
+            ("a/tests/many/part.rs", ""),
             ("a/checks/t.rs", ""),
         ];
         let found = check(&tree(&files));
