@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
 use manyhands_protocol::KeyId;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -18,7 +17,7 @@ use crate::keys::{KeyError, Keys};
 use crate::service::Service;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Store, StoreError};
-use crate::{driver, http};
+use crate::{driver, http, server};
 
 /// How long a shutdown waits for calls under way.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(10);
@@ -84,16 +83,8 @@ impl App {
             }
         });
         tasks.spawn(driver::run(service.clone()));
-        let (router, stopped) = (http::router(service.clone()), service.shutdown.clone());
-        tasks.spawn(async move {
-            let listener = listener.tap_io(|stream| {
-                let _ = stream.set_nodelay(true);
-            });
-            let served = axum::serve(listener, router).with_graceful_shutdown(stopped.cancelled_owned()).await;
-            if let Err(error) = served {
-                tracing::error!(%error, "the server ended");
-            }
-        });
+        let (router, connections) = (http::router(service.clone()), service.config.connections_count_max);
+        tasks.spawn(server::run(listener, router, connections, service.shutdown.clone()));
         Ok(App { addr, key, admin_token_path, service, tasks, _lock: lock })
     }
 

@@ -26,6 +26,8 @@ pub struct Config {
     pub replica_wait_ms: u64,
     /// How long the start waits for a database that another process has locked.
     pub database_lock_wait: Duration,
+    /// Most connections at once; more wait to be accepted.
+    pub connections_count_max: usize,
     /// Most event streams at once.
     pub streams_count_max: usize,
     /// Most uploads at once.
@@ -46,6 +48,7 @@ impl Config {
             clock: Arc::new(SystemClock),
             replica_wait_ms: limits::REPLICA_WAIT_MS,
             database_lock_wait: Duration::from_secs(5),
+            connections_count_max: 16_384,
             streams_count_max: 4096,
             uploads_count_max: 32,
             checks_count_max: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),

@@ -1,12 +1,11 @@
-//! The operator's side of jobs: taking a submission in, and giving the outcome out.
+//! The operator's side of jobs: taking a submission in, and (in `export`) giving the outcome out.
+
+pub mod export;
 
 use std::sync::Arc;
 
-use manyhands::tensors;
 use manyhands_protocol::manifest::{Inputs, JobWork, ManifestError, Submission, TrainRecipe, panel_extent};
 use manyhands_protocol::problem::Code;
-use manyhands_protocol::view::JobState;
-use manyhands_protocol::work::Work;
 use manyhands_protocol::{BlobHash, JobId};
 
 use crate::driver::DriveError;
@@ -14,7 +13,7 @@ use crate::driver::round::store_checkpoint;
 use crate::merge::{self, OuterState};
 use crate::scheduler;
 use crate::service::Service;
-use crate::store::{Job, NewJob, StoreError};
+use crate::store::{NewJob, StoreError};
 use crate::verify::{Refusal, input};
 
 /// Most values that the updates of one round hold together: they are merged in memory.
@@ -125,42 +124,4 @@ async fn check_train(service: &Service, recipe: &TrainRecipe, shards: &[BlobHash
         _ => Ok(()),
     })
     .await
-}
-
-/// The outcome as safetensors: a product once it is complete, or a model's newest checkpoint once a round was merged.
-pub async fn export(service: &Arc<Service>, job: JobId) -> Result<Vec<u8>, JobError> {
-    let Some(job) = service.store.job(job).await? else {
-        return Err(JobError::Refused { code: Code::UnknownJob, detail: format!("no job {job}"), field: None });
-    };
-    let nothing = |detail: String| JobError::Refused { code: Code::NothingToExport, detail, field: None };
-    match (&job.submission.manifest.work, &job.submission.inputs) {
-        (JobWork::Matmul(recipe), Inputs::Matmul { m, k, n, .. }) => {
-            if job.state != JobState::Finished {
-                return Err(nothing(format!(
-                    "{} of {} blocks of job {} are settled",
-                    job.units_settled, job.units_total, job.id
-                )));
-            }
-            Ok(product(service, &job, *m as usize, *n as usize, panel_extent(recipe.block, *k)).await?)
-        }
-        _ if job.round == 0 => Err(nothing(format!("no round of job {} was merged yet", job.id))),
-        _ => {
-            let round = service.store.round(job.id, job.round).await?;
-            let round = round.ok_or_else(|| DriveError::Damaged(format!("job {} has no round {}", job.id, job.round)))?;
-            Ok(service.blobs.read(round.checkpoint).await.map_err(DriveError::from)?.to_vec())
-        }
-    }
-}
-
-async fn product(service: &Service, job: &Job, m: usize, n: usize, block: u32) -> Result<Vec<u8>, DriveError> {
-    let mut blocks = Vec::new();
-    for (unit, canonical) in service.store.round_units(job.id, 0).await? {
-        let Some(Work::Matmul(work)) = service.store.unit(unit).await?.map(|unit| unit.work) else {
-            return Err(DriveError::Damaged(format!("unit {unit} is no product")));
-        };
-        let bytes = service.blobs.read(canonical).await?;
-        let mut read = tensors::read_f32(&bytes, &[("c", &[work.m as usize, work.n as usize])])?;
-        blocks.extend(read.pop());
-    }
-    Ok(tokio::task::spawn_blocking(move || merge::assemble_product(m, n, block, &blocks)).await?)
 }

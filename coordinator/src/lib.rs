@@ -17,6 +17,7 @@ pub mod keys;
 pub mod merge;
 pub mod referee;
 pub mod scheduler;
+mod server;
 mod service;
 pub mod store;
 pub mod verify;

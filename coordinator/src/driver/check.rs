@@ -50,11 +50,12 @@ async fn judge_product(service: &Service, result: &ResultRow, unit: &Unit, refus
 
 /// Reads the product's blobs and checks it against vectors drawn now, after the result was stored.
 async fn product_refusal(service: &Service, work: &MatmulWork, result: &ResultRow) -> Result<Option<Refusal>, DriveError> {
+    // Before anything is read: the slots bound the memory that checks take together.
+    let _slot = service.checks.acquire().await;
     let (a, b) = (service.blobs.read(work.a).await?, service.blobs.read(work.b).await?);
     let c = service.blobs.read(result.output).await?;
     let mut rng = ChaCha20Rng::from_seed(keys::random32()?);
     let shape = ProductShape { m: work.m as usize, k: work.k as usize, n: work.n as usize };
-    let _slot = service.checks.acquire().await;
     let checked = tokio::task::spawn_blocking(move || -> Result<Option<Refusal>, manyhands::TensorError> {
         let ProductShape { m, k, n } = shape;
         let a = one_tensor(tensors::read_f32(&a, &[("a", &[m, k])])?);
@@ -99,10 +100,10 @@ pub async fn read_update(
     work: &TrainWork,
     result: &ResultRow,
 ) -> Result<Result<Vec<Vec<f32>>, Refusal>, DriveError> {
+    let _slot = service.checks.acquire().await;
     let checkpoint = service.blobs.read(work.checkpoint).await?;
     let output = service.blobs.read(result.output).await?;
     let work = work.clone();
-    let _slot = service.checks.acquire().await;
     let read = tokio::task::spawn_blocking(move || {
         let checkpoint = merge::read_tensors(&work.model, &checkpoint)?;
         Ok::<_, DriveError>(gradient::check_update(&work, &checkpoint, &output))

@@ -124,6 +124,8 @@ pub async fn export(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     auth::admin(&service, &headers)?;
-    let bytes = jobs::export(&service, body::parse_id(&id, "job id")?).await?;
-    Ok(([(header::CONTENT_TYPE, body::OCTETS)], bytes).into_response())
+    let exported = jobs::export::export(&service, body::parse_id(&id, "job id")?).await?;
+    let headers = [(header::CONTENT_TYPE, body::OCTETS.to_owned()), (header::CONTENT_LENGTH, exported.bytes.to_string())];
+    // After the head is sent, a failure can only cut the body short of its announced length.
+    Ok((headers, Body::from_stream(exported.pieces)).into_response())
 }

@@ -1,5 +1,6 @@
 //! Results of products: checked at once, credited once, and every way to lie about one.
 
+use manyhands_coordinator::keys::blob_hash;
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::statement::{Output, ResultStatement};
 use manyhands_protocol::view::{JobState, KeyView};
@@ -23,9 +24,11 @@ async fn a_job_of_honest_products_finishes_and_is_exported() {
     let volunteer = world.join(1).await;
     let export = format!("/jobs/{job}/export");
     Answer::of(world.operator(Method::GET, &export)).await.refused(Code::NothingToExport);
-    for lease in volunteer.lease(16).await {
-        let answer = volunteer.submit(&lease, volunteer.product_bytes(&lease).await).await;
-        let work = matmul_work(&lease);
+    let mut blocks = Vec::new();
+    for (lease, (top, left)) in volunteer.lease(16).await.iter().zip([(0, 0), (0, 4), (4, 0), (4, 4)]) {
+        blocks.push((top, left, volunteer.product_values(lease).await));
+        let answer = volunteer.submit(lease, volunteer.product_bytes(lease).await).await;
+        let work = matmul_work(lease);
         let flop = u64::from(2 * work.m * work.k * work.n);
         assert_eq!((answer.verdict, answer.reason.as_str(), answer.credit_flop), (Verdict::Accepted, "", flop));
     }
@@ -36,7 +39,12 @@ async fn a_job_of_honest_products_finishes_and_is_exported() {
     let exported = Answer::of(world.operator(Method::GET, &export)).await;
     exported.is(200);
     let c = manyhands::tensors::read_f32(&exported.body, &[("c", &[5, 6])]).unwrap();
-    assert_eq!(c[0].len(), 30);
+    for (top, left, values) in blocks {
+        let columns = if left == 0 { 4 } else { 2 };
+        for (at, value) in values.iter().enumerate() {
+            assert_eq!(c[0][(top + at / columns) * 6 + left + at % columns], *value, "entry {at} of the block at {top}, {left}");
+        }
+    }
     world.finish().await;
 }
 
@@ -63,7 +71,7 @@ async fn rejected(world: &World, seed: u8, lie: impl AsyncFnOnce(&Volunteer, &Le
     let volunteer = world.join(seed).await;
     let lease = volunteer.lease_one().await;
     let bytes = lie(&volunteer, &lease).await;
-    let hash = manyhands_coordinator::keys::blob_hash(&bytes);
+    let hash = blob_hash(&bytes);
     let answer = volunteer.submit(&lease, bytes).await;
     assert_eq!((answer.verdict, answer.credit_flop), (Verdict::Rejected, 0), "{answer:?}");
     assert!(answer.reason.len() <= 2 * limits::TEXT_BYTES_MAX);
@@ -157,7 +165,7 @@ async fn statements_that_do_not_fit_their_lease() {
     submit(&|s| s.lease = theirs.manifest.lease).await.refused(Code::NotYourLease);
     // The right output of one unit under the lease of another.
     volunteer.upload(&second, output.clone()).await;
-    submit(&|s| (s.lease, s.manifest) = (second.manifest.lease, BlobHash([2; 32]))).await.refused(Code::LeaseMismatch);
+    submit(&|s| (s.lease, s.manifest) = (second.manifest.lease, blob_hash(&second.signed))).await.refused(Code::LeaseMismatch);
     volunteer.give_back(&second).await.is(204);
     volunteer.try_submit(&volunteer.statement(&second, &output)).await.refused(Code::LeaseEnded);
     assert_eq!(volunteer.submit(&lease, output).await.verdict, Verdict::Accepted);
