@@ -2,10 +2,11 @@
 #![cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
 
 use manyhands::control::{Control, Pace, PaceFuture};
-use manyhands::engine::{AdapterChoice, Engine, EngineError, GpuOptions, init_parameters};
+use manyhands::engine::{AdapterChoice, Engine, EngineError, GpuOptions, init_parameters, known};
 use manyhands_protocol::statement::Backend;
 use manyhands_shaders::KERNELS;
 use manyhands_shaders::compare::relative_distance;
+use manyhands_shaders::matmul::{Epilogue, Shape, Transposed, Variant};
 
 mod suite;
 
@@ -38,24 +39,33 @@ fn gpu_and_cpu_agree_and_gpu_repeats_itself() {
 /// A kernel that is wrong, by a little or at all, is named by the self-test.
 #[test]
 fn the_self_test_catches_each_wrong_kernel() {
+    let chunk = "let end = min(chunk + K_CHUNK, params.k);";
+    let shallow = "let end = min(chunk + K_CHUNK, params.k - 1u);";
     let lies = [
-        ("matmul_blocked", "let end = min(chunk + K_CHUNK, params.k);", "let end = min(chunk + K_CHUNK, params.k - 1u);"),
+        ("matmul_blocked", chunk, shallow),
         ("matmul_blocked_vec4", "value = max(value, vec4f());", ""),
         ("column_sum", "total += sum;", "total = sum;"),
         ("relu_backward", "activation[i] > vec4f()", "activation[i] >= vec4f()"),
         ("sgd_momentum", "params.momentum * velocity[i]", "velocity[i]"),
         ("softmax_cross_entropy", "select(0.0, 1.0, i == hit)", "select(0.0, 0.999, i == hit)"),
     ];
-    for (name, truth, lie) in lies {
+    let lying = |name: &str, truth: &str, lie: &str| {
         let kernel = KERNELS.iter().find(|k| k.name == name).unwrap();
         assert!(kernel.wgsl.contains(truth), "{name}");
         let options = GpuOptions { replaced_kernel: Some((kernel.name, kernel.wgsl.replace(truth, lie))), ..Default::default() };
-        let engine = pollster::block_on(Engine::gpu_with(options)).unwrap();
-        match pollster::block_on(engine.self_test()) {
-            Err(EngineError::SelfTest { kernel, .. }) => assert!(kernel.starts_with(&format!("{name} ")), "{name}: {kernel}"),
+        pollster::block_on(Engine::gpu_with(options)).unwrap()
+    };
+    for (name, truth, lie) in lies {
+        let shown = if name.starts_with("matmul") { "matmul " } else { name };
+        match pollster::block_on(lying(name, truth, lie).self_test()) {
+            Err(EngineError::SelfTest { kernel, .. }) => assert!(kernel.starts_with(shown), "{name}: {kernel}"),
             other => panic!("{name}: {other:?}"),
         }
     }
+    // No device chooses the plain variant for itself.
+    let case = known::product(Shape { m: 36, k: 68, n: 36 }, Transposed::default(), Epilogue::Bias, Some(Variant::Naive));
+    let got = pollster::block_on(lying("matmul_naive", chunk, shallow).answer(&case));
+    assert!(matches!(got, Err(EngineError::SelfTest { .. })), "{got:?}");
 }
 
 /// WGSL that does not compile is an error of the call, and the device goes on.
@@ -64,7 +74,7 @@ fn a_shader_that_does_not_compile_is_an_error() {
     let options = GpuOptions { replaced_kernel: Some(("column_sum", "nonsense".to_owned())), ..Default::default() };
     let engine = pollster::block_on(Engine::gpu_with(options)).unwrap();
     assert!(matches!(pollster::block_on(engine.self_test()), Err(EngineError::Validation(_))));
-    let case = manyhands::engine::known::sgd_step(9);
+    let case = known::sgd_step(9);
     assert!(pollster::block_on(engine.answer(&case)).is_ok());
 }
 

@@ -8,10 +8,12 @@ use std::sync::Mutex;
 use futures::future::{Either, select};
 use manyhands_protocol::limits;
 use manyhands_protocol::statement::{Backend, DeviceClass};
+use manyhands_shaders::matmul::Variant;
 
 use super::fault::{Fault, engine_error};
 use super::pipelines::{Pipeline, PipelineKey};
 use crate::engine::EngineError;
+use crate::plan::Matmul;
 
 /// Which adapter to ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -92,6 +94,16 @@ impl GpuEngine {
     /// Destroys the device, as a crash of its driver would, so that a test can see what follows.
     pub fn destroy(&self) {
         self.device.destroy();
+    }
+
+    /// The variant of the product that a call runs on. A browser's software adapter (SwiftShader) runs the scalar kernel
+    /// as fast as the vec4 one and compiles it in half the time; lavapipe runs it at half the speed.
+    pub(super) fn variant(&self, op: &Matmul) -> Variant {
+        match op.variant {
+            Some(fixed) => fixed,
+            None if self.is_software() && self.info.backend == wgpu::Backend::BrowserWebGpu => Variant::Blocked,
+            None => Variant::default_for(op.shape, op.transposed),
+        }
     }
 
     /// The WGSL to compile for a kernel.

@@ -25,20 +25,6 @@ pub struct Pipeline {
 }
 
 impl PipelineKey {
-    /// The pipeline that a call runs on.
-    pub fn of(op: &Op) -> Self {
-        match op {
-            Op::Matmul(op) => {
-                let variant = op.variant.unwrap_or(Variant::default_for(op.shape, op.transposed));
-                PipelineKey::Matmul(variant, op.transposed, op.epilogue)
-            }
-            Op::ColumnSum { .. } => PipelineKey::ColumnSum,
-            Op::ReluBackward { .. } => PipelineKey::ReluBackward,
-            Op::SoftmaxCrossEntropy { .. } => PipelineKey::SoftmaxCrossEntropy,
-            Op::SgdMomentum { .. } => PipelineKey::SgdMomentum,
-        }
-    }
-
     fn kernel(self) -> &'static Kernel {
         match self {
             PipelineKey::Matmul(variant, ..) => variant.kernel(),
@@ -51,6 +37,17 @@ impl PipelineKey {
 }
 
 impl GpuEngine {
+    /// The pipeline that a call runs on.
+    pub(super) fn key(&self, op: &Op) -> PipelineKey {
+        match op {
+            Op::Matmul(op) => PipelineKey::Matmul(self.variant(op), op.transposed, op.epilogue),
+            Op::ColumnSum { .. } => PipelineKey::ColumnSum,
+            Op::ReluBackward { .. } => PipelineKey::ReluBackward,
+            Op::SoftmaxCrossEntropy { .. } => PipelineKey::SoftmaxCrossEntropy,
+            Op::SgdMomentum { .. } => PipelineKey::SgdMomentum,
+        }
+    }
+
     /// The pipelines of these keys. What is new is compiled all together, so that a device that compiles in the
     /// background is waited for once.
     pub(super) async fn pipelines(&self, keys: &[PipelineKey]) -> Result<Vec<Pipeline>, EngineError> {
@@ -68,7 +65,7 @@ impl GpuEngine {
 
     /// Compiles what programs will need, before the first of them runs.
     pub async fn prepare(&self, programs: impl Iterator<Item = &Program>) -> Result<(), EngineError> {
-        let keys: Vec<_> = programs.flat_map(|program| program.ops.iter().map(PipelineKey::of)).collect();
+        let keys: Vec<_> = programs.flat_map(|program| program.ops.iter().map(|op| self.key(op))).collect();
         self.pipelines(&keys).await.map(drop)
     }
 

@@ -1,11 +1,10 @@
 //! A program on a device: its buffers, and per call a pipeline, a bind group and a dispatch, all made once. A [`Run`]
 //! replays them in slices.
 
-use manyhands_shaders::matmul::{self, Variant};
-use manyhands_shaders::{column_sum, relu_backward, sgd_momentum, softmax_cross_entropy};
+use manyhands_shaders::{column_sum, matmul, relu_backward, sgd_momentum, softmax_cross_entropy};
 
 use super::device::{GpuEngine, Memory};
-use super::pipelines::{Pipeline, PipelineKey};
+use super::pipelines::Pipeline;
 use crate::engine::EngineError;
 use crate::plan::{Buffer, Op, Program, Slicer};
 
@@ -34,15 +33,14 @@ struct Bound {
     groups: [u32; 3],
 }
 
-fn bound(op: &Op) -> Bound {
+fn bound(engine: &GpuEngine, op: &Op) -> Bound {
     match *op {
         Op::Matmul(op) => {
-            let variant = op.variant.unwrap_or(Variant::default_for(op.shape, op.transposed));
             Bound {
                 params: bytemuck::bytes_of(&matmul::Params::new(op.shape, op.rows)).to_vec(),
                 // Where there is no bias the binding still needs a buffer: A, which is only read as well.
                 buffers: vec![op.a, op.b, op.bias.unwrap_or(op.a), op.c],
-                groups: variant.dispatch(op.shape, op.rows),
+                groups: engine.variant(&op).dispatch(op.shape, op.rows),
             }
         }
         Op::ColumnSum { x, sums, rows, columns } => Bound {
@@ -78,9 +76,9 @@ impl GpuEngine {
         if let Some(&bytes) = sizes.iter().find(|&&bytes| bytes > most) {
             return Err(EngineError::TooLarge { bytes, most });
         }
-        let keys: Vec<_> = program.ops.iter().map(PipelineKey::of).collect();
+        let keys: Vec<_> = program.ops.iter().map(|op| self.key(op)).collect();
         let pipelines = self.pipelines(&keys).await?;
-        let calls: Vec<_> = program.ops.iter().map(|op| (bound(op), op.flop())).collect();
+        let calls: Vec<_> = program.ops.iter().map(|op| (bound(self, op), op.flop())).collect();
         self.scoped(|| self.allocate(&sizes, &pipelines, &calls)).await
     }
 

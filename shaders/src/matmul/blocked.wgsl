@@ -51,35 +51,20 @@ fn add_outer(sum: mat4x4f, x: vec4f, y: vec4f) -> mat4x4f {
     );
 }
 
-fn store_entry(at: u32, column: u32, entry: f32) {
-    if (column >= params.n) {
-        return;
-    }
-    var value = entry;
-    if (EPILOGUE >= 1u) {
-        value += bias[column];
-    }
-    if (EPILOGUE == 2u) {
-        value = max(value, 0.0);
-    }
-    c[at + column] = value;
-}
-
 fn store_row(row: u32, column: u32, values: vec4f) {
     if (row >= params.row_end) {
         return;
     }
-    store_entry(row * params.n, column, values.x);
-    store_entry(row * params.n, column + 1u, values.y);
-    store_entry(row * params.n, column + 2u, values.z);
-    store_entry(row * params.n, column + 3u, values.w);
-}
-
-fn store(row: u32, column: u32, values: mat4x4f) {
-    store_row(row, column, values[0]);
-    store_row(row + 1u, column, values[1]);
-    store_row(row + 2u, column, values[2]);
-    store_row(row + 3u, column, values[3]);
+    for (var j = 0u; j < min(4u, params.n - min(column, params.n)); j++) {
+        var value = values[j];
+        if (EPILOGUE >= 1u) {
+            value += bias[column + j];
+        }
+        if (EPILOGUE == 2u) {
+            value = max(value, 0.0);
+        }
+        c[row * params.n + column + j] = value;
+    }
 }
 
 @compute @workgroup_size(COLUMNS, ROWS)
@@ -133,8 +118,12 @@ fn main(
         total10 += sum10;
         total11 += sum11;
     }
-    store(row, column, total00);
-    store(row, column + 4u, total01);
-    store(row + 4u, column, total10);
-    store(row + 4u, column + 4u, total11);
+    // In a loop, because compilers of software adapters take twice as long over sixteen stores.
+    var rows = array<vec4f, 16>(
+        total00[0], total00[1], total00[2], total00[3], total10[0], total10[1], total10[2], total10[3],
+        total01[0], total01[1], total01[2], total01[3], total11[0], total11[1], total11[2], total11[3],
+    );
+    for (var i = 0u; i < 16u; i++) {
+        store_row(row + i % 8u, column + i / 8u * 4u, rows[i]);
+    }
 }
