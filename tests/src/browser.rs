@@ -94,7 +94,7 @@ impl Visitor {
     /// Opens `url` in another window of the same browser and profile, and makes it the current one.
     pub async fn open_window(&self, url: &str) -> Result<WindowHandle> {
         let opened = self.client.new_window(false).await?;
-        let handle: WindowHandle = opened.handle.try_into().context("the new window has a handle")?;
+        let handle = opened.handle;
         self.switch_to(&handle).await?;
         self.goto(url).await?;
         Ok(handle)

@@ -2,6 +2,7 @@
 //!
 //! It drives programs from outside and knows nothing of their insides; the tests are in `e2e/`. xtask's visitors use
 //! the same browser driver.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod browser;
 pub mod jobs;
