@@ -104,6 +104,7 @@ impl Control {
     }
 
     /// A control whose clock and breathing come from `pace`.
+    #[cfg_attr(target_arch = "wasm32", allow(clippy::arc_with_non_send_sync))]
     pub fn with_pace(pace: impl Pace + 'static) -> Self {
         Self(Arc::new(State {
             wish: AtomicU8::new(RUN),

@@ -61,7 +61,7 @@ impl Device {
             Choice::Cpu => String::new(),
             Choice::Auto | Choice::Gpu => match gpu(choice).await {
                 Ok(engine) => {
-                    let engine = Arc::new(engine);
+                    let engine = shared(engine);
                     return Ok(Device { engine, reason: String::new(), is_new: true, choice, is_gpu: true, losses });
                 }
                 Err(error) if choice == Choice::Gpu => return Err(error),
@@ -74,8 +74,14 @@ impl Device {
     async fn cpu(choice: Choice, losses: u32, reason: String) -> Result<Device, EngineError> {
         let engine = Engine::cpu();
         engine.self_test().await?;
-        Ok(Device { engine: Arc::new(engine), reason, is_new: true, choice, is_gpu: false, losses })
+        Ok(Device { engine: shared(engine), reason, is_new: true, choice, is_gpu: false, losses })
     }
+}
+
+/// Natively an engine goes to the thread that computes; in wasm, where it may hold the browser's objects, there is one.
+#[cfg_attr(target_arch = "wasm32", allow(clippy::arc_with_non_send_sync))]
+fn shared(engine: Engine) -> Arc<Engine> {
+    Arc::new(engine)
 }
 
 fn join(first: String, second: String) -> String {

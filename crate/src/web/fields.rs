@@ -50,7 +50,7 @@ impl Fields {
 
 /// `value` as a whole number from 0 to 2^53.
 pub fn whole(value: f64) -> Option<u64> {
-    (value >= 0.0 && value <= 9_007_199_254_740_992.0 && value.fract() == 0.0).then_some(value as u64)
+    ((0.0..=9_007_199_254_740_992.0).contains(&value) && value.fract() == 0.0).then_some(value as u64)
 }
 
 /// A plain object being built.

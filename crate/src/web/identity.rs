@@ -35,7 +35,7 @@ impl Default for KeyOptions<'_> {
 
 enum Signer {
     WebCrypto(CryptoKey),
-    Dalek(Identity),
+    Dalek(Box<Identity>),
 }
 
 /// A key that signs.
@@ -92,7 +92,7 @@ async fn make(webcrypto_ed25519: bool) -> Result<(WebIdentity, Option<JsValue>),
     let record = seal(&seed).await.ok();
     seed.fill(0);
     let key = identity.key();
-    Ok((WebIdentity { signer: Signer::Dalek(identity), key, stored: false }, record))
+    Ok((WebIdentity { signer: Signer::Dalek(Box::new(identity)), key, stored: false }, record))
 }
 
 /// A key from what was kept; none where that is no key any more.
@@ -109,7 +109,7 @@ async fn load(record: Fields) -> Option<WebIdentity> {
     let identity = Identity::from_seed(&seed);
     seed.fill(0);
     let key = identity.key();
-    Some(WebIdentity { signer: Signer::Dalek(identity), key, stored: true })
+    Some(WebIdentity { signer: Signer::Dalek(Box::new(identity)), key, stored: true })
 }
 
 async fn generate() -> Result<(CryptoKey, KeyId), JsValue> {
