@@ -68,9 +68,10 @@ impl CpuEngine {
         state.load(&plan.forward.parameters, parameters);
         let (mut losses, mut slicer) = (Vec::with_capacity(work.inner_steps as usize), Slicer::new(control));
         let (batch, inputs) = (work.batch as usize, plan.forward.inputs as usize);
+        let first = work.first_row as usize % shard.rows;
         for step in 0..work.inner_steps {
             control.set_progress(step, work.inner_steps);
-            let row = (work.first_row as usize + step as usize * batch) % shard.rows;
+            let row = (first + step as usize * batch) % shard.rows;
             state.load_rows(&plan.forward, &shard.x[row * inputs..(row + batch) * inputs]);
             let labels = bytemuck::cast_slice_mut(&mut state.buffers[plan.labels.0]);
             labels.copy_from_slice(&shard.y[row..row + batch]);

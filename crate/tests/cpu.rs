@@ -1,4 +1,5 @@
 //! The native CPU backend against the reference.
+#![allow(clippy::unwrap_used)]
 #![cfg(not(target_arch = "wasm32"))]
 
 use manyhands::engine::Engine;

@@ -1,4 +1,5 @@
 //! The GPU backend on whatever Vulkan adapter there is (lavapipe on a machine without a GPU). No adapter is a failure.
+#![allow(clippy::unwrap_used)]
 #![cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
 
 use manyhands::control::{Control, Pace, PaceFuture};

@@ -1,5 +1,6 @@
 //! The same suite in a dedicated worker of a browser: WebGPU (SwiftShader in the flags of webdriver.json), and the wasm
 //! SIMD path. No adapter is a failure.
+#![allow(clippy::unwrap_used)]
 #![cfg(target_arch = "wasm32")]
 
 use manyhands::control::Control;

@@ -1,5 +1,6 @@
 //! The reference functions against finite differences in f64: a two-layer perceptron put together from them has the
 //! gradient that its loss says. No device.
+#![allow(clippy::unwrap_used)]
 
 use manyhands_shaders::matmul::{self, Epilogue, Shape, Transposed};
 use manyhands_shaders::{column_sum, relu_backward, sgd_momentum, softmax_cross_entropy};

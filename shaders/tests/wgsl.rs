@@ -1,5 +1,6 @@
 //! The WGSL files against naga: they are valid, and their bindings and parameter structs are what the Rust side says.
 //! What they compute is tested where there is a device.
+#![allow(clippy::unwrap_used)]
 
 use manyhands_shaders::{Binding, KERNELS, Kernel};
 use naga::valid::{Capabilities, ValidationFlags, Validator};

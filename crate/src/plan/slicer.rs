@@ -91,7 +91,7 @@ mod tests {
         for flop_per_ms in [200_000, 3_000_000, 100_000_000] {
             let slices = slices(flop_per_ms, 60_000 * flop_per_ms.min(3_000_000));
             let last = slices.last().copied().expect("slices were taken");
-            assert!(last >= SLICE_MS / 4.0 && last <= 4.0 * SLICE_MS, "{flop_per_ms}: {last} ms");
+            assert!((SLICE_MS / 4.0..=4.0 * SLICE_MS).contains(&last), "{flop_per_ms}: {last} ms");
         }
     }
 }

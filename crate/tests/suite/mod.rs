@@ -227,7 +227,10 @@ pub async fn odd_units(engine: &Engine) {
 pub async fn bad_units(engine: &Engine) {
     let (good, control) = (work(model(&[8]), 4, 2), Control::new());
     let (parameters, rows) = (init_parameters(&good.model, 1), shard(8, 784));
-    assert!(engine.train(&good, &parameters, &rows, &control).await.is_ok());
+    let start = engine.train(&good, &parameters, &rows, &control).await.unwrap();
+    // A first row far past the end is one near the beginning: 2^32 - 8 is a multiple of 8.
+    let far = TrainWork { first_row: u32::MAX - 7, ..good.clone() };
+    assert_eq!(engine.train(&far, &parameters, &rows, &control).await.as_ref(), Ok(&start));
     let with = |change: fn(&mut TrainWork)| {
         let mut work = good.clone();
         change(&mut work);
