@@ -126,8 +126,9 @@ pub async fn view(tx: &mut SqliteConnection, job: JobId, now_ms: u64) -> Result<
         "SELECT id, kind, state, submission, round, units_total, units_settled, units_refereed, results_accepted,
             results_rejected, version,
             (SELECT COUNT(*) FROM contributors WHERE job_id = jobs.id) AS contributors,
-            (SELECT COUNT(DISTINCT key_id) FROM leases WHERE job_id = jobs.id AND state = 'live' AND deadline_ms > $2)
-                AS contributors_now
+            CASE WHEN state IN ('running', 'paused') THEN
+                (SELECT COUNT(DISTINCT key_id) FROM leases WHERE job_id = jobs.id AND state = 'live' AND deadline_ms > $2)
+                ELSE 0 END AS contributors_now
          FROM jobs WHERE id = $1",
     )
     .bind(int(job.0))
