@@ -5,11 +5,13 @@
 mod admin;
 mod blobs;
 mod client;
+mod faulty;
 mod leases;
 mod products;
 mod restart;
 mod sessions;
 mod start;
+mod store;
 mod surface;
 mod training;
 mod world;

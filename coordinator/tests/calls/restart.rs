@@ -1,20 +1,19 @@
 //! Kills and failed writes: whatever was reported as done stays done, the rest is done again, and every invariant holds.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use manyhands_coordinator::clock::ManualClock;
 use manyhands_coordinator::store::sqlite::SqliteStore;
-use manyhands_coordinator::store::*;
 use manyhands_coordinator::{App, Config};
 use manyhands_protocol::problem::{Code, Problem};
-use manyhands_protocol::view::{JobState, JobView, KeyView};
-use manyhands_protocol::wire::{HeartbeatResponse, ResultResponse, Totals, Verdict};
-use manyhands_protocol::{BlobHash, JobId, KeyId, LeaseId, UnitId, limits};
+use manyhands_protocol::view::{JobState, JobView};
+use manyhands_protocol::wire::{ResultResponse, Verdict};
+use manyhands_protocol::{BlobHash, JobId, limits};
 
 use crate::client::{Answer, Leased, Volunteer};
+use crate::faulty::{Fault, Faulty};
 use crate::world::World;
 
 #[tokio::test]
@@ -59,7 +58,7 @@ async fn a_result_whose_check_was_cut_off_is_checked_after_the_restart() {
     config.clock = clock;
     let open = async || SqliteStore::open(&folder.path().join("manyhands.sqlite3"), Duration::from_secs(5)).await.unwrap();
     // Everything after the result is stored fails: no verdict is written.
-    let store = Arc::new(Faulty { inner: open().await, writes: AtomicU32::new(0), fault: Fault::FromJudgement });
+    let store = Arc::new(Faulty::new(open().await, Fault::Verdicts));
     let app = App::start_with(config.clone(), store).await.unwrap();
     let world = Operator::of(&app);
     let job = world.create_product().await;
@@ -119,7 +118,7 @@ async fn run_with(fault: Fault) -> (Outcome, u32) {
     config.listen.set_port(0);
     config.clock = clock.clone();
     let inner = SqliteStore::open(&folder.path().join("manyhands.sqlite3"), Duration::from_secs(5)).await.unwrap();
-    let store = Arc::new(Faulty { inner, writes: AtomicU32::new(0), fault });
+    let store = Arc::new(Faulty::new(inner, fault));
     let app = App::start_with(config, store.clone()).await.unwrap();
     let operator = Operator::of(&app);
     let job = operator.create_train().await;
@@ -223,85 +222,4 @@ impl Robot {
         let answer = persist(async || self.volunteer.try_submit(&statement).await).await;
         assert!(answer.status.is_success() || code(&answer) == Some(Code::UnitSettled), "{answer}");
     }
-}
-
-/// Which write fails, and how.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Fault {
-    None,
-    /// The write with this number is not done.
-    Before(u32),
-    /// The write with this number is done and reported as failed.
-    After(u32),
-    /// Verdicts and settlements are never written.
-    FromJudgement,
-}
-
-/// A SQLite store with one fault.
-struct Faulty {
-    inner: SqliteStore,
-    writes: AtomicU32,
-    fault: Fault,
-}
-
-impl Faulty {
-    async fn write<T>(&self, verdict: bool, write: impl Future<Output = Result<T>>) -> Result<T> {
-        let at = self.writes.fetch_add(1, Ordering::Relaxed);
-        let failed = || StoreError::Damaged("a fault of the test's making".to_owned());
-        if self.fault == Fault::Before(at) || (verdict && self.fault == Fault::FromJudgement) {
-            return Err(failed());
-        }
-        let done = write.await;
-        if self.fault == Fault::After(at) { Err(failed()) } else { done }
-    }
-}
-
-/// Delegates to the inner store: `read` as it is, `write` and `verdict` with the fault.
-macro_rules! delegate {
-    ($($kind:ident $name:ident($($arg:ident: $type:ty),*) -> $out:ty;)*) => {
-        #[async_trait]
-        impl Store for Faulty {
-            $(async fn $name(&self, $($arg: $type),*) -> Result<$out> { delegate!(@$kind self, $name, $($arg),*) })*
-        }
-    };
-    (@read $self:ident, $name:ident, $($arg:ident),*) => { $self.inner.$name($($arg),*).await };
-    (@write $self:ident, $name:ident, $($arg:ident),*) => { $self.write(false, $self.inner.$name($($arg),*)).await };
-    (@verdict $self:ident, $name:ident, $($arg:ident),*) => { $self.write(true, $self.inner.$name($($arg),*)).await };
-}
-
-delegate! {
-    read stopped() -> bool;
-    write set_stopped(stopped: bool) -> ();
-    write add_blob(hash: BlobHash, bytes: u64, now_ms: u64) -> bool;
-    read blob(hash: BlobHash) -> Option<BlobRow>;
-    read check_upload(lease: LeaseId, key: KeyId, bytes: u64, now_ms: u64) -> ();
-    write add_upload(lease: LeaseId, key: KeyId, hash: BlobHash, bytes: u64, now_ms: u64) -> bool;
-    write open_session(session: NewSession) -> ();
-    read session(token_hash: [u8; 32]) -> Option<Session>;
-    write withdraw_session(session: i64, now_ms: u64) -> Vec<JobId>;
-    read key(key: KeyId) -> Option<KeyView>;
-    read totals(key: KeyId) -> Totals;
-    write create_job(job: NewJob) -> JobId;
-    read job(job: JobId) -> Option<Job>;
-    read jobs(states: &[JobState]) -> Vec<Job>;
-    read job_view(job: JobId, now_ms: u64) -> Option<(u64, JobView)>;
-    write set_job_state(job: JobId, from: &[JobState], to: JobState) -> ();
-    write lease(ask: LeaseAsk, sign: Sign<'_>) -> (Vec<Vec<u8>>, Vec<JobId>);
-    write heartbeat(lease: LeaseId, key: KeyId, now_ms: u64) -> HeartbeatResponse;
-    write give_back(lease: LeaseId, key: KeyId) -> JobId;
-    write lapse_leases(now_ms: u64) -> (Vec<JobId>, Option<u64>);
-    write add_result(result: NewResult) -> ResultRow;
-    read result(result: i64) -> Option<ResultRow>;
-    verdict judge(judgement: Judgement, now_ms: u64) -> ();
-    verdict settle(settlement: Settlement) -> ();
-    read unit(unit: UnitId) -> Option<Unit>;
-    read unit_results(unit: UnitId) -> Vec<ResultRow>;
-    read results_to_check(count_max: u32) -> Vec<ResultRow>;
-    read units_waiting(count_max: u32) -> Vec<Unit>;
-    read jobs_to_advance() -> Vec<Job>;
-    read round(job: JobId, round: u32) -> Option<NewRound>;
-    read round_units(job: JobId, round: u32) -> Vec<(UnitId, BlobHash)>;
-    write close_round(close: RoundClose) -> ();
-    read blobs() -> Vec<BlobRow>;
-    read check_invariants() -> Vec<String>;
 }

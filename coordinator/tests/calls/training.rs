@@ -1,12 +1,19 @@
 //! Gradient units: two keys that agree, the referee where they do not, and rounds until the job ends.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use manyhands_coordinator::clock::ManualClock;
+use manyhands_coordinator::store::sqlite::SqliteStore;
+use manyhands_coordinator::{App, Config};
 use manyhands_protocol::problem::Code;
-use manyhands_protocol::view::{JobState, KeyView};
+use manyhands_protocol::view::{JobState, JobView, KeyView};
 use manyhands_protocol::wire::{ResultResponse, Verdict};
 use manyhands_protocol::{JobId, limits};
 
 use crate::client::{Leased, Volunteer};
-use crate::world::{World, train_work, update_file};
+use crate::faulty::{Fault, Faulty};
+use crate::world::{NOW_MS, World, train_work, update_file};
 
 /// The verdict on a result, once the driver has settled its unit.
 async fn verdict(volunteer: &Volunteer, lease: &Leased, output: &[u8]) -> ResultResponse {
@@ -57,6 +64,7 @@ async fn one_key_alone_is_joined_by_the_referee() {
     let volunteer = world.join(1).await;
     let leases = volunteer.lease(16).await;
     assert_eq!(leases.len(), 2, "one key gets each unit once");
+    assert!(volunteer.lease(1).await.is_empty(), "also while it works on them");
     let mut outputs = Vec::new();
     for lease in &leases {
         let output = volunteer.update_bytes(lease).await;
@@ -227,6 +235,49 @@ async fn a_third_result_is_judged_by_what_settled_the_unit() {
     assert!(!second.heartbeat(&b).await.keep);
     assert_eq!(verdict(&slow, &late, &output).await.verdict, Verdict::Accepted);
     world.finish().await;
+}
+
+/// Three results are in when the unit is settled by the first two: the third is judged by what they settled.
+async fn third_is_judged(lie: impl Fn(&mut Vec<Vec<f32>>), expected: Verdict) {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(NOW_MS));
+    let mut config = Config::new(folder.path());
+    config.listen.set_port(0);
+    config.clock = clock.clone();
+    let inner = SqliteStore::open(&folder.path().join("manyhands.sqlite3"), Duration::from_secs(5)).await.unwrap();
+    let store = Arc::new(Faulty::new(inner, Fault::Verdicts));
+    let app = App::start_with(config, store.clone()).await.unwrap();
+    let world = World::watching(&app);
+    let job = world.train_job().await;
+    let (late, first, second) = (world.join(1).await, world.join(2).await, world.join(3).await);
+    let old = late.lease_one().await;
+    let right = late.update(&old).await;
+    let mut third = right.clone();
+    lie(&mut third);
+    let (right, third) = (update_file(&old, &right), update_file(&old, &third));
+    late.upload(&old, third.clone()).await;
+    clock.advance(limits::LEASE_MS);
+    let (a, b) = same_unit(&first, &second).await;
+    assert_eq!(a.manifest.unit, old.manifest.unit);
+    for (volunteer, lease) in [(&first, &a), (&second, &b)] {
+        assert_eq!(volunteer.submit(lease, right.clone()).await.verdict, Verdict::Pending);
+    }
+    assert_eq!(verdict(&late, &old, &third).await.verdict, Verdict::Pending);
+    store.mend();
+    clock.advance(limits::LEASE_MS / 2);
+    let judged = |view: &JobView| view.results_accepted + view.results_rejected == 3;
+    let view = world.follow(job, judged).await;
+    assert_eq!((view.units_settled, view.units_refereed), (1, 0));
+    assert_eq!(verdict(&first, &a, &right).await.verdict, Verdict::Accepted);
+    assert_eq!(verdict(&late, &old, &third).await.verdict, expected);
+    assert_eq!(app.check_invariants().await.unwrap(), Vec::<String>::new());
+    app.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_late_result_is_judged_like_the_others() {
+    third_is_judged(|_| (), Verdict::Accepted).await;
+    third_is_judged(|update| update.iter_mut().flatten().for_each(|v| *v *= 1.05), Verdict::Rejected).await;
 }
 
 #[tokio::test]

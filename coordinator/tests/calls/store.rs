@@ -1,0 +1,141 @@
+//! The store's retry contract: a write repeated with the same arguments changes nothing more. Written against the trait,
+//! so that another store can be held to it.
+
+use std::time::Duration;
+
+use manyhands_coordinator::store::sqlite::SqliteStore;
+use manyhands_coordinator::store::*;
+use manyhands_protocol::manifest::{Inputs, Submission};
+use manyhands_protocol::view::JobState;
+use manyhands_protocol::wire::Verdict;
+use manyhands_protocol::work::{MatmulWork, UnitManifest, Work};
+use manyhands_protocol::{BlobHash, JobId, KeyId, cbor, cose};
+
+const KEY: KeyId = KeyId([1; 32]);
+const OUTPUT: BlobHash = BlobHash([3; 32]);
+
+fn submission() -> Submission {
+    let manifest = serde_json::json!({
+        "version": 1, "name": "s", "title": "s", "description": "s", "owner": "s", "category": "demo",
+        "work": { "kind": "matmul", "block": 1 }
+    });
+    let panels = vec![BlobHash([2; 32])];
+    let inputs = Inputs::Matmul { m: 1, k: 1, n: 1, a_panels: panels.clone(), b_panels: panels };
+    Submission { manifest: serde_json::from_value(manifest).unwrap(), inputs }
+}
+
+fn work() -> Work {
+    Work::Matmul(MatmulWork { a: BlobHash([2; 32]), b: BlobHash([2; 32]), m: 1, k: 1, n: 1 })
+}
+
+fn sign(manifest: &UnitManifest) -> Vec<u8> {
+    cose::prepare(cose::Kind::UnitManifest, KEY, cbor::encode(manifest)).finish([0; 64])
+}
+
+/// A running job of one unit, leased to [`KEY`] with its output uploaded; gives the job and the lease.
+async fn leased(store: &dyn Store) -> (JobId, UnitManifest, Vec<u8>) {
+    for hash in [BlobHash([2; 32]), OUTPUT, BlobHash([4; 32])] {
+        assert!(store.add_blob(hash, 4, 1).await.unwrap());
+        assert!(!store.add_blob(hash, 4, 1).await.unwrap(), "known");
+    }
+    let unit = NewUnit { work: work(), min_quorum: 1, blob_bytes: 4, flop: 2 };
+    let new = NewJob { submission: submission(), submitted_ms: 1, units: vec![unit], round: None };
+    let job = store.create_job(new).await.unwrap();
+    for _ in 0..2 {
+        store.set_job_state(job, &[JobState::Submitted], JobState::Running).await.unwrap();
+    }
+    let session =
+        NewSession { token_hash: [5; 32], key: KEY, nonce: vec![6], consent: vec![7], job: None, opened_ms: 1, expires_ms: 1000 };
+    store.open_session(session.clone()).await.unwrap();
+    assert!(matches!(store.open_session(session).await, Err(StoreError::Refused { .. })), "a nonce is good once");
+    let session = store.session([5; 32]).await.unwrap().unwrap().id;
+    let ask = LeaseAsk { key: KEY, session, job: None, units_max: 4, blob_bytes_max: 4, now_ms: 2 };
+    let (signed, _) = store.lease(ask, &sign).await.unwrap();
+    assert_eq!(signed.len(), 1);
+    let manifest: UnitManifest = cbor::decode_strict(&cose::open(cose::Kind::UnitManifest, &signed[0]).unwrap().payload).unwrap();
+    for _ in 0..2 {
+        store.add_upload(manifest.lease, KEY, OUTPUT, 4, 3).await.unwrap();
+    }
+    (job, manifest, signed[0].clone())
+}
+
+fn result(manifest: &UnitManifest, signed: &[u8]) -> NewResult {
+    NewResult {
+        job: manifest.job,
+        unit: manifest.unit,
+        lease: manifest.lease,
+        key: KEY,
+        manifest: manyhands_coordinator::keys::blob_hash(signed),
+        statement: vec![8],
+        output_name: "c".to_owned(),
+        output: OUTPUT,
+        output_bytes: 4,
+        losses_count: 0,
+        backend: "other",
+        received_ms: 4,
+    }
+}
+
+async fn writes_may_be_repeated(store: &dyn Store) {
+    let (job, manifest, signed) = leased(store).await;
+    let new = result(&manifest, &signed);
+    let row = store.add_result(new.clone()).await.unwrap();
+    assert_eq!(store.add_result(new.clone()).await.unwrap(), row);
+    assert_eq!(store.totals(KEY).await.unwrap().pending, 1);
+    let settlement = Settlement {
+        unit: manifest.unit,
+        canonical: OUTPUT,
+        by: SettledBy::Algebra,
+        judgements: vec![Judgement::accept(row.id)],
+        now_ms: 5,
+    };
+    store.settle(settlement.clone()).await.unwrap();
+    store.settle(settlement.clone()).await.unwrap();
+    // Another outcome for a settled unit, and another verdict for a judged result, come too late.
+    let other = Settlement { canonical: BlobHash([4; 32]), by: SettledBy::Referee, ..settlement };
+    store.settle(other).await.unwrap();
+    store.judge(Judgement::reject(row.id, "too late"), 6).await.unwrap();
+    assert_eq!(store.unit(manifest.unit).await.unwrap().unwrap().canonical, Some(OUTPUT));
+    let judged = store.add_result(new).await.unwrap();
+    assert_eq!((judged.verdict, judged.credit_flop, judged.reason.as_str()), (Verdict::Accepted, 2, ""));
+    let totals = store.totals(KEY).await.unwrap();
+    assert_eq!((totals.accepted, totals.rejected, totals.pending, totals.credit_flop), (1, 0, 0, 2));
+    for _ in 0..2 {
+        store.give_back(manifest.lease, KEY).await.unwrap();
+        store.set_job_state(job, &[JobState::Running], JobState::Finished).await.unwrap();
+    }
+    let (_, view) = store.job_view(job, 7).await.unwrap().unwrap();
+    assert_eq!((view.units_settled, view.units_refereed, view.results_accepted, view.contributors), (1, 0, 1, 1));
+    assert_eq!(store.check_invariants().await.unwrap(), Vec::<String>::new());
+}
+
+async fn nothing_is_accepted_for_an_open_unit(store: &dyn Store) {
+    let (_, manifest, signed) = leased(store).await;
+    let row = store.add_result(result(&manifest, &signed)).await.unwrap();
+    assert!(store.judge(Judgement::accept(row.id), 5).await.is_err());
+    assert_eq!(store.result(row.id).await.unwrap().unwrap().verdict, Verdict::Pending);
+    for _ in 0..2 {
+        store.judge(Judgement::reject(row.id, "wrong"), 5).await.unwrap();
+    }
+    assert_eq!(store.totals(KEY).await.unwrap().rejected, 1);
+    assert_eq!(store.check_invariants().await.unwrap(), Vec::<String>::new());
+}
+
+/// A store in a folder of its own.
+async fn sqlite() -> (tempfile::TempDir, SqliteStore) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("s.sqlite3"), Duration::from_secs(1)).await.unwrap();
+    (folder, store)
+}
+
+#[tokio::test]
+async fn sqlite_writes_may_be_repeated() {
+    let (_folder, store) = sqlite().await;
+    writes_may_be_repeated(&store).await;
+}
+
+#[tokio::test]
+async fn sqlite_accepts_nothing_for_an_open_unit() {
+    let (_folder, store) = sqlite().await;
+    nothing_is_accepted_for_an_open_unit(&store).await;
+}
