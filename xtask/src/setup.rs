@@ -69,7 +69,9 @@ pub fn cargo_home() -> Option<PathBuf> {
 /// PATH with what set-up installs first.
 pub fn path() -> Result<OsString> {
     let cargo_bin = cargo_home().map(|home| home.join("bin"));
-    let own = [Some(root().join("node_modules/.bin")), cargo_bin].into_iter().flatten();
+    // Those are scripts for Node; without it they would stand in front of programs that work.
+    let node_bin = has_node().then(|| root().join("node_modules/.bin"));
+    let own = [node_bin, cargo_bin].into_iter().flatten();
     let inherited = std::env::var_os("PATH").unwrap_or_default();
     std::env::join_paths(own.chain(std::env::split_paths(&inherited))).context("PATH cannot be extended")
 }

@@ -55,8 +55,9 @@ fn remapped_paths() -> Result<String> {
 
 /// wasm-opt, in place, where it is. No feature flags: it reads them from the module, and Chromium refuses what --all-features makes.
 fn shrink(wasm: &Path) -> Result<()> {
-    if !root().join("node_modules/.bin/wasm-opt").is_file() && !on_path("wasm-opt") {
-        println!("wasm-opt: skipped, it is not installed (it comes with Node's packages)");
+    // Set-up installed it where Node is; any other on PATH is as good.
+    if !setup::has_node() && !on_path("wasm-opt") {
+        println!("wasm-opt: skipped, it is not installed (set-up gets it where Node is)");
         return Ok(());
     }
     let path = wasm.to_string_lossy();
