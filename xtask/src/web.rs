@@ -63,3 +63,29 @@ fn shrink(wasm: &Path) -> Result<()> {
     let path = wasm.to_string_lossy();
     run(command("wasm-opt", &["-Os", "--output", &path, &path]).env("PATH", setup::path()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where Trunk is told to run wasm-opt and finds none, it tries to download one.
+    #[test]
+    fn trunk_is_told_to_leave_wasm_opt_alone() {
+        let page = fs::read_to_string(root().join("www/index.html")).unwrap();
+        assert_eq!(page.matches("data-wasm-opt=\"0\"").count(), 1);
+    }
+
+    #[test]
+    fn a_new_build_takes_the_place_of_the_old() {
+        let dir = tempfile::tempdir().unwrap();
+        let (new, old) = (dir.path().join("new"), dir.path().join("old"));
+        for round in ["first", "second"] {
+            fs::create_dir(&new).unwrap();
+            fs::write(new.join(round), round).unwrap();
+            replace(&new, &old).unwrap();
+            let left: Vec<_> = fs::read_dir(&old).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            assert!(left == [round] && !new.exists());
+        }
+        assert!(replace(&new, &old).is_err(), "nothing was built");
+    }
+}
