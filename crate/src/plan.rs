@@ -2,13 +2,14 @@
 //! backend. A program owns no memory and knows no model; `plan/` makes programs from models.
 
 mod network;
+mod op;
 mod slicer;
 
 pub use network::{ForwardPlan, TrainPlan};
+pub use op::{Call, Matmul, Op};
 pub use slicer::Slicer;
 
-use manyhands_shaders::matmul::{Epilogue, ROW_STEP, Rows, Shape, Transposed, Variant};
-use manyhands_shaders::sgd_momentum::Rates;
+use manyhands_shaders::matmul::{ROW_STEP, Rows, Shape};
 
 use crate::engine::EngineError;
 
@@ -21,47 +22,6 @@ pub const PROGRAM_BYTES_MAX: u64 = if cfg!(target_arch = "wasm32") { 1536 << 20 
 /// A buffer of a [`Program`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Buffer(pub usize);
-
-/// One call of a product kernel.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Matmul {
-    pub a: Buffer,
-    pub b: Buffer,
-    /// Read where the epilogue takes a bias.
-    pub bias: Option<Buffer>,
-    pub c: Buffer,
-    pub shape: Shape,
-    pub transposed: Transposed,
-    pub epilogue: Epilogue,
-    pub rows: Rows,
-    /// A fixed variant; none lets the device choose.
-    pub variant: Option<Variant>,
-}
-
-/// One kernel call. Labels are u32 bits in a buffer of 4-byte words; all else is f32.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Op {
-    Matmul(Matmul),
-    ColumnSum { x: Buffer, sums: Buffer, rows: u32, columns: u32 },
-    ReluBackward { activation: Buffer, gradient: Buffer, values: u32 },
-    SoftmaxCrossEntropy { logits: Buffer, labels: Buffer, gradient: Buffer, losses: Buffer, rows: u32, classes: u32 },
-    SgdMomentum { gradient: Buffer, velocity: Buffer, parameter: Buffer, values: u32, rates: Rates },
-}
-
-impl Op {
-    /// Operations to slice time by: exact for products, a guess at what memory traffic costs for the rest.
-    pub fn flop(&self) -> u64 {
-        match *self {
-            Op::Matmul(Matmul { shape, rows, .. }) => {
-                2 * u64::from(rows.end.saturating_sub(rows.first)) * u64::from(shape.k) * u64::from(shape.n)
-            }
-            Op::ColumnSum { rows, columns, .. } => 4 * u64::from(rows) * u64::from(columns),
-            Op::ReluBackward { values, .. } => 4 * u64::from(values),
-            Op::SoftmaxCrossEntropy { rows, classes, .. } => 32 * u64::from(rows) * u64::from(classes),
-            Op::SgdMomentum { values, .. } => 8 * u64::from(values),
-        }
-    }
-}
 
 /// Kernel calls in order, and the number of values of each buffer they name.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -105,6 +65,8 @@ impl Program {
 
 #[cfg(test)]
 mod tests {
+    use manyhands_shaders::matmul::{Epilogue, Transposed};
+
     use super::*;
 
     fn product(m: u32, k: u32, n: u32) -> Program {

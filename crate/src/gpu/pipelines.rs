@@ -1,20 +1,16 @@
 //! Compiled kernels, once per device and set of constants.
 
-use manyhands_shaders::matmul::{self, Epilogue, Transposed, Variant};
-use manyhands_shaders::{Binding, Kernel, column_sum, relu_backward, sgd_momentum, softmax_cross_entropy};
+use manyhands_shaders::Binding;
 
 use super::device::GpuEngine;
 use crate::engine::EngineError;
-use crate::plan::{Op, Program};
+use crate::plan::{Call, Op, Program};
 
-/// What a pipeline is compiled from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum PipelineKey {
-    Matmul(Variant, Transposed, Epilogue),
-    ColumnSum,
-    ReluBackward,
-    SoftmaxCrossEntropy,
-    SgdMomentum,
+/// What a pipeline is compiled from: a kernel, and the bits of its constants.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PipelineKey {
+    kernel: &'static str,
+    constants: Vec<(&'static str, u64)>,
 }
 
 /// A compiled kernel and the layout of its bind group.
@@ -25,39 +21,30 @@ pub struct Pipeline {
 }
 
 impl PipelineKey {
-    fn kernel(self) -> &'static Kernel {
-        match self {
-            PipelineKey::Matmul(variant, ..) => variant.kernel(),
-            PipelineKey::ColumnSum => &column_sum::KERNEL,
-            PipelineKey::ReluBackward => &relu_backward::KERNEL,
-            PipelineKey::SoftmaxCrossEntropy => &softmax_cross_entropy::KERNEL,
-            PipelineKey::SgdMomentum => &sgd_momentum::KERNEL,
-        }
+    pub fn of(call: &Call) -> Self {
+        let constants = call.constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
+        Self { kernel: call.kernel.name, constants }
     }
 }
 
 impl GpuEngine {
-    /// The pipeline that a call runs on.
-    pub(super) fn key(&self, op: &Op) -> PipelineKey {
-        match op {
-            Op::Matmul(op) => PipelineKey::Matmul(self.variant(op), op.transposed, op.epilogue),
-            Op::ColumnSum { .. } => PipelineKey::ColumnSum,
-            Op::ReluBackward { .. } => PipelineKey::ReluBackward,
-            Op::SoftmaxCrossEntropy { .. } => PipelineKey::SoftmaxCrossEntropy,
-            Op::SgdMomentum { .. } => PipelineKey::SgdMomentum,
-        }
+    /// How this device runs a call.
+    pub(super) fn call(&self, op: &Op) -> Call {
+        op.call(|product| self.variant(product))
     }
 
-    /// The pipelines of these keys. What is new is compiled all together, so that a device that compiles in the
+    /// The pipelines of these calls. What is new is compiled all together, so that a device that compiles in the
     /// background is waited for once.
-    pub(super) async fn pipelines(&self, keys: &[PipelineKey]) -> Result<Vec<Pipeline>, EngineError> {
-        let mut new: Vec<PipelineKey> = Vec::new();
-        for &key in keys {
-            if !new.contains(&key) && !self.known().contains_key(&key) {
-                new.push(key);
+    pub(super) async fn pipelines(&self, calls: &[Call]) -> Result<Vec<Pipeline>, EngineError> {
+        let keys: Vec<_> = calls.iter().map(PipelineKey::of).collect();
+        let mut new: Vec<(&PipelineKey, &Call)> = Vec::new();
+        for (key, call) in keys.iter().zip(calls) {
+            if !new.iter().any(|(other, _)| *other == key) && !self.known().contains_key(key) {
+                new.push((key, call));
             }
         }
-        let compiled = self.scoped(|| new.iter().map(|&key| (key, self.compile(key))).collect::<Vec<_>>()).await?;
+        let compiled =
+            self.scoped(|| new.iter().map(|&(key, call)| (key.clone(), self.compile(call))).collect::<Vec<_>>()).await?;
         let mut known = self.known();
         known.extend(compiled);
         Ok(keys.iter().map(|key| known[key].clone()).collect())
@@ -65,16 +52,16 @@ impl GpuEngine {
 
     /// Compiles what programs will need, before the first of them runs.
     pub async fn prepare(&self, programs: impl Iterator<Item = &Program>) -> Result<(), EngineError> {
-        let keys: Vec<_> = programs.flat_map(|program| program.ops.iter().map(|op| self.key(op))).collect();
-        self.pipelines(&keys).await.map(drop)
+        let calls: Vec<_> = programs.flat_map(|program| program.ops.iter().map(|op| self.call(op))).collect();
+        self.pipelines(&calls).await.map(drop)
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<PipelineKey, Pipeline>> {
         self.pipelines.lock().expect("no code panics while it holds this lock")
     }
 
-    fn compile(&self, key: PipelineKey) -> Pipeline {
-        let kernel = key.kernel();
+    fn compile(&self, call: &Call) -> Pipeline {
+        let kernel = call.kernel;
         let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(kernel.name),
             source: wgpu::ShaderSource::Wgsl(self.wgsl(kernel).into()),
@@ -88,17 +75,13 @@ impl GpuEngine {
             bind_group_layouts: &[Some(&layout)],
             ..Default::default()
         });
-        let constants = match key {
-            PipelineKey::Matmul(_, transposed, epilogue) => matmul::constants(transposed, epilogue).to_vec(),
-            _ => Vec::new(),
-        };
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(kernel.name),
             layout: Some(&pipeline_layout),
             module: &module,
             entry_point: Some("main"),
             compilation_options: wgpu::PipelineCompilationOptions {
-                constants: &constants,
+                constants: &call.constants,
                 zero_initialize_workgroup_memory: false,
             },
             cache: None,

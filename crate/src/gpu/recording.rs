@@ -1,17 +1,15 @@
 //! A program on a device: its buffers, and per call a pipeline, a bind group and a dispatch, all made once. A [`Run`]
 //! replays them in slices.
 
-use manyhands_shaders::{column_sum, matmul, relu_backward, sgd_momentum, softmax_cross_entropy};
-
 use super::device::{GpuEngine, Memory};
 use super::pipelines::Pipeline;
 use crate::engine::EngineError;
-use crate::plan::{Buffer, Op, Program, Slicer};
+use crate::plan::{Buffer, Call, Op, Program, Slicer};
 
 /// Buffers are whole vec4, and never empty, so that any of them can be bound.
 const BUFFER_STEP: u64 = 16;
 
-struct Call {
+struct Dispatch {
     pipeline: wgpu::ComputePipeline,
     bind_group: wgpu::BindGroup,
     groups: [u32; 3],
@@ -21,49 +19,9 @@ struct Call {
 /// A program ready to run.
 pub struct Recording {
     buffers: Vec<Memory>,
-    calls: Vec<Call>,
+    calls: Vec<Dispatch>,
     /// Parameters of all calls, which their bind groups name.
     _params: Memory,
-}
-
-/// What a call binds after its parameters, and how it is dispatched.
-struct Bound {
-    params: Vec<u8>,
-    buffers: Vec<Buffer>,
-    groups: [u32; 3],
-}
-
-fn bound(engine: &GpuEngine, op: &Op) -> Bound {
-    match *op {
-        Op::Matmul(op) => {
-            Bound {
-                params: bytemuck::bytes_of(&matmul::Params::new(op.shape, op.rows)).to_vec(),
-                // Where there is no bias the binding still needs a buffer: A, which is only read as well.
-                buffers: vec![op.a, op.b, op.bias.unwrap_or(op.a), op.c],
-                groups: engine.variant(&op).dispatch(op.shape, op.rows),
-            }
-        }
-        Op::ColumnSum { x, sums, rows, columns } => Bound {
-            params: bytemuck::bytes_of(&column_sum::Params { rows, columns }).to_vec(),
-            buffers: vec![x, sums],
-            groups: column_sum::dispatch(columns),
-        },
-        Op::ReluBackward { activation, gradient, values } => Bound {
-            params: bytemuck::bytes_of(&relu_backward::Params::new(values)).to_vec(),
-            buffers: vec![activation, gradient],
-            groups: relu_backward::dispatch(values),
-        },
-        Op::SoftmaxCrossEntropy { logits, labels, gradient, losses, rows, classes } => Bound {
-            params: bytemuck::bytes_of(&softmax_cross_entropy::Params { rows, classes }).to_vec(),
-            buffers: vec![logits, labels, gradient, losses],
-            groups: softmax_cross_entropy::dispatch(rows),
-        },
-        Op::SgdMomentum { gradient, velocity, parameter, values, rates } => Bound {
-            params: bytemuck::bytes_of(&sgd_momentum::Params::new(values, rates)).to_vec(),
-            buffers: vec![gradient, velocity, parameter],
-            groups: sgd_momentum::dispatch(values),
-        },
-    }
 }
 
 impl GpuEngine {
@@ -76,13 +34,13 @@ impl GpuEngine {
         if let Some(&bytes) = sizes.iter().find(|&&bytes| bytes > most) {
             return Err(EngineError::TooLarge { bytes, most });
         }
-        let keys: Vec<_> = program.ops.iter().map(|op| self.key(op)).collect();
-        let pipelines = self.pipelines(&keys).await?;
-        let calls: Vec<_> = program.ops.iter().map(|op| (bound(self, op), op.flop())).collect();
-        self.scoped(|| self.allocate(&sizes, &pipelines, &calls)).await
+        let calls: Vec<_> = program.ops.iter().map(|op| self.call(op)).collect();
+        let flops: Vec<_> = program.ops.iter().map(Op::flop).collect();
+        let pipelines = self.pipelines(&calls).await?;
+        self.scoped(|| self.allocate(&sizes, &pipelines, &calls, &flops)).await
     }
 
-    fn allocate(&self, sizes: &[u64], pipelines: &[Pipeline], calls: &[(Bound, u64)]) -> Recording {
+    fn allocate(&self, sizes: &[u64], pipelines: &[Pipeline], calls: &[Call], flops: &[u64]) -> Recording {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let buffer = |&size| {
             let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
@@ -90,10 +48,10 @@ impl GpuEngine {
         };
         let buffers: Vec<_> = sizes.iter().map(buffer).collect();
         let (uniforms, offsets) = self.uniforms(calls);
-        let calls = calls.iter().zip(pipelines).zip(offsets).map(|(((bound, flop), pipeline), offset)| {
-            let size = std::num::NonZeroU64::new(bound.params.len() as u64);
+        let calls = calls.iter().zip(pipelines).zip(flops).zip(offsets).map(|(((call, pipeline), &flop), offset)| {
+            let size = std::num::NonZeroU64::new(call.params.len() as u64);
             let params = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &uniforms, offset, size });
-            let storage = bound.buffers.iter().map(|b| buffers[b.0].as_entire_binding());
+            let storage = call.buffers.iter().map(|b| buffers[b.0].as_entire_binding());
             let entries: Vec<_> = std::iter::once(params)
                 .chain(storage)
                 .enumerate()
@@ -104,19 +62,19 @@ impl GpuEngine {
                 layout: &pipeline.layout,
                 entries: &entries,
             });
-            Call { pipeline: pipeline.pipeline.clone(), bind_group, groups: bound.groups, flop: *flop }
+            Dispatch { pipeline: pipeline.pipeline.clone(), bind_group, groups: call.groups, flop }
         });
         let calls = calls.collect();
         Recording { buffers, calls, _params: uniforms }
     }
 
     /// One buffer with the parameters of every call, and where each begins.
-    fn uniforms(&self, calls: &[(Bound, u64)]) -> (Memory, Vec<u64>) {
+    fn uniforms(&self, calls: &[Call]) -> (Memory, Vec<u64>) {
         let step = self.limits.min_uniform_buffer_offset_alignment as usize;
         let (mut bytes, mut offsets) = (Vec::new(), Vec::with_capacity(calls.len()));
-        for (bound, _) in calls {
+        for call in calls {
             offsets.push(bytes.len() as u64);
-            bytes.extend_from_slice(&bound.params);
+            bytes.extend_from_slice(&call.params);
             bytes.resize(bytes.len().next_multiple_of(step), 0);
         }
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
