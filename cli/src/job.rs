@@ -5,6 +5,7 @@ mod client;
 mod print;
 mod submit;
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Subcommand;
@@ -102,7 +103,8 @@ enum JobError {
 /// Runs one command; an error is for the user to read, and ends the process with 1.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let text = execute(args).await?;
-    println!("{text}");
+    // A closed pipe ends the reading; what was asked for is done.
+    let _ = writeln!(std::io::stdout(), "{text}");
     Ok(())
 }
 

@@ -1,6 +1,8 @@
 //! What only exists inside a Web Worker: fetch, IndexedDB, WebCrypto, Web Locks, and the host made of them. No compute
 //! and no protocol rules.
 
+#[cfg(feature = "gpu")]
+mod adapter;
 mod database;
 mod fetch;
 pub mod fields;
@@ -10,6 +12,8 @@ mod locks;
 mod pace;
 mod timer;
 
+#[cfg(feature = "gpu")]
+pub use adapter::adapter_name;
 pub use database::Database;
 pub use fetch::exchange;
 pub use host::{WebHost, origin};

@@ -9,8 +9,8 @@ pub const TERMS_VERSION: u32 = 1;
 
 /// Largest CBOR body of a session, lease or result call.
 pub const CBOR_BODY_BYTES_MAX: usize = 64 * 1024;
-/// Largest JSON body of an administrator's call.
-pub const JSON_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Largest JSON body of an administrator's call: a manifest that names as many shards or blocks as there may be.
+pub const JSON_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Largest blob: an input panel, a shard, a checkpoint or an output.
 pub const BLOB_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Most outputs one result may name.
@@ -53,6 +53,8 @@ pub const UNITS_PER_ROUND_MAX: u32 = 4_096;
 pub const ROUNDS_MAX: u32 = 1_000_000;
 /// Most shards of one job.
 pub const SHARDS_COUNT_MAX: usize = 65_536;
+// A hash in JSON has 64 digits, two quotes and a comma; 64 KiB are ample for the rest of a submission.
+const _: () = assert!(SHARDS_COUNT_MAX * 67 + 64 * 1024 <= JSON_BODY_BYTES_MAX);
 /// Most tensors in one safetensors file, and the longest header.
 pub const TENSORS_PER_FILE_MAX: usize = 1_024;
 pub const SAFETENSORS_HEADER_BYTES_MAX: usize = 256 * 1024;

@@ -41,6 +41,9 @@ async fn eight_windows_share_key_session_and_stream() -> Result<()> {
         visitor.switch_to(window).await?;
         let state = visitor.wait_until("Number(d.done) >= 1 && d.key !== ''", LIMIT).await?;
         println!("window {index}: {state}");
+        // Left to itself, the worker takes the CPU path where the only adapter is a software one.
+        assert_eq!(text(&state["backend"]), "wasm", "{state}");
+        assert!(text(&state["reason"]).contains("software adapter"), "{state}");
         keys.push(text(&state["key"]));
     }
     keys.dedup();

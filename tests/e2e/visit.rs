@@ -36,6 +36,7 @@ async fn begin(visitor: &Visitor) -> Result<Value> {
     visitor.press_start().await?;
     let state = visitor.wait_until("d.backend !== '' && Number(d.done) >= 1", START_LIMIT).await?;
     ensure!(state["backend"] == "webgpu", "not on WebGPU: {state}");
+    ensure!(text(&state["adapter"]).contains("swiftshader"), "the adapter has no name: {state}");
     let fetched = visitor.resources().await?;
     ensure!(fetched.iter().any(|name| is_of_the_worker(name)), "the worker is listed once it is there: {fetched:?}");
     Ok(state)
@@ -72,6 +73,10 @@ async fn two_visitors_train_the_demo_job() -> Result<()> {
     for (index, visitor) in visitors.iter().enumerate() {
         let state = visitor.wait_until("d.jobState === 'finished'", Duration::from_secs(60)).await?;
         assert!((number(&state, "accuracy")? - last.accuracy).abs() < 1e-9, "the page shows {state}");
+        // The list of the latest units ends with verdicts.
+        let state = visitor.wait_until("d.state === 'stopped'", Duration::from_secs(60)).await?;
+        let phases = text(&state["phases"]);
+        assert!(!phases.is_empty() && phases.split(' ').all(|phase| phase == "accepted"), "the latest units: {phases}");
         visitor.screenshot(&artefacts()?.join(format!("visit-{index}.png"))).await?;
         let severe: Vec<_> = visitor.console_log().await?.into_iter().filter(|line| line.starts_with("SEVERE")).collect();
         assert_eq!(severe, Vec::<String>::new());

@@ -21,7 +21,7 @@ const RETRY_MS_MAX = 30_000;
 /** How often a visible page looks for new jobs, and whether the operator stopped or resumed everything. */
 const REFRESH_MS = 20_000;
 
-/** How long a finished job's worker may still ask what became of its last units. */
+/** How long a finished job's worker may still hand in what it was about to; it asks for verdicts as it stops. */
 const VERDICTS_MS = 3_000;
 
 const root = document.documentElement;
@@ -136,11 +136,13 @@ function run() {
       stopped: String(info?.stopped ?? false),
       backend: visit.adapter?.backend ?? "",
       adapter: visit.adapter?.adapter ?? "",
+      reason: visit.adapter?.reason ?? "",
       done: String(visit.done),
       accepted: String(visit.totals.accepted),
       rejected: String(visit.totals.rejected),
       pending: String(visit.totals.pending),
       key: visit.key?.id ?? "",
+      phases: visit.recent.map((unit) => unit.phase).join(" "),
       // Only while it is being computed; the panel shows it a little longer.
       unit: newest && ["leased", "computing"].includes(newest.phase) ? String(newest.unit) : "",
       round: String(current.train?.rounds_merged ?? 0),

@@ -56,6 +56,13 @@ impl GpuEngine {
             })
             .await
             .map_err(|e| EngineError::NoAdapter(e.to_string()))?;
+        #[cfg_attr(not(all(target_arch = "wasm32", feature = "web")), expect(unused_mut))]
+        let mut info = adapter.get_info();
+        #[cfg(all(target_arch = "wasm32", feature = "web"))]
+        if info.name.is_empty() {
+            let software = options.adapter == AdapterChoice::Software;
+            info.name = crate::web::adapter_name(software).await.unwrap_or_default();
+        }
         let most = adapter.limits();
         let required_limits = wgpu::Limits {
             max_buffer_size: most.max_buffer_size,
@@ -77,7 +84,7 @@ impl GpuEngine {
         });
         let uncaptured = fault.clone();
         device.on_uncaptured_error(std::sync::Arc::new(move |error| uncaptured.raise(engine_error(error))));
-        Ok(Self { device, queue, limits: required_limits, pipelines: Mutex::default(), fault, info: adapter.get_info(), options })
+        Ok(Self { device, queue, limits: required_limits, pipelines: Mutex::default(), fault, info, options })
     }
 
     pub fn device_class(&self) -> DeviceClass {

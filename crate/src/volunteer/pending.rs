@@ -20,6 +20,9 @@ const PENDING_COUNT_MAX: usize = 32;
 /// Most questions in one turn of the loop, so that asking never holds up working.
 const ASK_PER_TURN_MAX: usize = 4;
 
+/// Most results asked about when the visit ends, the newest first: what the visitor still sees in the list.
+const ASK_AT_END_MAX: usize = 8;
+
 /// One result whose verdict is open.
 pub(super) struct Open {
     pub leased: Leased,
@@ -44,6 +47,10 @@ impl Pending {
     /// When the next question is due.
     pub fn due_ms(&self) -> Option<u64> {
         self.0.borrow().front().map(|open| open.due_ms)
+    }
+
+    fn take_newest(&self) -> Option<Open> {
+        self.0.borrow_mut().pop_back()
     }
 
     fn take_due(&self, now_ms: u64) -> Option<Open> {
@@ -76,5 +83,20 @@ impl<H: Host> Visit<'_, H> {
             }
         }
         Ok(())
+    }
+
+    /// Asks once more when the visit ends, and tells what has a verdict by now: a finished job has no open unit.
+    pub async fn ask_at_end(&self) {
+        let newest: Vec<Open> = std::iter::from_fn(|| self.pending.take_newest()).take(ASK_AT_END_MAX).collect();
+        let asked = newest.into_iter().map(|open| async move {
+            let answer = self.client.call::<ResultResponse>(Method::Post, "/v1/results", Some(COSE), &open.signed).await;
+            match answer {
+                Ok(answer) if answer.verdict == Verdict::Pending => {}
+                Ok(answer) => self.tell_verdict(&open.leased, open.loss, &answer, true),
+                Err(e) if e.ends_visit() || e.retryable() => {}
+                Err(e) => self.tell_unit(&open.leased, Phase::Rejected, 0, open.loss, &e.to_string()),
+            }
+        });
+        futures::future::join_all(asked).await;
     }
 }

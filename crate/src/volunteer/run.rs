@@ -20,7 +20,7 @@ use super::pending::Pending;
 use super::switch::{Switch, Wish};
 use crate::engine::Engine;
 
-/// What Stop waits for while it gives leases back; a lease that it cannot give back lapses by itself.
+/// What Stop waits for while it gives leases back and asks for verdicts; a lease that it cannot give back lapses by itself.
 const FAREWELL_MS: u64 = 800;
 /// Units in a row that may fail before the visit ends.
 const FAILURES_MAX: u32 = 8;
@@ -261,10 +261,11 @@ impl<H: Host> Visit<'_, H> {
         self.client.authorised(request).await.map(drop)
     }
 
-    /// Gives back what is held; best effort, for the visit is over.
+    /// Gives back what is held and hears the last verdicts; best effort, for the visit is over.
     async fn farewell(&self) {
         let held = self.held.take();
-        futures::future::join_all(held.into_iter().map(|lease| self.give_back(lease))).await;
+        let give_back = futures::future::join_all(held.into_iter().map(|lease| self.give_back(lease)));
+        futures::future::join(give_back, self.ask_at_end()).await;
         if self.client.settings.withdraw_at_end {
             let _ = self.client.withdraw().await;
         }
