@@ -38,6 +38,8 @@ const SWITCHES: &[&str] = &[
     "--disable-sync",
     "--disable-gpu-watchdog",
     "--window-size=1200,1600",
+    // A name that browsers do not trust over plain HTTP, as they do loopback.
+    "--host-resolver-rules=MAP untrusted.test 127.0.0.1",
 ];
 
 /// One browser with one profile. Its processes end when it is dropped.
@@ -89,6 +91,13 @@ impl Visitor {
     /// Opens another address in the current window.
     pub async fn goto(&self, url: &str) -> Result<()> {
         self.client.goto(url).await.with_context(|| format!("opening {url}"))
+    }
+
+    /// Opens an empty tab in front of the current window, which is hidden by it, and makes the tab the current one.
+    pub async fn open_tab(&self) -> Result<WindowHandle> {
+        let handle = self.client.new_window(true).await?.handle;
+        self.switch_to(&handle).await?;
+        Ok(handle)
     }
 
     /// Opens `url` in another window of the same browser and profile, and makes it the current one.

@@ -1,18 +1,23 @@
-//! A TCP proxy before a coordinator that counts requests by their first line. It changes no byte, so browsers and
-//! coordinator see the real thing; it understands no more of HTTP/1.1 than where a request begins.
+//! A TCP proxy before a coordinator that counts requests by their first line, and can drop some of them as a broken
+//! network would. It changes no byte, so browsers and coordinator see the real thing; it understands no more of HTTP/1.1
+//! than where a request begins.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 /// Requests that begin with a method and a path with this in it are counted.
 #[derive(Debug, Clone, Copy)]
 struct Watched {
     method: &'static str,
     part: &'static str,
+    /// Connections that send one are closed.
+    refused: bool,
 }
 
 /// What was seen of one kind of request.
@@ -29,16 +34,18 @@ pub struct Count {
 /// A running proxy; it ends with the runtime it was started on.
 pub struct Proxy {
     pub url: String,
-    counts: Arc<Mutex<Vec<(Watched, Count)>>>,
+    counts: Counts,
 }
+
+type Counts = Arc<watch::Sender<Vec<(Watched, Count)>>>;
 
 impl Proxy {
     /// Listens on a free port and passes everything on to `target` (`host:port`).
     pub async fn start(target: SocketAddr, watched: &[(&'static str, &'static str)]) -> Result<Proxy> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
-        let counts = watched.iter().map(|&(method, part)| (Watched { method, part }, Count::default())).collect();
-        let counts = Arc::new(Mutex::new(counts));
+        let counts = watched.iter().map(|&(method, part)| (Watched { method, part, refused: false }, Count::default()));
+        let counts = Arc::new(watch::Sender::new(counts.collect()));
         let shared = counts.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -50,20 +57,38 @@ impl Proxy {
 
     /// What was seen of the watched kind whose path part this is.
     pub fn count(&self, part: &str) -> Count {
-        let counts = self.counts.lock().expect("no holder of the lock panics");
-        counts.iter().find(|(watched, _)| watched.part == part).map(|(_, count)| *count).expect("a watched part")
+        find(&self.counts.borrow(), part)
+    }
+
+    /// Waits until what was seen of a kind is as `wanted` says.
+    pub async fn until(&self, part: &str, limit: Duration, wanted: impl Fn(Count) -> bool) -> Result<Count> {
+        let mut counts = self.counts.subscribe();
+        let seen = tokio::time::timeout(limit, counts.wait_for(|counts| wanted(find(counts, part)))).await;
+        let seen = seen.with_context(|| format!("not within {limit:?}; {part}: {:?}", self.count(part)))?;
+        Ok(find(&seen?, part))
+    }
+
+    /// From now on connections that send a request of this kind are closed, or no longer.
+    pub fn refuse(&self, part: &str, refused: bool) {
+        self.counts.send_modify(|counts| {
+            counts.iter_mut().filter(|(watched, _)| watched.part == part).for_each(|(watched, _)| watched.refused = refused);
+        });
     }
 }
 
-async fn connection(client: TcpStream, target: SocketAddr, counts: Arc<Mutex<Vec<(Watched, Count)>>>) {
+fn find(counts: &[(Watched, Count)], part: &str) -> Count {
+    counts.iter().find(|(watched, _)| watched.part == part).map(|(_, count)| *count).expect("a watched part")
+}
+
+async fn connection(client: TcpStream, target: SocketAddr, counts: Counts) {
     let Ok(server) = TcpStream::connect(target).await else { return };
     let ((mut client_in, mut client_out), (mut server_in, mut server_out)) = (client.into_split(), server.into_split());
     let mut tally = Tally { counts, current: None };
     let up = async {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(read @ 1..) = client_in.read(&mut buffer).await {
-            tally.see(&buffer[..read]);
-            if server_out.write_all(&buffer[..read]).await.is_err() {
+            let refused = tally.see(&buffer[..read]);
+            if refused || server_out.write_all(&buffer[..read]).await.is_err() {
                 break;
             }
         }
@@ -75,36 +100,35 @@ async fn connection(client: TcpStream, target: SocketAddr, counts: Arc<Mutex<Vec
 
 /// One connection's part in the counts.
 struct Tally {
-    counts: Arc<Mutex<Vec<(Watched, Count)>>>,
+    counts: Counts,
     current: Option<usize>,
 }
 
 impl Tally {
-    /// Browsers send the head of a request at the beginning of a write.
-    fn see(&mut self, bytes: &[u8]) {
-        let Some((method, rest)) = std::str::from_utf8(bytes.split(|&b| b == b'\r').next().unwrap_or_default())
-            .ok()
-            .and_then(|line| line.split_once(' '))
-        else {
-            return;
-        };
+    /// Whether this is a request to refuse. Browsers send the head of a request at the beginning of a write.
+    fn see(&mut self, bytes: &[u8]) -> bool {
+        let line = std::str::from_utf8(bytes.split(|&b| b == b'\r').next().unwrap_or_default()).ok();
+        let Some((method, rest)) = line.and_then(|line| line.split_once(' ')) else { return false };
         if !["GET", "POST", "PUT", "DELETE"].contains(&method) || !rest.ends_with(" HTTP/1.1") {
-            return;
+            return false;
         }
         self.leave();
-        let mut counts = self.counts.lock().expect("no holder of the lock panics");
-        let found = counts.iter_mut().enumerate().find(|(_, (w, _))| w.method == method && rest.contains(w.part));
-        if let Some((index, (_, count))) = found {
+        let mut refused = false;
+        self.counts.send_modify(|counts| {
+            let found = counts.iter_mut().enumerate().find(|(_, (w, _))| w.method == method && rest.contains(w.part));
+            let Some((index, (watched, count))) = found else { return };
             count.total += 1;
             count.open += 1;
             count.open_max = count.open_max.max(count.open);
             self.current = Some(index);
-        }
+            refused = watched.refused;
+        });
+        refused
     }
 
     fn leave(&mut self) {
         if let Some(index) = self.current.take() {
-            self.counts.lock().expect("no holder of the lock panics")[index].1.open -= 1;
+            self.counts.send_modify(|counts| counts[index].1.open -= 1);
         }
     }
 }
@@ -140,5 +164,11 @@ mod tests {
         assert!(two_there.read(&mut buffer).await.unwrap() > 0);
         assert_eq!(proxy.count("/events"), Count { total: 2, open: 1, open_max: 2 });
         assert_eq!(proxy.count("/sessions").total, 1);
+        proxy.refuse("/events", true);
+        one.write_all(b"GET /v1/jobs/1/events HTTP/1.1\r\n\r\n").await.unwrap();
+        assert_eq!(one.read(&mut buffer).await.unwrap_or(0), 0, "closed, unanswered");
+        assert_eq!(one_there.read(&mut buffer).await.unwrap_or(0), 0, "and not passed on");
+        let limit = Duration::from_secs(30);
+        assert_eq!(proxy.until("/events", limit, |count| count.open == 0).await.unwrap().total, 3);
     }
 }

@@ -1,8 +1,8 @@
 // @ts-check
 // Live views of one job: one event stream per browser, whatever the number of tabs.
 //
-// Visible tabs queue for a Web Lock; its holder reads the stream and hands every event to the others by
-// BroadcastChannel. A hidden tab leaves the queue (or gives the lock up), so with all tabs hidden no stream is open.
+// The visible tabs of a job queue for a Web Lock; its holder reads the stream and hands every event to the others by
+// BroadcastChannel. Where tabs show different jobs, one job has the stream and the others' holders poll. A hidden tab leaves the queue (or gives the lock up), so with all tabs hidden no stream is open.
 // The stream is read with fetch rather than EventSource, which cannot send Last-Event-ID when another tab takes over.
 // When the stream fails, the holder polls at the same widening interval at which it tries the stream again.
 
@@ -12,6 +12,10 @@ import { CallError, job as fetchJob, problemOf } from "./coordinator.js";
 /** @typedef {import("../types").Link} Link */
 /** `ask` is a new tab's request for the leader's link state. @typedef {{ view?: JobView, id?: string, link?: Link, ask?: true }} Update */
 
+/** Held by the tab that has the browser's one stream. */
+const STREAM_LOCK = "manyhands-stream";
+/** How often a job is asked about while another job has the stream. */
+const POLL_MS = 5_000;
 const RETRY_MS_MIN = 1_000;
 const RETRY_MS_MAX = 15_000;
 /** The coordinator sends a comment at least every 15 s; a stream silent for longer is held up on the way. */
@@ -104,11 +108,21 @@ async function lead(id, known, share, signal) {
   while (!signal.aborted) {
     try {
       let silent = true;
-      await stream(id, known.lastId(), signal, (update) => {
-        if (update.view) silent = false;
-        if (!silent) failures = 0;
-        share({ ...update, link: "live" });
+      const streamed = await navigator.locks.request(STREAM_LOCK, { ifAvailable: true }, async (lock) => {
+        if (lock) {
+          await stream(id, known.lastId(), signal, (update) => {
+            if (update.view) silent = false;
+            if (!silent) failures = 0;
+            share({ ...update, link: "live" });
+          });
+        }
+        return lock !== null;
       });
+      if (!streamed) {
+        share({ view: await fetchJob(id, signal), link: "polling" });
+        await pause(POLL_MS, signal);
+        continue;
+      }
       if (known.final()) {
         share({ link: "ended" });
         return;
@@ -178,7 +192,7 @@ async function stream(id, lastId, signal, onEvent) {
  * @param {(update: Update) => void} onEvent
  * @returns {(text: string) => void}
  */
-export function eventReader(onEvent) {
+function eventReader(onEvent) {
   let rest = "";
   let type = "";
   let data = "";

@@ -109,7 +109,9 @@ function run() {
     display.show(job, helping);
     panel.offer(job);
     panel.show(banner(job), job.state === "running" && !info?.stopped);
-    element("tryout").hidden = !job.train;
+    // Trying the model takes the worker, which is downloaded for those only who asked for it: by Start, or here at last.
+    const asked = visit.state !== "idle" && visit.state !== "declined";
+    element("tryout").hidden = !job.train || !(asked || job.state === "finished");
     element("link").hidden = false;
     element("link").dataset["link"] = link;
     setText(element("link-text"), text.link[link]);

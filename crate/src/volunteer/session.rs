@@ -184,12 +184,13 @@ impl<H: Host> Client<'_, H> {
         cbor::decode_strict(&answer).map_err(|e| VolunteerError::Answer(e.to_string()))
     }
 
-    /// Where a session is kept: one per coordinator and scope of consent, for no tab may work under a wider consent
-    /// than its visitor gave.
+    /// Where a session is kept: one per coordinator, key and scope of consent, for a session is one key's and no tab may
+    /// work under a wider consent than its visitor gave.
     fn session_name(&self, coordinator: KeyId) -> String {
         let s = self.settings;
         let job = s.job.map(|job| job.to_string()).unwrap_or_default();
         let (duty, data) = (s.duty_percent, s.data_bytes_max);
-        format!("session {coordinator} {} {} {job} {duty} {data} {}", s.origin, s.site, limits::TERMS_VERSION)
+        let key = self.host.key();
+        format!("session {coordinator} {key} {} {} {job} {duty} {data} {}", s.origin, s.site, limits::TERMS_VERSION)
     }
 }

@@ -1,6 +1,7 @@
 //! The visitor's Ed25519 key: WebCrypto's, which scripts can use but never read, kept in IndexedDB; where WebCrypto
-//! lacks Ed25519, ed25519-dalek with the seed sealed under a key that scripts cannot read either; in memory where
-//! storage is refused. Key material goes nowhere else: not to messages, not to logs.
+//! lacks Ed25519, ed25519-dalek with the seed sealed under a WebCrypto key; in memory where storage is refused. Key
+//! material goes nowhere else: not to messages, not to logs. The seal keeps the seed from whoever copies the database,
+//! not from other scripts of this origin, which could use the sealing key as this code does.
 
 use js_sys::{Array, Object, Uint8Array};
 use manyhands_protocol::{BlobHash, KeyId};

@@ -190,6 +190,39 @@ pub async fn unit(engine: &Engine, name: &str) -> Trained {
     got
 }
 
+/// How far honest units of the demo's figures (31 steps of batch 32, rate 0.02) are from the reference: two shards in
+/// each of four rounds, each round going on from the mean of the last one's updates. docs/verification.md has the table.
+pub async fn drift(engine: &Engine, name: &str) {
+    let optimizer = InnerOptimizer::Sgd { learning_rate: 0.02, momentum: 0.9 };
+    let (shards, control) = ([shard(992, 784), shard(320, 784)], Control::new());
+    let work = TrainWork { optimizer, ..work(model(&[128]), 32, 31) };
+    let mut parameters = init_parameters(&work.model, 5);
+    let mut distances = Vec::new();
+    for _ in 0..4 {
+        let mut next = parameters.clone();
+        for shard in &shards {
+            let got = engine.train(&work, &parameters, shard, &control).await.unwrap();
+            let expected = Engine::reference().train(&work, &parameters, shard, &control).await.unwrap();
+            distances.push(relative_distance(&got.delta, &expected.delta).expect("an update that is finite and not zero"));
+            for (next, delta) in next.iter_mut().flatten().zip(expected.delta.iter().flatten()) {
+                *next -= delta / shards.len() as f32;
+            }
+        }
+        parameters = next;
+    }
+    distances.sort_by(f64::total_cmp);
+    let median = (distances[3] + distances[4]) / 2.0;
+    println(&format!("{name}: drift of 8 units: least {:.1e}, median {median:.1e}, most {:.1e}", distances[0], distances[7]));
+    assert!(distances[7] < 1e-4, "{distances:?}");
+}
+
+/// Initial weights are the same bits everywhere, for they are every job's first checkpoint: computed by a program in
+/// another language from the head of crate/src/init.rs.
+pub fn initial_weights() {
+    let weights: Vec<u32> = init_parameters(&model(&[128]), 7)[0][..4].iter().map(|w| w.to_bits()).collect();
+    assert_eq!(weights, [0xBD8D_9987, 0xBDD7_B1C4, 0x3D07_D0A4, 0x3D46_B0D1]);
+}
+
 /// Odd extents, several layers, ReLU in places where it folds differently, wrapping rows, and no momentum.
 pub async fn odd_units(engine: &Engine) {
     let dense = |outputs| Layer::Dense { outputs };
@@ -321,7 +354,9 @@ pub async fn all(engine: &Engine, name: &str) {
     a_changed_input_is_seen(engine).await;
     slices_change_no_bits(engine).await;
     matmul_unit(engine).await;
+    initial_weights();
     unit(engine, name).await;
+    drift(engine, name).await;
     odd_units(engine).await;
     bad_units(engine).await;
     speed(engine, name).await;
