@@ -39,7 +39,7 @@ pub async fn upload(
     };
     let lease: LeaseId = body::parse_id(&lease, "lease id")?;
     let bytes = upload_length(&headers)?;
-    service.store.check_upload(lease, session.key, bytes, service.now_ms()).await?;
+    service.store.check_upload(lease, session.key, hash, bytes, service.now_ms()).await?;
     // One at a time for each lease, so that its allowance bounds what it can have written.
     let Some(_entered) = service.uploading.enter(lease) else {
         return Err(Failure::new(Code::TooManyRequests, format!("another upload under lease {lease} is under way")));

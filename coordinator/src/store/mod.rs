@@ -276,8 +276,8 @@ pub trait Store: Send + Sync + 'static {
     /// Records a blob whose bytes are stored durably. True if it was not known before.
     async fn add_blob(&self, hash: BlobHash, bytes: u64, now_ms: u64) -> Result<bool>;
     async fn blob(&self, hash: BlobHash) -> Result<Option<BlobRow>>;
-    /// Refuses unless `key` may upload `bytes` under its live lease now.
-    async fn check_upload(&self, lease: LeaseId, key: KeyId, bytes: u64, now_ms: u64) -> Result<()>;
+    /// Refuses unless `key` may upload this blob under its live lease now. One that is recorded under it counts once.
+    async fn check_upload(&self, lease: LeaseId, key: KeyId, hash: BlobHash, bytes: u64, now_ms: u64) -> Result<()>;
     /// Records an upload whose bytes are stored durably, under the same conditions. True if the blob is new.
     async fn add_upload(&self, lease: LeaseId, key: KeyId, hash: BlobHash, bytes: u64, now_ms: u64) -> Result<bool>;
 

@@ -128,13 +128,13 @@ impl Store for SqliteStore {
         rows::blob(&mut *self.read().await?, hash).await
     }
 
-    async fn check_upload(&self, lease: LeaseId, key: KeyId, bytes: u64, now_ms: u64) -> Result<()> {
-        leases::check_upload(&mut *self.read().await?, lease, key, None, bytes, now_ms).await
+    async fn check_upload(&self, lease: LeaseId, key: KeyId, hash: BlobHash, bytes: u64, now_ms: u64) -> Result<()> {
+        leases::check_upload(&mut *self.read().await?, lease, key, hash, bytes, now_ms).await
     }
 
     async fn add_upload(&self, lease: LeaseId, key: KeyId, hash: BlobHash, bytes: u64, now_ms: u64) -> Result<bool> {
         let mut tx = self.write().await?;
-        leases::check_upload(&mut tx, lease, key, Some(hash), bytes, now_ms).await?;
+        leases::check_upload(&mut tx, lease, key, hash, bytes, now_ms).await?;
         let new = rows::add_blob(&mut tx, hash, bytes, now_ms).await?;
         leases::add_upload(&mut tx, lease, hash, bytes).await?;
         tx.commit().await?;

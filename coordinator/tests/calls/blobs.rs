@@ -92,6 +92,22 @@ async fn uploads_keep_to_their_lease() {
 }
 
 #[tokio::test]
+async fn a_repeated_upload_counts_once() {
+    let world = World::start().await;
+    world.product_job().await;
+    let volunteer = world.join(1).await;
+    let lease = volunteer.lease_one().await;
+    // More than half of what the lease allows, sent again because the first answer was lost.
+    let large = vec![7; lease.manifest.upload_bytes_max as usize];
+    let hash = blob_hash(&large);
+    volunteer.try_upload(&lease, hash, large.clone()).await.is(201);
+    volunteer.try_upload(&lease, hash, large).await.is(200);
+    // A name that is recorded opens no room for other bytes.
+    volunteer.try_upload(&lease, hash, b"other".to_vec()).await.refused(Code::UploadNotAllowed);
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn uploads_say_what_and_how_long_they_are() {
     let world = World::start().await;
     world.product_job().await;

@@ -72,7 +72,7 @@ delegate! {
     write set_stopped(stopped: bool) -> ();
     write add_blob(hash: BlobHash, bytes: u64, now_ms: u64) -> bool;
     read blob(hash: BlobHash) -> Option<BlobRow>;
-    read check_upload(lease: LeaseId, key: KeyId, bytes: u64, now_ms: u64) -> ();
+    read check_upload(lease: LeaseId, key: KeyId, hash: BlobHash, bytes: u64, now_ms: u64) -> ();
     write add_upload(lease: LeaseId, key: KeyId, hash: BlobHash, bytes: u64, now_ms: u64) -> bool;
     write open_session(session: NewSession) -> ();
     read session(token_hash: [u8; 32]) -> Option<Session>;

@@ -241,12 +241,12 @@ pub async fn next_deadline(tx: &mut SqliteConnection) -> Result<Option<u64>> {
     Ok(row.try_get::<Option<i64>, _>("ms")?.map(|ms| ms as u64))
 }
 
-/// Refuses an upload of `bytes` that the lease does not allow; an upload of `again` that is recorded already is allowed.
+/// Refuses an upload that the lease does not allow; one that is recorded under it already may be repeated.
 pub async fn check_upload(
     tx: &mut SqliteConnection,
     lease: LeaseId,
     key: KeyId,
-    again: Option<BlobHash>,
+    blob: BlobHash,
     bytes: u64,
     now_ms: u64,
 ) -> Result<()> {
@@ -254,10 +254,11 @@ pub async fn check_upload(
     let rows = sqlx::query("SELECT hash, bytes FROM uploads WHERE lease_id = $1").bind(int(lease.0)).fetch_all(tx).await?;
     let (mut used, mut count) = (0, 0);
     for row in &rows {
-        if again == Some(hash(row, "hash")?) {
+        let recorded = uint(row, "bytes")?;
+        if hash(row, "hash")? == blob && recorded == bytes {
             return Ok(());
         }
-        used += uint(row, "bytes")?;
+        used += recorded;
         count += 1;
     }
     if count >= limits::OUTPUTS_COUNT_MAX {
