@@ -10,7 +10,9 @@ mod settle;
 
 use std::sync::Arc;
 
-use manyhands_protocol::rules::settle::{Step, next_step};
+use manyhands::EngineError;
+use manyhands_protocol::JobId;
+use manyhands_protocol::rules::settle::{Step, Waiting, next_step};
 
 use crate::blobs::BlobError;
 use crate::keys::KeyError;
@@ -40,6 +42,29 @@ pub enum DriveError {
     Ended(#[from] tokio::task::JoinError),
     #[error("stored data is damaged: {0}")]
     Damaged(String),
+}
+
+impl DriveError {
+    /// Whether the computation itself leaves the finite numbers: then no repetition helps, here or at a volunteer's.
+    pub fn is_divergence(&self) -> bool {
+        matches!(self, DriveError::Referee(RefereeError::Engine(EngineError::NotFinite(_))))
+    }
+}
+
+/// Cancels the job that `what` is of if the step failed by divergence.
+async fn or_cancel(service: &Service, job: JobId, what: String, done: Result<(), DriveError>) -> Result<(), DriveError> {
+    match done {
+        Err(error) if error.is_divergence() => cancel(service, job, format!("{what}: {error}")).await,
+        done => done,
+    }
+}
+
+/// Ends a job that cannot go on.
+async fn cancel(service: &Service, job: JobId, reason: String) -> Result<(), DriveError> {
+    tracing::error!(%job, reason, "job cancelled");
+    service.store.cancel_job(job, reason).await?;
+    service.events.touch(job);
+    Ok(())
 }
 
 /// Drives all jobs until the shutdown.
@@ -88,7 +113,9 @@ async fn turn(service: &Arc<Service>) -> u64 {
     match service.store.jobs_to_advance().await {
         Ok(jobs) => {
             for job in jobs {
-                turn.note(now_ms, "merging a round", round::advance(service, &job).await);
+                let done = round::advance(service, &job).await;
+                let done = or_cancel(service, job.id, format!("merging round {}", job.round), done).await;
+                turn.note(now_ms, "merging a round", done);
                 service.events.touch(job.id);
             }
         }
@@ -138,11 +165,18 @@ async fn settle_units(service: &Arc<Service>, now_ms: u64, turn: &mut Turn) {
     };
     let mut for_referee = Vec::new();
     for unit in units {
-        let first_ms = unit.first_result_ms.unwrap_or(u64::MAX);
-        match next_step(unit.results_count, first_ms, now_ms, service.config.replica_wait_ms) {
+        let waiting = Waiting {
+            results_count: unit.results_count,
+            first_result_ms: unit.first_result_ms.unwrap_or(u64::MAX),
+            live_leases_count: unit.live_leases_count,
+            leases_ended_count: unit.leases_ended_count,
+        };
+        match next_step(waiting, now_ms, service.config.replica_wait_ms) {
             Step::Wait { until_ms } => turn.wake_ms = turn.wake_ms.min(until_ms),
             Step::Compare => {
-                turn.note(now_ms, "comparing results", settle::compare(service, &unit).await);
+                let done = settle::compare(service, &unit).await;
+                let done = or_cancel(service, unit.job, format!("unit {}", unit.id), done).await;
+                turn.note(now_ms, "comparing results", done);
             }
             // After the comparisons: it takes much longer.
             Step::Referee => for_referee.push(unit),
@@ -152,6 +186,8 @@ async fn settle_units(service: &Arc<Service>, now_ms: u64, turn: &mut Turn) {
         if service.shutdown.is_cancelled() {
             return;
         }
-        turn.note(now_ms, "refereeing a unit", settle::referee(service, &unit).await);
+        let done = settle::referee(service, &unit).await;
+        let done = or_cancel(service, unit.job, format!("unit {}", unit.id), done).await;
+        turn.note(now_ms, "refereeing a unit", done);
     }
 }

@@ -22,6 +22,8 @@ pub const TEXT_BYTES_MAX: usize = 256;
 pub const LEASES_PER_CALL_MAX: u32 = 16;
 /// Most live leases of one key.
 pub const LIVE_LEASES_PER_KEY_MAX: u32 = 32;
+/// Leases of one unit that may end without a result before the coordinator computes it, once no key holds it.
+pub const LEASES_ENDED_MAX: u32 = 3;
 /// How long a lease lives without a heartbeat.
 pub const LEASE_MS: u64 = 60_000;
 /// How often a volunteer sends a heartbeat while it works.

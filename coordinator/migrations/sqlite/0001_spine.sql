@@ -28,6 +28,8 @@ CREATE TABLE jobs (
     id INTEGER PRIMARY KEY NOT NULL,
     kind TEXT NOT NULL CHECK (kind IN ('matmul', 'train')),
     state TEXT NOT NULL CHECK (state IN ('submitted', 'running', 'paused', 'cancelled', 'finished')),
+    -- Why the coordinator cancelled it; empty otherwise.
+    reason TEXT NOT NULL DEFAULT '',
     -- The submission: manifest and inputs, JSON.
     submission TEXT NOT NULL,
     submitted_ms BIGINT NOT NULL,
@@ -79,6 +81,8 @@ CREATE TABLE units (
     -- Results that were not rejected, and when the first of them came.
     results_count BIGINT NOT NULL DEFAULT 0,
     first_result_ms BIGINT,
+    -- Leases that lapsed or were given back.
+    leases_ended BIGINT NOT NULL DEFAULT 0,
     -- min_quorum less results_count less live leases, at least 0: leases that may still be given out.
     slots_free BIGINT NOT NULL,
     settled_ms BIGINT,
@@ -92,6 +96,7 @@ CREATE INDEX units_leasable ON units (job_id, id) WHERE state = 'open' AND slots
 CREATE INDEX units_open ON units (job_id, round) WHERE state = 'open';
 -- What the driver scans: gradient units to compare or to referee.
 CREATE INDEX units_waiting ON units (first_result_ms) WHERE state = 'open' AND min_quorum > 1 AND first_result_ms IS NOT NULL;
+CREATE INDEX units_abandoned ON units (leases_ended) WHERE state = 'open' AND results_count = 0;
 
 CREATE TABLE sessions (
     id INTEGER PRIMARY KEY NOT NULL,

@@ -88,5 +88,7 @@ pub async fn give_back(
     let lease: LeaseId = body::parse_id(&id, "lease id")?;
     let job = service.store.give_back(lease, session.key).await?;
     service.events.touch(job);
+    // Nobody else may want the unit.
+    service.driver.notify_one();
     Ok(StatusCode::NO_CONTENT)
 }

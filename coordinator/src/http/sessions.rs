@@ -102,5 +102,6 @@ pub async fn withdraw(State(service): Shared, headers: HeaderMap) -> Result<Stat
     let session = auth::session(&service, &headers).await?;
     let jobs = service.store.withdraw_session(session.id, service.now_ms()).await?;
     jobs.into_iter().for_each(|job| service.events.touch(job));
+    service.driver.notify_one();
     Ok(StatusCode::NO_CONTENT)
 }

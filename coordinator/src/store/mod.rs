@@ -131,6 +131,10 @@ pub struct Unit {
     pub min_quorum: u32,
     pub results_count: u32,
     pub first_result_ms: Option<u64>,
+    /// Live leases of keys that have no result for it.
+    pub live_leases_count: u32,
+    /// Leases that lapsed or were given back.
+    pub leases_ended_count: u32,
     pub flop: u64,
     pub canonical: Option<BlobHash>,
 }
@@ -299,6 +303,8 @@ pub trait Store: Send + Sync + 'static {
     async fn job_view(&self, job: JobId, now_ms: u64) -> Result<Option<(u64, JobView)>>;
     /// Moves a job to `to` if it is in one of `from`, or there already; makes the inputs of a job that starts public.
     async fn set_job_state(&self, job: JobId, from: &[JobState], to: JobState) -> Result<()>;
+    /// Cancels a running or paused job for a reason that its view shows. A job in another state stays as it is.
+    async fn cancel_job(&self, job: JobId, reason: String) -> Result<()>;
 
     /// Leases units that [`manyhands_protocol::rules::lease`] allows; gives the signed manifests and the jobs concerned.
     async fn lease(&self, ask: LeaseAsk, sign: Sign<'_>) -> Result<(Vec<Vec<u8>>, Vec<JobId>)>;
@@ -323,7 +329,8 @@ pub trait Store: Send + Sync + 'static {
     async fn unit_results(&self, unit: UnitId) -> Result<Vec<ResultRow>>;
     /// Pending results of units that algebra settles or that are settled already, oldest first, at most `count_max`.
     async fn results_to_check(&self, count_max: u32) -> Result<Vec<ResultRow>>;
-    /// Open gradient units with a result in running or paused jobs, longest waiting first, at most `count_max`.
+    /// Open units of running or paused jobs, at most `count_max`: gradient units with a result, longest waiting first, then
+    /// units of either kind without a result of which `LEASES_ENDED_MAX` leases ended.
     async fn units_waiting(&self, count_max: u32) -> Result<Vec<Unit>>;
     /// Running jobs without an open unit in their round.
     async fn jobs_to_advance(&self) -> Result<Vec<Job>>;

@@ -197,6 +197,12 @@ impl Store for SqliteStore {
         Ok(tx.commit().await?)
     }
 
+    async fn cancel_job(&self, job: JobId, reason: String) -> Result<()> {
+        let mut tx = self.write().await?;
+        jobs::cancel(&mut tx, job, &reason).await?;
+        Ok(tx.commit().await?)
+    }
+
     async fn lease(&self, ask: LeaseAsk, sign: Sign<'_>) -> Result<(Vec<Vec<u8>>, Vec<JobId>)> {
         let mut tx = self.write().await?;
         let given = leases::lease(&mut tx, ask, sign).await?;

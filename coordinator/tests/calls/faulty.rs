@@ -84,6 +84,7 @@ delegate! {
     read jobs(states: &[JobState]) -> Vec<Job>;
     read job_view(job: JobId, now_ms: u64) -> Option<(u64, JobView)>;
     write set_job_state(job: JobId, from: &[JobState], to: JobState) -> ();
+    write cancel_job(job: JobId, reason: String) -> ();
     write lease(ask: LeaseAsk, sign: Sign<'_>) -> (Vec<Vec<u8>>, Vec<JobId>);
     write heartbeat(lease: LeaseId, key: KeyId, now_ms: u64) -> HeartbeatResponse;
     write give_back(lease: LeaseId, key: KeyId) -> JobId;

@@ -1,11 +1,24 @@
-//! When a gradient unit is settled, and by whom.
+//! When a unit is settled, and by whom. A product with a result needs no decision: it is checked at once.
 
 use crate::limits;
 
-/// What should happen to an unsettled unit with results.
+/// What the store knows of an unsettled unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// Structurally valid results of different keys.
+    pub results_count: u32,
+    /// When the first of them was received; irrelevant without one.
+    pub first_result_ms: u64,
+    /// Live leases of keys that have no result for it.
+    pub live_leases_count: u32,
+    /// Leases that lapsed or were given back.
+    pub leases_ended_count: u32,
+}
+
+/// What should happen to an unsettled unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Wait for a second key, at most until this time.
+    /// Wait for a key's result, at most until this time.
     Wait { until_ms: u64 },
     /// Compare the first two results.
     Compare,
@@ -13,12 +26,14 @@ pub enum Step {
     Referee,
 }
 
-/// `results_count` structurally valid results of different keys, the first received at `first_result_ms`. A live lease of another
-/// key does not prolong the wait: one volunteer that stalls must not hold a round.
-pub fn next_step(results_count: u32, first_result_ms: u64, now_ms: u64, wait_ms: u64) -> Step {
-    match results_count {
+/// A live lease of another key does not prolong the wait for a second result: one volunteer that stalls must not hold a round.
+/// A unit that its keys let go again and again is one that none of them can compute, or wants to.
+pub fn next_step(unit: Waiting, now_ms: u64, wait_ms: u64) -> Step {
+    let until_ms = unit.first_result_ms.saturating_add(wait_ms);
+    match unit.results_count {
+        0 if unit.leases_ended_count >= limits::LEASES_ENDED_MAX && unit.live_leases_count == 0 => Step::Referee,
         0 => Step::Wait { until_ms: u64::MAX },
-        1 if now_ms < first_result_ms.saturating_add(wait_ms) => Step::Wait { until_ms: first_result_ms.saturating_add(wait_ms) },
+        1 if now_ms < until_ms => Step::Wait { until_ms },
         1 => Step::Referee,
         _ => Step::Compare,
     }
@@ -36,10 +51,21 @@ mod tests {
 
     #[test]
     fn waits_then_calls_the_referee() {
-        assert_eq!(next_step(0, 0, 5, 10), Step::Wait { until_ms: u64::MAX });
-        assert_eq!(next_step(1, 100, 109, 10), Step::Wait { until_ms: 110 });
-        assert_eq!(next_step(1, 100, 110, 10), Step::Referee);
-        assert_eq!(next_step(2, 100, 100, 10), Step::Compare);
+        let unit = |results_count| Waiting { results_count, first_result_ms: 100, live_leases_count: 0, leases_ended_count: 0 };
+        assert_eq!(next_step(unit(0), 500, 10), Step::Wait { until_ms: u64::MAX });
+        assert_eq!(next_step(unit(1), 109, 10), Step::Wait { until_ms: 110 });
+        assert_eq!(next_step(unit(1), 110, 10), Step::Referee);
+        assert_eq!(next_step(unit(2), 100, 10), Step::Compare);
+    }
+
+    #[test]
+    fn what_nobody_computes_the_referee_does() {
+        let ended = |leases_ended_count, live_leases_count| {
+            next_step(Waiting { results_count: 0, first_result_ms: 0, live_leases_count, leases_ended_count }, 5, 10)
+        };
+        assert_eq!(ended(limits::LEASES_ENDED_MAX - 1, 0), Step::Wait { until_ms: u64::MAX });
+        assert_eq!(ended(limits::LEASES_ENDED_MAX, 1), Step::Wait { until_ms: u64::MAX });
+        assert_eq!(ended(limits::LEASES_ENDED_MAX, 0), Step::Referee);
     }
 
     #[test]

@@ -29,6 +29,7 @@ const RULES: &[(&str, &str)] = &[
         "a unit's counts and free slots are those of its results and leases",
         "SELECT u.id FROM units u WHERE
             u.results_count <> (SELECT COUNT(*) FROM results r WHERE r.unit_id = u.id AND r.verdict <> 'rejected')
+            OR u.leases_ended <> (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state IN ('lapsed', 'given_back'))
             OR (u.state = 'open' AND u.slots_free <> (SELECT CASE WHEN u.min_quorum > c.n THEN u.min_quorum - c.n ELSE 0 END FROM
                 (SELECT u.results_count + (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state = 'live') AS n) c))",
     ),

@@ -102,6 +102,15 @@ pub async fn set_state(tx: &mut SqliteConnection, job: JobId, from: &[JobState],
     touch_job(tx, job).await
 }
 
+pub async fn cancel(tx: &mut SqliteConnection, job: JobId, reason: &str) -> Result<()> {
+    let done = sqlx::query("UPDATE jobs SET state = 'cancelled', reason = $2 WHERE id = $1 AND state IN ('running', 'paused')")
+        .bind(int(job.0))
+        .bind(reason)
+        .execute(&mut *tx)
+        .await?;
+    if done.rows_affected() == 1 { touch_job(tx, job).await } else { Ok(()) }
+}
+
 async fn publish_inputs(tx: &mut SqliteConnection, job: &Job) -> Result<()> {
     match &job.submission.inputs {
         Inputs::Matmul { a_panels, b_panels, .. } => {
@@ -123,7 +132,7 @@ async fn publish_inputs(tx: &mut SqliteConnection, job: &Job) -> Result<()> {
 
 pub async fn view(tx: &mut SqliteConnection, job: JobId, now_ms: u64) -> Result<Option<(u64, JobView)>> {
     let row = sqlx::query(
-        "SELECT id, kind, state, submission, round, units_total, units_settled, units_refereed, results_accepted,
+        "SELECT id, kind, state, reason, submission, round, units_total, units_settled, units_refereed, results_accepted,
             results_rejected, version,
             (SELECT COUNT(*) FROM contributors WHERE job_id = jobs.id) AS contributors,
             CASE WHEN state IN ('running', 'paused') THEN
@@ -148,6 +157,7 @@ pub async fn view(tx: &mut SqliteConnection, job: JobId, now_ms: u64) -> Result<
         category: manifest.category,
         kind: row.try_get("kind")?,
         state: stored.state,
+        reason: row.try_get("reason")?,
         units_total: stored.units_total,
         units_settled: stored.units_settled,
         contributors: uint(&row, "contributors")?,
