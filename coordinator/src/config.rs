@@ -22,8 +22,10 @@ pub struct Config {
     /// Shown to visitors.
     pub name: String,
     pub clock: Arc<dyn Clock>,
-    /// How long a gradient unit waits for a second key.
+    /// How long a gradient unit waits for a second key to take it.
     pub replica_wait_ms: u64,
+    /// How long it waits for the result of a second key that has.
+    pub replica_leased_wait_ms: u64,
     /// How long the start waits for a database that another process has locked.
     pub database_lock_wait: Duration,
     /// Most connections at once; more wait to be accepted.
@@ -47,6 +49,7 @@ impl Config {
             name: "Many Hands".to_owned(),
             clock: Arc::new(SystemClock),
             replica_wait_ms: limits::REPLICA_WAIT_MS,
+            replica_leased_wait_ms: limits::REPLICA_LEASED_WAIT_MS,
             database_lock_wait: Duration::from_secs(5),
             connections_count_max: 16_384,
             streams_count_max: 4096,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use manyhands::EngineError;
 use manyhands_protocol::JobId;
-use manyhands_protocol::rules::settle::{Step, Waiting, next_step};
+use manyhands_protocol::rules::settle::{Step, Waiting, Waits, next_step};
 
 use crate::blobs::BlobError;
 use crate::keys::KeyError;
@@ -163,6 +163,7 @@ async fn settle_units(service: &Arc<Service>, now_ms: u64, turn: &mut Turn) {
             return;
         }
     };
+    let waits = Waits { replica_ms: service.config.replica_wait_ms, leased_ms: service.config.replica_leased_wait_ms };
     let mut for_referee = Vec::new();
     for unit in units {
         let waiting = Waiting {
@@ -171,7 +172,7 @@ async fn settle_units(service: &Arc<Service>, now_ms: u64, turn: &mut Turn) {
             live_leases_count: unit.live_leases_count,
             leases_ended_count: unit.leases_ended_count,
         };
-        match next_step(waiting, now_ms, service.config.replica_wait_ms) {
+        match next_step(waiting, now_ms, waits) {
             Step::Wait { until_ms } => turn.wake_ms = turn.wake_ms.min(until_ms),
             Step::Compare => {
                 let done = settle::compare(service, &unit).await;

@@ -34,8 +34,10 @@ pub const SESSION_MS_MAX: u64 = 24 * 3_600_000;
 pub const NONCE_MS: u64 = 10 * 60_000;
 /// How far a volunteer's clock may be ahead of the coordinator's.
 pub const CLOCK_SKEW_MS: u64 = 5 * 60_000;
-/// How long a gradient unit waits for a second key before the referee computes it.
+/// How long a gradient unit waits for a second key to take it before the referee computes it.
 pub const REPLICA_WAIT_MS: u64 = 3_000;
+/// How long it waits, from its first result, for the result of a second key that has taken it.
+pub const REPLICA_LEASED_WAIT_MS: u64 = 30_000;
 
 /// Largest extent of any matrix or tensor dimension.
 pub const DIMENSION_MAX: u64 = 1 << 24;

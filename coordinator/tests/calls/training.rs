@@ -83,6 +83,36 @@ async fn one_key_alone_is_joined_by_the_referee() {
     world.finish().await;
 }
 
+#[tokio::test]
+async fn a_second_key_at_work_gets_time_to_finish() {
+    let world = World::start().await;
+    let job = world.train_job().await;
+    let (fast, slow) = (world.join(1).await, world.join(2).await);
+    let (ours, theirs) = same_unit(&fast, &slow).await;
+    let alone = fast.lease_one().await;
+    let shared = fast.update_bytes(&ours).await;
+    fast.submit(&ours, shared.clone()).await;
+    let output = fast.update_bytes(&alone).await;
+    fast.submit(&alone, output.clone()).await;
+    world.clock.advance(limits::REPLICA_WAIT_MS);
+    // The unit that nobody else has taken is refereed, the other waits for its second key.
+    world.follow(job, |view| view.units_settled == 1).await;
+    assert_eq!(verdict(&fast, &alone, &output).await.verdict, Verdict::Accepted);
+    assert_eq!(verdict(&fast, &ours, &shared).await.verdict, Verdict::Pending);
+    slow.submit(&theirs, shared).await;
+    let view = world.follow(job, |view| view.units_settled == 2).await;
+    assert_eq!((view.units_refereed, view.results_accepted), (1, 3));
+    // One that stalls holds the round no longer than its limit.
+    world.follow(job, |view| view.train.as_ref().unwrap().rounds_merged == 1).await;
+    let (ours, _) = same_unit(&fast, &slow).await;
+    let output = fast.update_bytes(&ours).await;
+    fast.submit(&ours, output).await;
+    world.clock.advance(limits::REPLICA_LEASED_WAIT_MS);
+    let view = world.follow(job, |view| view.units_settled == 3).await;
+    assert_eq!(view.units_refereed, 2);
+    world.finish().await;
+}
+
 /// A lie against an honest partner: the referee tells them apart, whoever was first.
 async fn lie_is_caught(name: &str, lie: impl Fn(&mut Vec<Vec<f32>>)) {
     for liar_first in [true, false] {

@@ -15,6 +15,15 @@ pub struct Waiting {
     pub leases_ended_count: u32,
 }
 
+/// How long a gradient unit waits after its first result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waits {
+    /// For a second key to take it.
+    pub replica_ms: u64,
+    /// For the result of a second key that has taken it; no shorter than the other.
+    pub leased_ms: u64,
+}
+
 /// What should happen to an unsettled unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -26,9 +35,11 @@ pub enum Step {
     Referee,
 }
 
-/// A live lease of another key does not prolong the wait for a second result: one volunteer that stalls must not hold a round.
+/// A second key at work on the unit gets longer for its result than there is for one to come, and no more than that: one that
+/// stalls must not hold a round.
 /// A unit that its keys let go again and again is one that none of them can compute, or wants to.
-pub fn next_step(unit: Waiting, now_ms: u64, wait_ms: u64) -> Step {
+pub fn next_step(unit: Waiting, now_ms: u64, waits: Waits) -> Step {
+    let wait_ms = if unit.live_leases_count > 0 { waits.replica_ms.max(waits.leased_ms) } else { waits.replica_ms };
     let until_ms = unit.first_result_ms.saturating_add(wait_ms);
     match unit.results_count {
         0 if unit.leases_ended_count >= limits::LEASES_ENDED_MAX && unit.live_leases_count == 0 => Step::Referee,
@@ -49,19 +60,29 @@ pub fn agree(difference_norm: f64, update_norm: f64) -> bool {
 mod tests {
     use super::*;
 
+    const WAITS: Waits = Waits { replica_ms: 10, leased_ms: 40 };
+
     #[test]
     fn waits_then_calls_the_referee() {
-        let unit = |results_count| Waiting { results_count, first_result_ms: 100, live_leases_count: 0, leases_ended_count: 0 };
-        assert_eq!(next_step(unit(0), 500, 10), Step::Wait { until_ms: u64::MAX });
-        assert_eq!(next_step(unit(1), 109, 10), Step::Wait { until_ms: 110 });
-        assert_eq!(next_step(unit(1), 110, 10), Step::Referee);
-        assert_eq!(next_step(unit(2), 100, 10), Step::Compare);
+        let unit = |results_count, live_leases_count| Waiting {
+            results_count,
+            first_result_ms: 100,
+            live_leases_count,
+            leases_ended_count: 0,
+        };
+        assert_eq!(next_step(unit(0, 0), 500, WAITS), Step::Wait { until_ms: u64::MAX });
+        assert_eq!(next_step(unit(1, 0), 109, WAITS), Step::Wait { until_ms: 110 });
+        assert_eq!(next_step(unit(1, 0), 110, WAITS), Step::Referee);
+        assert_eq!(next_step(unit(1, 1), 110, WAITS), Step::Wait { until_ms: 140 });
+        assert_eq!(next_step(unit(1, 1), 140, WAITS), Step::Referee);
+        assert_eq!(next_step(unit(1, 1), 500, Waits { replica_ms: u64::MAX, ..WAITS }), Step::Wait { until_ms: u64::MAX });
+        assert_eq!(next_step(unit(2, 0), 100, WAITS), Step::Compare);
     }
 
     #[test]
     fn what_nobody_computes_the_referee_does() {
         let ended = |leases_ended_count, live_leases_count| {
-            next_step(Waiting { results_count: 0, first_result_ms: 0, live_leases_count, leases_ended_count }, 5, 10)
+            next_step(Waiting { results_count: 0, first_result_ms: 0, live_leases_count, leases_ended_count }, 5, WAITS)
         };
         assert_eq!(ended(limits::LEASES_ENDED_MAX - 1, 0), Step::Wait { until_ms: u64::MAX });
         assert_eq!(ended(limits::LEASES_ENDED_MAX, 1), Step::Wait { until_ms: u64::MAX });
