@@ -1,5 +1,6 @@
 //! Leases and uploads under them.
 
+use futures::TryStreamExt;
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::rules::lease::{Candidate, may_lease};
 use manyhands_protocol::wire::HeartbeatResponse;
@@ -105,33 +106,28 @@ pub async fn lease(tx: &mut SqliteConnection, ask: LeaseAsk, sign: Sign<'_>) -> 
     Ok((manifests, touched))
 }
 
-/// Units of a job with a free slot in which a key has no part.
-const CANDIDATES: &str = "SELECT u.id, u.work, u.min_quorum, u.results_count,
-        (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state = 'live') AS live
+/// Open units of a job with a free slot, with what [`may_lease`] goes by for a key.
+const CANDIDATES: &str = "SELECT u.id, u.work, u.state, u.min_quorum, u.results_count,
+        (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state = 'live') AS live,
+        EXISTS (SELECT 1 FROM leases l WHERE l.unit_id = u.id AND l.state = 'live' AND l.key_id = $3)
+            OR EXISTS (SELECT 1 FROM results r WHERE r.unit_id = u.id AND r.key_id = $3) AS key_has_part
      FROM units u
      WHERE u.job_id = $1 AND u.state = 'open' AND u.slots_free > 0 AND u.blob_bytes <= $2
-        AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.unit_id = u.id AND l.state = 'live' AND l.key_id = $3)
-        AND NOT EXISTS (SELECT 1 FROM results r WHERE r.unit_id = u.id AND r.key_id = $3)
-     ORDER BY u.id LIMIT $4";
+     ORDER BY u.id";
 
 /// Units of the job that the key may lease, oldest first.
 async fn candidates(tx: &mut SqliteConnection, job: JobId, ask: LeaseAsk, count_max: u32) -> Result<Vec<SqliteRow>> {
-    let rows = sqlx::query(CANDIDATES)
-        .bind(int(job.0))
-        .bind(int(ask.blob_bytes_max))
-        .bind(ask.key.0.as_slice())
-        .bind(i64::from(count_max))
-        .fetch_all(tx)
-        .await?;
-    let mut allowed = Vec::with_capacity(rows.len());
-    for row in rows {
+    let mut rows = sqlx::query(CANDIDATES).bind(int(job.0)).bind(int(ask.blob_bytes_max)).bind(ask.key.0.as_slice()).fetch(tx);
+    let mut allowed = Vec::new();
+    while allowed.len() < count_max as usize
+        && let Some(row) = rows.try_next().await?
+    {
         let candidate = Candidate {
             min_quorum: uint32(&row, "min_quorum")?,
             results_count: uint32(&row, "results_count")?,
             live_leases_count: uint32(&row, "live")?,
-            // What the statement leaves out already.
-            key_has_part: false,
-            settled: false,
+            key_has_part: uint(&row, "key_has_part")? != 0,
+            settled: row.try_get::<&str, _>("state")? == "settled",
         };
         if may_lease(candidate) {
             allowed.push(row);

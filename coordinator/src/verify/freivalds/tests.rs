@@ -185,6 +185,14 @@ fn one_entry_off_by_ten_times_the_promised_ratio_is_refused() {
     }
 }
 
+/// The volunteers' kernels promise an error bound, the check rests on one: they are the same.
+#[test]
+fn the_rounding_bound_is_that_of_the_kernels() {
+    for k in [1, 63, 64, 65, 784, 1024, 100_000, 1 << 22] {
+        assert_eq!(rounding_bound(k), manyhands_shaders::matmul::gamma(k as u32), "{k}");
+    }
+}
+
 #[test]
 fn wholesale_lies_are_refused() {
     let s = shape(48, 48, 48);
