@@ -22,10 +22,13 @@ pub const TEXT_BYTES_MAX: usize = 256;
 pub const LEASES_PER_CALL_MAX: u32 = 16;
 /// Most live leases of one key.
 pub const LIVE_LEASES_PER_KEY_MAX: u32 = 32;
-/// Leases of one unit that may end without a result before the coordinator computes it, once no key holds it.
+/// Leases of one unit that may end without a result: of one key before it gets the unit no more, of all keys before the
+/// coordinator computes it, once no key holds it.
 pub const LEASES_ENDED_MAX: u32 = 3;
 /// How long a lease lives without a heartbeat.
 pub const LEASE_MS: u64 = 60_000;
+/// How long a lease lives with heartbeats: past it none is answered with `keep`.
+pub const LEASE_TOTAL_MS_MAX: u64 = 30 * 60_000;
 /// How often a volunteer sends a heartbeat while it works.
 pub const HEARTBEAT_MS: u64 = 5_000;
 /// Longest life of a consent statement and its session.

@@ -162,6 +162,7 @@ pub struct Lease {
     pub job: JobId,
     pub key: KeyId,
     pub state: LeaseState,
+    pub issued_ms: u64,
     pub deadline_ms: u64,
     pub manifest: BlobHash,
     pub upload_bytes_max: u64,
@@ -308,7 +309,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Leases units that [`manyhands_protocol::rules::lease`] allows; gives the signed manifests and the jobs concerned.
     async fn lease(&self, ask: LeaseAsk, sign: Sign<'_>) -> Result<(Vec<Vec<u8>>, Vec<JobId>)>;
-    /// Moves a live lease's deadline, unless its work is no longer wanted.
+    /// Moves a live lease's deadline, unless its work is no longer wanted or the lease is too old.
     async fn heartbeat(&self, lease: LeaseId, key: KeyId, now_ms: u64) -> Result<HeartbeatResponse>;
     /// Ends a lease without a result. Ending an ended one changes nothing.
     async fn give_back(&self, lease: LeaseId, key: KeyId) -> Result<JobId>;

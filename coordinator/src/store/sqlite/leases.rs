@@ -21,7 +21,8 @@ const JOBS_PER_CALL_MAX: i64 = 256;
 
 pub async fn find(tx: &mut SqliteConnection, lease: LeaseId) -> Result<Lease> {
     let row = sqlx::query(
-        "SELECT id, unit_id, job_id, key_id, state, deadline_ms, manifest_hash, upload_bytes_max FROM leases WHERE id = $1",
+        "SELECT id, unit_id, job_id, key_id, state, issued_ms, deadline_ms, manifest_hash, upload_bytes_max
+         FROM leases WHERE id = $1",
     )
     .bind(int(lease.0))
     .fetch_optional(tx)
@@ -40,6 +41,7 @@ pub async fn find(tx: &mut SqliteConnection, lease: LeaseId) -> Result<Lease> {
         job: JobId(uint(&row, "job_id")?),
         key: key_column(&row, "key_id")?,
         state,
+        issued_ms: uint(&row, "issued_ms")?,
         deadline_ms: uint(&row, "deadline_ms")?,
         manifest: hash(&row, "manifest_hash")?,
         upload_bytes_max: uint(&row, "upload_bytes_max")?,
@@ -110,7 +112,8 @@ pub async fn lease(tx: &mut SqliteConnection, ask: LeaseAsk, sign: Sign<'_>) -> 
 const CANDIDATES: &str = "SELECT u.id, u.work, u.state, u.min_quorum, u.results_count,
         (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state = 'live') AS live,
         EXISTS (SELECT 1 FROM leases l WHERE l.unit_id = u.id AND l.state = 'live' AND l.key_id = $3)
-            OR EXISTS (SELECT 1 FROM results r WHERE r.unit_id = u.id AND r.key_id = $3) AS key_has_part
+            OR EXISTS (SELECT 1 FROM results r WHERE r.unit_id = u.id AND r.key_id = $3) AS key_has_part,
+        (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state IN ('lapsed', 'given_back') AND l.key_id = $3) AS key_ended
      FROM units u
      WHERE u.job_id = $1 AND u.state = 'open' AND u.slots_free > 0 AND u.blob_bytes <= $2
      ORDER BY u.id";
@@ -127,6 +130,7 @@ async fn candidates(tx: &mut SqliteConnection, job: JobId, ask: LeaseAsk, count_
             results_count: uint32(&row, "results_count")?,
             live_leases_count: uint32(&row, "live")?,
             key_has_part: uint(&row, "key_has_part")? != 0,
+            key_leases_ended_count: uint32(&row, "key_ended")?,
             settled: row.try_get::<&str, _>("state")? == "settled",
         };
         if may_lease(candidate) {
@@ -184,7 +188,8 @@ pub async fn heartbeat(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId, no
     .fetch_optional(&mut *tx)
     .await?
     .is_some();
-    if !wanted || jobs::stopped(tx).await? {
+    let too_old = now_ms >= found.issued_ms.saturating_add(limits::LEASE_TOTAL_MS_MAX);
+    if !wanted || too_old || jobs::stopped(tx).await? {
         return Ok(HeartbeatResponse { keep: false, deadline_ms: found.deadline_ms });
     }
     let deadline_ms = now_ms + limits::LEASE_MS;
