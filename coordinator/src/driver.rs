@@ -189,6 +189,10 @@ async fn settle_units(service: &Arc<Service>, now_ms: u64, turn: &mut Turn) {
         }
         let done = settle::referee(service, &unit).await;
         let done = or_cancel(service, unit.job, format!("unit {}", unit.id), done).await;
-        turn.note(now_ms, "refereeing a unit", done);
+        // One a turn: comparisons, merges and lapsed leases, of other jobs too, do not wait for all of them. One that fails
+        // holds up none of the others.
+        if turn.note(now_ms, "refereeing a unit", done).is_some() {
+            return;
+        }
     }
 }

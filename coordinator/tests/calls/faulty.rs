@@ -1,5 +1,6 @@
 //! A store whose writes fail when a test says so.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use async_trait::async_trait;
@@ -28,11 +29,18 @@ pub struct Faulty {
     pub writes: AtomicU32,
     fault: Fault,
     mended: AtomicBool,
+    /// Names of the calls so far.
+    calls: Mutex<Vec<&'static str>>,
 }
 
 impl Faulty {
     pub fn new(inner: SqliteStore, fault: Fault) -> Faulty {
-        Faulty { inner, writes: AtomicU32::new(0), fault, mended: AtomicBool::new(false) }
+        Faulty { inner, writes: AtomicU32::new(0), fault, mended: AtomicBool::new(false), calls: Mutex::default() }
+    }
+
+    /// Names of the calls so far, of these alone.
+    pub fn calls(&self, names: &[&str]) -> Vec<&'static str> {
+        self.calls.lock().unwrap().iter().copied().filter(|name| names.contains(name)).collect()
     }
 
     /// Writes succeed from now on.
@@ -59,7 +67,10 @@ macro_rules! delegate {
     ($($kind:ident $name:ident($($arg:ident: $type:ty),*) -> $out:ty;)*) => {
         #[async_trait]
         impl Store for Faulty {
-            $(async fn $name(&self, $($arg: $type),*) -> Result<$out> { delegate!(@$kind self, $name, $($arg),*) })*
+            $(async fn $name(&self, $($arg: $type),*) -> Result<$out> {
+                self.calls.lock().unwrap().push(stringify!($name));
+                delegate!(@$kind self, $name, $($arg),*)
+            })*
         }
     };
     (@read $self:ident, $name:ident, $($arg:ident),*) => { $self.inner.$name($($arg),*).await };

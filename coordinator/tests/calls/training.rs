@@ -267,17 +267,56 @@ async fn a_third_result_is_judged_by_what_settled_the_unit() {
     world.finish().await;
 }
 
-/// Three results are in when the unit is settled by the first two: the third is judged by what they settled.
-async fn third_is_judged(lie: impl Fn(&mut Vec<Vec<f32>>), expected: Verdict) {
+/// A coordinator on a store with this fault.
+struct Watched {
+    _folder: tempfile::TempDir,
+    clock: Arc<ManualClock>,
+    store: Arc<Faulty>,
+    app: App,
+    world: World,
+}
+
+async fn watched(fault: Fault) -> Watched {
     let folder = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::new(NOW_MS));
     let mut config = Config::new(folder.path());
     config.listen.set_port(0);
     config.clock = clock.clone();
     let inner = SqliteStore::open(&folder.path().join("manyhands.sqlite3"), Duration::from_secs(5)).await.unwrap();
-    let store = Arc::new(Faulty::new(inner, Fault::Verdicts));
+    let store = Arc::new(Faulty::new(inner, fault));
     let app = App::start_with(config, store.clone()).await.unwrap();
     let world = World::watching(&app);
+    Watched { _folder: folder, clock, store, app, world }
+}
+
+impl Watched {
+    async fn finish(self) {
+        assert_eq!(self.app.check_invariants().await.unwrap(), Vec::<String>::new());
+        self.app.shutdown().await;
+    }
+}
+
+/// Whoever submits lies for many units must not hold up everything else.
+#[tokio::test]
+async fn the_driver_looks_around_after_each_refereed_unit() {
+    let w = watched(Fault::None).await;
+    let job = w.world.train_job().await;
+    let volunteer = w.world.join(1).await;
+    for lease in volunteer.lease(16).await {
+        let output = volunteer.update_bytes(&lease).await;
+        volunteer.submit(&lease, output).await;
+    }
+    w.clock.advance(limits::REPLICA_WAIT_MS);
+    w.world.follow(job, |view| view.units_refereed == 2).await;
+    let calls = w.store.calls(&["settle", "jobs_to_advance"]);
+    let settled: Vec<_> = (0..calls.len()).filter(|&at| calls[at] == "settle").collect();
+    assert!(settled.len() == 2 && settled[1] > settled[0] + 1, "{calls:?}");
+    w.finish().await;
+}
+
+/// Three results are in when the unit is settled by the first two: the third is judged by what they settled.
+async fn third_is_judged(lie: impl Fn(&mut Vec<Vec<f32>>), expected: Verdict) {
+    let Watched { _folder, clock, store, app, world } = watched(Fault::Verdicts).await;
     let job = world.train_job().await;
     let (late, first, second) = (world.join(1).await, world.join(2).await, world.join(3).await);
     let old = late.lease_one().await;
