@@ -316,8 +316,8 @@ pub trait Store: Send + Sync + 'static {
     /// Ends leases past their deadline; gives the jobs concerned and the next deadline.
     async fn lapse_leases(&self, now_ms: u64) -> Result<(Vec<JobId>, Option<u64>)>;
 
-    /// Stores a result as pending, or gives the stored one if this very statement came before.
-    async fn add_result(&self, result: NewResult) -> Result<ResultRow>;
+    /// Stores a result as pending, or gives the stored one if this very statement came before. True if it is new.
+    async fn add_result(&self, result: NewResult) -> Result<(ResultRow, bool)>;
     async fn result(&self, result: i64) -> Result<Option<ResultRow>>;
     /// Gives a verdict on a pending result without settling its unit: a rejected one, or a late one of a settled unit.
     /// A result that has a verdict keeps it.

@@ -236,7 +236,7 @@ impl Store for SqliteStore {
         Ok((jobs, next))
     }
 
-    async fn add_result(&self, result: NewResult) -> Result<ResultRow> {
+    async fn add_result(&self, result: NewResult) -> Result<(ResultRow, bool)> {
         let mut tx = self.write().await?;
         let row = results::add(&mut tx, result).await?;
         tx.commit().await?;

@@ -100,7 +100,7 @@ delegate! {
     write heartbeat(lease: LeaseId, key: KeyId, now_ms: u64) -> HeartbeatResponse;
     write give_back(lease: LeaseId, key: KeyId) -> JobId;
     write lapse_leases(now_ms: u64) -> (Vec<JobId>, Option<u64>);
-    write add_result(result: NewResult) -> ResultRow;
+    write add_result(result: NewResult) -> (ResultRow, bool);
     read result(result: i64) -> Option<ResultRow>;
     verdict judge(judgement: Judgement, now_ms: u64) -> ();
     verdict settle(settlement: Settlement) -> ();

@@ -314,6 +314,22 @@ async fn the_driver_looks_around_after_each_refereed_unit() {
     w.finish().await;
 }
 
+#[tokio::test]
+async fn asking_for_a_verdict_repeats_no_check() {
+    let w = watched(Fault::None).await;
+    w.world.train_job().await;
+    let volunteer = w.world.join(1).await;
+    let lease = volunteer.lease_one().await;
+    let output = volunteer.update_bytes(&lease).await;
+    assert_eq!(volunteer.submit(&lease, output.clone()).await.verdict, Verdict::Pending);
+    let checks = w.store.calls(&["unit"]).len();
+    for _ in 0..3 {
+        assert_eq!(verdict(&volunteer, &lease, &output).await.verdict, Verdict::Pending);
+    }
+    assert_eq!((checks, w.store.calls(&["unit"]).len()), (1, 1));
+    w.finish().await;
+}
+
 /// Three results are in when the unit is settled by the first two: the third is judged by what they settled.
 async fn third_is_judged(lie: impl Fn(&mut Vec<Vec<f32>>), expected: Verdict) {
     let Watched { _folder, clock, store, app, world } = watched(Fault::Verdicts).await;

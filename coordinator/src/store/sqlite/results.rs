@@ -12,11 +12,11 @@ use super::leases;
 use super::rows::{hash, int, key as key_column, publish_blob, refresh_unit, touch_job, uint};
 use crate::scheduler;
 
-pub async fn add(tx: &mut SqliteConnection, new: NewResult) -> Result<ResultRow> {
+pub async fn add(tx: &mut SqliteConnection, new: NewResult) -> Result<(ResultRow, bool)> {
     let lease = leases::find_own(tx, new.lease, new.key).await?;
     if let Some((id, statement)) = of_lease(tx, new.lease).await? {
         if statement == new.statement {
-            return find(tx, id).await?.ok_or_else(|| StoreError::Damaged(format!("result {id} is gone")));
+            return Ok((stored(tx, id).await?, false));
         }
         return Err(StoreError::refused(Code::ResultReplayed, format!("lease {} has another result", new.lease)));
     }
@@ -34,6 +34,10 @@ pub async fn add(tx: &mut SqliteConnection, new: NewResult) -> Result<ResultRow>
     refresh_unit(tx, new.unit).await?;
     sqlx::query("UPDATE keys SET pending = pending + 1 WHERE key_id = $1").bind(new.key.0.as_slice()).execute(&mut *tx).await?;
     touch_job(tx, new.job).await?;
+    Ok((stored(tx, id).await?, true))
+}
+
+async fn stored(tx: &mut SqliteConnection, id: i64) -> Result<ResultRow> {
     find(tx, id).await?.ok_or_else(|| StoreError::Damaged(format!("result {id} is gone")))
 }
 
