@@ -13,6 +13,9 @@ use crate::store::{Judgement, ResultRow, SettledBy, Settlement, Unit};
 use crate::verify::gradient;
 use crate::{merge, referee as native};
 
+/// Most updates of one unit that are in memory at once; results beyond are judged one by one, as late ones.
+const UPDATES_COUNT_MAX: usize = 4;
+
 type Update = Vec<Vec<f32>>;
 
 fn train_work(unit: &Unit) -> Result<&TrainWork, DriveError> {
@@ -76,7 +79,7 @@ pub async fn referee(service: &Arc<Service>, unit: &Unit) -> Result<(), DriveErr
         tokio::task::spawn_blocking(move || native::compute_update(&work, &checkpoint, &shard)).await??
     };
     let (mut judgements, mut canonical) = (Vec::new(), None);
-    for (result, update) in updates(service, unit, work, usize::MAX).await? {
+    for (result, update) in updates(service, unit, work, UPDATES_COUNT_MAX).await? {
         if gradient::compare(&own, &update) {
             canonical = canonical.or(Some(result.output));
             judgements.push(Judgement::accept(result.id));

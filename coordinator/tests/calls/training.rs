@@ -330,6 +330,39 @@ async fn asking_for_a_verdict_repeats_no_check() {
     w.finish().await;
 }
 
+/// Keys that let their leases lapse and then submit together: the referee reads a bounded number of updates at once.
+#[tokio::test]
+async fn many_results_of_one_unit_are_all_judged() {
+    let w = watched(Fault::Verdicts).await;
+    let job = w.world.train_job().await;
+    let mut all = Vec::new();
+    for pair in 0..3 {
+        let (first, second) = (w.world.join(2 * pair + 1).await, w.world.join(2 * pair + 2).await);
+        let (a, b) = same_unit(&first, &second).await;
+        let mut update = first.update(&a).await;
+        for (volunteer, lease) in [(first, a), (second, b)] {
+            let output = update_file(&lease, &update);
+            volunteer.upload(&lease, output.clone()).await;
+            all.push((volunteer, lease, output));
+            // Each other one lies.
+            update.iter_mut().flatten().for_each(|v| *v *= 0.5);
+        }
+        w.clock.advance(limits::LEASE_MS);
+    }
+    for (volunteer, lease, output) in &all {
+        assert_eq!(lease.manifest.unit, all[0].1.manifest.unit);
+        assert_eq!(verdict(volunteer, lease, output).await.verdict, Verdict::Pending);
+    }
+    w.store.mend();
+    let judged_before = w.store.calls(&["judge"]).len();
+    w.clock.advance(limits::LEASE_MS / 2);
+    let view = w.world.follow(job, |view| view.results_accepted + view.results_rejected == 6).await;
+    assert_eq!((view.results_accepted, view.results_rejected, view.units_settled), (3, 3, 1));
+    // Four with the settlement, the other two after it.
+    assert_eq!(w.store.calls(&["judge"]).len() - judged_before, 2);
+    w.finish().await;
+}
+
 /// Three results are in when the unit is settled by the first two: the third is judged by what they settled.
 async fn third_is_judged(lie: impl Fn(&mut Vec<Vec<f32>>), expected: Verdict) {
     let Watched { _folder, clock, store, app, world } = watched(Fault::Verdicts).await;
