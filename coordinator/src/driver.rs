@@ -1,5 +1,5 @@
 //! One background task that moves jobs on: it ends lapsed leases, checks what a crash left unchecked, settles gradient
-//! units, merges rounds and finishes jobs.
+//! units, merges rounds, finishes jobs and deletes uploads that nothing names.
 //!
 //! It remembers nothing between turns: each turn derives what to do from the store, and every step is safe to repeat. So a
 //! kill at any moment costs at most the step under way.
@@ -123,7 +123,22 @@ async fn turn(service: &Arc<Service>) -> u64 {
             turn.note::<()>(now_ms, "looking for finished rounds", Err(error.into()));
         }
     }
+    delete_unused(service, now_ms, &mut turn).await;
     if turn.worked { now_ms } else { turn.wake_ms }
+}
+
+/// Deletes what volunteers uploaded and nothing can name any more. The work above makes more of it, so it comes last.
+async fn delete_unused(service: &Service, now_ms: u64, turn: &mut Turn) {
+    match service.store.unused_blobs(BATCH_COUNT).await {
+        Ok(unused) => {
+            for hash in unused {
+                turn.note(now_ms, "deleting an unused upload", service.delete_blob(hash).await);
+            }
+        }
+        Err(error) => {
+            turn.note::<()>(now_ms, "looking for unused uploads", Err(error.into()));
+        }
+    }
 }
 
 async fn lapse_leases(service: &Service, now_ms: u64, turn: &mut Turn) {

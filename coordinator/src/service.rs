@@ -5,12 +5,13 @@ use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use manyhands_protocol::LeaseId;
-use tokio::sync::{Notify, Semaphore};
+use manyhands_protocol::{BlobHash, LeaseId};
+use tokio::sync::{Notify, RwLock, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::blobs::Blobs;
 use crate::config::Config;
+use crate::driver::DriveError;
 use crate::events::Hub;
 use crate::keys::Keys;
 use crate::store::Store;
@@ -29,6 +30,9 @@ pub struct Service {
     pub uploading: InFlight<LeaseId>,
     /// Results being checked.
     pub checking: InFlight<i64>,
+    /// Held, shared, from a blob's publication to its record, and alone while one is deleted: so that no bytes are deleted
+    /// that were just recorded again.
+    pub publishing: RwLock<()>,
     pub streams: Arc<Semaphore>,
     pub uploads: Arc<Semaphore>,
     pub checks: Semaphore,
@@ -52,6 +56,7 @@ impl Service {
             shutdown: CancellationToken::new(),
             uploading: InFlight::default(),
             checking: InFlight::default(),
+            publishing: RwLock::new(()),
             checks_waiting: AtomicUsize::new(0),
             referee: Semaphore::new(1),
         }
@@ -59,6 +64,39 @@ impl Service {
 
     pub fn now_ms(&self) -> u64 {
         self.config.clock.now_ms()
+    }
+
+    /// Stores and records a blob of the coordinator's own.
+    pub async fn put_blob(&self, bytes: Vec<u8>) -> Result<BlobHash, DriveError> {
+        let length = bytes.len() as u64;
+        let _publishing = self.publishing.read().await;
+        let hash = self.blobs.put(bytes).await?;
+        self.store.add_blob(hash, length, self.now_ms()).await?;
+        Ok(hash)
+    }
+
+    /// Deletes an upload that nothing names; false if something does by now.
+    pub async fn delete_blob(&self, hash: BlobHash) -> Result<bool, DriveError> {
+        let _alone = self.publishing.write().await;
+        let unused = self.store.forget_blob(hash).await?;
+        if unused {
+            self.blobs.remove(hash).await?;
+        }
+        Ok(unused)
+    }
+
+    /// Deletes files that no row names: a crash, or a lease that ended while its upload came in, left them. For the start,
+    /// before anything else writes.
+    pub async fn delete_unnamed(&self) -> Result<(), DriveError> {
+        let named: HashSet<BlobHash> =
+            self.store.blobs().await?.into_iter().filter(|blob| blob.stored).map(|blob| blob.hash).collect();
+        for hash in self.blobs.hashes().await? {
+            if !named.contains(&hash) {
+                tracing::info!(%hash, "deleted a blob that no row names");
+                self.blobs.remove(hash).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes a place in the queue of checks; none is left when this is `None`.

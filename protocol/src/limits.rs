@@ -15,6 +15,10 @@ pub const JSON_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const BLOB_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Most outputs one result may name.
 pub const OUTPUTS_COUNT_MAX: usize = 4;
+/// Most bytes that one key may have uploaded and that no accepted result, nor anything else public, names yet.
+pub const UNACCEPTED_BYTES_PER_KEY_MAX: u64 = 512 * 1024 * 1024;
+/// Most such bytes of all keys together.
+pub const UNACCEPTED_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 /// Longest string in any statement (device description, site, origin).
 pub const TEXT_BYTES_MAX: usize = 256;
 

@@ -12,8 +12,15 @@ CREATE TABLE blobs (
     bytes BIGINT NOT NULL,
     -- Served to anyone: inputs of approved jobs, checkpoints, accepted outputs.
     public BIGINT NOT NULL,
+    -- Put by the operator or the coordinator itself: never deleted as unused.
+    kept BIGINT NOT NULL,
+    -- 0 after its bytes were deleted as unused; the row stays for what names it.
+    stored BIGINT NOT NULL,
     created_ms BIGINT NOT NULL
 );
+
+-- What the driver scans for bytes to delete.
+CREATE INDEX blobs_removable ON blobs (hash) WHERE public = 0 AND kept = 0 AND stored = 1;
 
 CREATE TABLE keys (
     key_id BLOB PRIMARY KEY NOT NULL,
@@ -136,9 +143,15 @@ CREATE INDEX leases_live_session ON leases (session_id) WHERE state = 'live';
 CREATE TABLE uploads (
     lease_id BIGINT NOT NULL REFERENCES leases (id),
     hash BLOB NOT NULL REFERENCES blobs (hash),
+    -- The lease's key.
+    key_id BLOB NOT NULL REFERENCES keys (key_id),
     bytes BIGINT NOT NULL,
+    -- 1 while the blob is stored and not public: what the limits on unaccepted bytes add up.
+    unaccepted BIGINT NOT NULL,
     PRIMARY KEY (lease_id, hash)
 );
+CREATE INDEX uploads_hash ON uploads (hash);
+CREATE INDEX uploads_unaccepted ON uploads (key_id, bytes) WHERE unaccepted = 1;
 
 CREATE TABLE results (
     id INTEGER PRIMARY KEY NOT NULL,
@@ -158,3 +171,4 @@ CREATE TABLE results (
     UNIQUE (unit_id, key_id)
 );
 CREATE INDEX results_pending ON results (unit_id) WHERE verdict = 'pending';
+CREATE INDEX results_pending_output ON results (output) WHERE verdict = 'pending';

@@ -82,9 +82,7 @@ pub async fn store_checkpoint(
     let at_ms = service.now_ms();
     let mut hashes = [BlobHash([0; 32]); 2];
     for (hash, bytes) in hashes.iter_mut().zip([parameters, velocity]) {
-        let length = bytes.len() as u64;
-        *hash = service.blobs.put(bytes).await?;
-        service.store.add_blob(*hash, length, at_ms).await?;
+        *hash = service.put_blob(bytes).await?;
     }
     let Evaluation { loss, accuracy } = evaluation;
     Ok(NewRound { checkpoint: hashes[0], velocity: hashes[1], loss, accuracy, at_ms })

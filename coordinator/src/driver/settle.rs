@@ -90,7 +90,7 @@ pub async fn referee(service: &Arc<Service>, unit: &Unit) -> Result<(), DriveErr
     }
     let canonical = match canonical {
         Some(hash) => hash,
-        None => store(service, merge::write_tensors(&work.model, &own)).await?,
+        None => service.put_blob(merge::write_tensors(&work.model, &own)).await?,
     };
     end(service, unit, canonical, judgements).await
 }
@@ -102,16 +102,8 @@ async fn product(service: &Service, unit: &Unit, work: &MatmulWork) -> Result<()
         let (_slot, work) = (service.referee.acquire().await, work.clone());
         tokio::task::spawn_blocking(move || native::compute_product(&work, &a, &b)).await??
     };
-    let canonical = store(service, bytes).await?;
+    let canonical = service.put_blob(bytes).await?;
     end(service, unit, canonical, Vec::new()).await
-}
-
-/// Stores an output of the coordinator's own.
-async fn store(service: &Service, bytes: Vec<u8>) -> Result<BlobHash, DriveError> {
-    let length = bytes.len() as u64;
-    let hash = service.blobs.put(bytes).await?;
-    service.store.add_blob(hash, length, service.now_ms()).await?;
-    Ok(hash)
 }
 
 async fn end(service: &Service, unit: &Unit, canonical: BlobHash, judgements: Vec<Judgement>) -> Result<(), DriveError> {

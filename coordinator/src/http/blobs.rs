@@ -1,7 +1,6 @@
 //! Blob bytes: uploads under a lease, downloads of what is public.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -14,6 +13,7 @@ use manyhands_protocol::{BlobHash, LeaseId, limits};
 use serde::Deserialize;
 
 use super::{Checked, Failure, Shared, auth, body};
+use crate::blobs::Upload;
 use crate::service::Service;
 
 /// Longest time an upload may take.
@@ -44,7 +44,11 @@ pub async fn upload(
     let Some(_entered) = service.uploading.enter(lease) else {
         return Err(Failure::new(Code::TooManyRequests, format!("another upload under lease {lease} is under way")));
     };
-    receive(&service, hash, bytes, request).await?;
+    let received = receive(&service, hash, bytes, request).await?;
+    // The lease may have ended meanwhile: better before there is a file than after.
+    service.store.check_upload(lease, session.key, hash, bytes, service.now_ms()).await?;
+    let _publishing = service.publishing.read().await;
+    received.finish().await?;
     let new = service.store.add_upload(lease, session.key, hash, bytes, service.now_ms()).await?;
     Ok(if new { StatusCode::CREATED } else { StatusCode::OK })
 }
@@ -61,8 +65,8 @@ pub fn upload_length(headers: &HeaderMap) -> Result<u64, Failure> {
     Ok(bytes)
 }
 
-/// Streams a body of exactly `bytes` into the blob store and publishes it if it hashes to its name.
-pub async fn receive(service: &Arc<Service>, hash: BlobHash, bytes: u64, request: Body) -> Result<(), Failure> {
+/// Streams a body of exactly `bytes` towards the blob store. To be finished by the caller, under `service.publishing`.
+pub async fn receive(service: &Service, hash: BlobHash, bytes: u64, request: Body) -> Result<Upload, Failure> {
     let Ok(_slot) = service.uploads.try_acquire() else {
         return Err(Failure::new(Code::TooManyRequests, "many uploads are under way; try again"));
     };
@@ -80,7 +84,7 @@ pub async fn receive(service: &Arc<Service>, hash: BlobHash, bytes: u64, request
         if received != bytes {
             return Err(Failure::new(Code::BadRequest, format!("{received} of {bytes} bytes arrived")));
         }
-        Ok(upload.finish().await?)
+        Ok(upload)
     };
     match tokio::time::timeout(UPLOAD_WAIT, receive).await {
         Ok(received) => received,

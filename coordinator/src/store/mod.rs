@@ -53,6 +53,8 @@ pub struct BlobRow {
     pub hash: BlobHash,
     pub bytes: u64,
     pub public: bool,
+    /// False after its bytes were deleted as unused.
+    pub stored: bool,
 }
 
 /// A consent statement that was checked, about to become a session.
@@ -278,13 +280,19 @@ pub trait Store: Send + Sync + 'static {
     async fn stopped(&self) -> Result<bool>;
     async fn set_stopped(&self, stopped: bool) -> Result<()>;
 
-    /// Records a blob whose bytes are stored durably. True if it was not known before.
+    /// Records a blob of the operator's or the coordinator's own whose bytes are stored durably. True if it was not known before.
     async fn add_blob(&self, hash: BlobHash, bytes: u64, now_ms: u64) -> Result<bool>;
     async fn blob(&self, hash: BlobHash) -> Result<Option<BlobRow>>;
     /// Refuses unless `key` may upload this blob under its live lease now. One that is recorded under it counts once.
     async fn check_upload(&self, lease: LeaseId, key: KeyId, hash: BlobHash, bytes: u64, now_ms: u64) -> Result<()>;
     /// Records an upload whose bytes are stored durably, under the same conditions. True if the blob is new.
     async fn add_upload(&self, lease: LeaseId, key: KeyId, hash: BlobHash, bytes: u64, now_ms: u64) -> Result<bool>;
+
+    /// Uploads that nothing names or can come to name: not public, not a pending result's output, not under a live lease or
+    /// a lapsed one whose unit is open in a job that goes on. At most `count_max`.
+    async fn unused_blobs(&self, count_max: u32) -> Result<Vec<BlobHash>>;
+    /// Records that the bytes of such an upload are about to be deleted; false if it is in use after all.
+    async fn forget_blob(&self, hash: BlobHash) -> Result<bool>;
 
     /// Opens a session; refuses a nonce that was used.
     async fn open_session(&self, session: NewSession) -> Result<()>;

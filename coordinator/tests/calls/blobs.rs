@@ -107,6 +107,48 @@ async fn a_repeated_upload_counts_once() {
     world.finish().await;
 }
 
+/// Whether a file holds the blob's bytes.
+fn is_on_disk(world: &World, hash: BlobHash) -> bool {
+    let name = hash.to_string();
+    world.folder.path().join("blobs").join(&name[..2]).join(name).exists()
+}
+
+#[tokio::test]
+async fn what_no_result_can_name_is_deleted() {
+    let mut world = World::start().await;
+    world.product_job().await;
+    let mut volunteer = world.join(1).await;
+    let leases = volunteer.lease(4).await;
+    let [given_back, rejected, accepted, lapsed] = leases.as_slice() else { panic!("four units") };
+    let wrong = |fill: u8| vec![fill; 100];
+    for (lease, fill) in [(given_back, 1), (accepted, 1), (lapsed, 3)] {
+        volunteer.upload(lease, wrong(fill)).await;
+    }
+    volunteer.submit(rejected, wrong(2)).await;
+    let right = volunteer.product_bytes(accepted).await;
+    volunteer.submit(accepted, right.clone()).await;
+    volunteer.give_back(given_back).await.is(204);
+    world.clock.advance(limits::LEASE_MS);
+    // A new visit wakes the driver; it has looked at all this when the last file is gone.
+    while is_on_disk(&world, blob_hash(&wrong(1))) || is_on_disk(&world, blob_hash(&wrong(2))) {
+        tokio::task::yield_now().await;
+    }
+    assert!(is_on_disk(&world, blob_hash(&right)));
+    assert!(is_on_disk(&world, blob_hash(&wrong(3))), "a late result may still name it");
+    world.check().await;
+    // Deleted bytes may be uploaded again, and a file without a row does not outlive a restart.
+    let again = volunteer.lease_one().await;
+    volunteer.try_upload(&again, blob_hash(&wrong(1)), wrong(1)).await.is(201);
+    let stray = world.folder.path().join("blobs/00").join("0".repeat(64));
+    std::fs::create_dir_all(stray.parent().unwrap()).unwrap();
+    std::fs::write(&stray, b"stray").unwrap();
+    world.kill_and_restart().await;
+    volunteer.url = world.url();
+    assert!(!stray.exists());
+    assert!(is_on_disk(&world, blob_hash(&right)) && is_on_disk(&world, blob_hash(&wrong(1))));
+    world.finish().await;
+}
+
 #[tokio::test]
 async fn uploads_say_what_and_how_long_they_are() {
     let world = World::start().await;

@@ -85,6 +85,8 @@ delegate! {
     read blob(hash: BlobHash) -> Option<BlobRow>;
     read check_upload(lease: LeaseId, key: KeyId, hash: BlobHash, bytes: u64, now_ms: u64) -> ();
     write add_upload(lease: LeaseId, key: KeyId, hash: BlobHash, bytes: u64, now_ms: u64) -> bool;
+    read unused_blobs(count_max: u32) -> Vec<BlobHash>;
+    write forget_blob(hash: BlobHash) -> bool;
     write open_session(session: NewSession) -> ();
     read session(token_hash: [u8; 32]) -> Option<Session>;
     write withdraw_session(session: i64, now_ms: u64) -> Vec<JobId>;

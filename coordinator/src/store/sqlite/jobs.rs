@@ -8,8 +8,8 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 use super::super::{Job, NewJob, Result, StoreError};
-use super::rows::{hash, int, publish_blob, touch_job, uint, uint32};
-use super::{rounds, units};
+use super::rows::{hash, int, touch_job, uint, uint32};
+use super::{blobs, rounds, units};
 
 /// Most evaluations that a view lists; a longer history is thinned evenly.
 const HISTORY_COUNT_MAX: u32 = 512;
@@ -115,15 +115,15 @@ async fn publish_inputs(tx: &mut SqliteConnection, job: &Job) -> Result<()> {
     match &job.submission.inputs {
         Inputs::Matmul { a_panels, b_panels, .. } => {
             for &panel in a_panels.iter().chain(b_panels) {
-                publish_blob(tx, panel).await?;
+                blobs::publish(tx, panel).await?;
             }
         }
         Inputs::Train { shards, test } => {
             for &blob in shards.iter().chain([test]) {
-                publish_blob(tx, blob).await?;
+                blobs::publish(tx, blob).await?;
             }
             if let Some(round) = rounds::find(tx, job.id, job.round).await? {
-                publish_blob(tx, round.checkpoint).await?;
+                blobs::publish(tx, round.checkpoint).await?;
             }
         }
     }

@@ -1,11 +1,11 @@
-//! Leases and uploads under them.
+//! Leases.
 
 use futures::TryStreamExt;
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::rules::lease::{Candidate, may_lease};
 use manyhands_protocol::wire::HeartbeatResponse;
 use manyhands_protocol::work::{UnitManifest, Work};
-use manyhands_protocol::{BlobHash, JobId, KeyId, LeaseId, UnitId, cbor, limits};
+use manyhands_protocol::{JobId, KeyId, LeaseId, UnitId, cbor, limits};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
@@ -59,7 +59,7 @@ pub async fn find_own(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId) -> 
 }
 
 /// The lease, if it is this key's and live now.
-async fn find_live(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId, now_ms: u64) -> Result<Lease> {
+pub async fn find_live(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId, now_ms: u64) -> Result<Lease> {
     let found = find_own(tx, lease, key).await?;
     if found.state == LeaseState::Live && now_ms < found.deadline_ms {
         Ok(found)
@@ -240,47 +240,6 @@ pub async fn lapse(tx: &mut SqliteConnection, now_ms: u64) -> Result<Vec<JobId>>
 pub async fn next_deadline(tx: &mut SqliteConnection) -> Result<Option<u64>> {
     let row = sqlx::query("SELECT MIN(deadline_ms) AS ms FROM leases WHERE state = 'live'").fetch_one(tx).await?;
     Ok(row.try_get::<Option<i64>, _>("ms")?.map(|ms| ms as u64))
-}
-
-/// Refuses an upload that the lease does not allow; one that is recorded under it already may be repeated.
-pub async fn check_upload(
-    tx: &mut SqliteConnection,
-    lease: LeaseId,
-    key: KeyId,
-    blob: BlobHash,
-    bytes: u64,
-    now_ms: u64,
-) -> Result<()> {
-    let found = find_live(tx, lease, key, now_ms).await?;
-    let rows = sqlx::query("SELECT hash, bytes FROM uploads WHERE lease_id = $1").bind(int(lease.0)).fetch_all(tx).await?;
-    let (mut used, mut count) = (0, 0);
-    for row in &rows {
-        let recorded = uint(row, "bytes")?;
-        if hash(row, "hash")? == blob && recorded == bytes {
-            return Ok(());
-        }
-        used += recorded;
-        count += 1;
-    }
-    if count >= limits::OUTPUTS_COUNT_MAX {
-        return Err(StoreError::refused(Code::UploadNotAllowed, format!("lease {lease} has {count} uploads already")));
-    }
-    if bytes > found.upload_bytes_max.saturating_sub(used) {
-        let detail =
-            format!("lease {lease} allows {} bytes in all, {used} are used, {bytes} more were sent", found.upload_bytes_max);
-        return Err(StoreError::refused(Code::UploadNotAllowed, detail));
-    }
-    Ok(())
-}
-
-pub async fn add_upload(tx: &mut SqliteConnection, lease: LeaseId, blob: BlobHash, bytes: u64) -> Result<()> {
-    sqlx::query("INSERT INTO uploads (lease_id, hash, bytes) VALUES ($1, $2, $3) ON CONFLICT (lease_id, hash) DO NOTHING")
-        .bind(int(lease.0))
-        .bind(blob.0.as_slice())
-        .bind(int(bytes))
-        .execute(tx)
-        .await?;
-    Ok(())
 }
 
 #[cfg(test)]

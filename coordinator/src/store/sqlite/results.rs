@@ -8,8 +8,8 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 use super::super::{Judgement, LeaseState, NewResult, Result, ResultRow, SettledBy, Settlement, StoreError};
-use super::leases;
-use super::rows::{hash, int, key as key_column, publish_blob, refresh_unit, touch_job, uint};
+use super::rows::{hash, int, key as key_column, refresh_unit, touch_job, uint};
+use super::{blobs, leases};
 use crate::scheduler;
 
 pub async fn add(tx: &mut SqliteConnection, new: NewResult) -> Result<(ResultRow, bool)> {
@@ -188,7 +188,7 @@ pub async fn judge(tx: &mut SqliteConnection, judgement: &Judgement, now_ms: u64
         .await?;
     count(tx, result.key, result.job, judgement.accepted, credit).await?;
     if judgement.accepted {
-        publish_blob(tx, result.output).await?;
+        blobs::publish(tx, result.output).await?;
     }
     refresh_unit(tx, result.unit).await?;
     touch_job(tx, result.job).await
@@ -243,7 +243,7 @@ pub async fn settle(tx: &mut SqliteConnection, settlement: Settlement) -> Result
         .bind(i64::from(settlement.by == SettledBy::Referee))
         .execute(&mut *tx)
         .await?;
-    publish_blob(tx, settlement.canonical).await?;
+    blobs::publish(tx, settlement.canonical).await?;
     for judgement in &settlement.judgements {
         judge(tx, judgement, settlement.now_ms).await?;
     }

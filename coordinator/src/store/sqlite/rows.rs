@@ -4,7 +4,7 @@ use manyhands_protocol::{BlobHash, JobId, KeyId, UnitId};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
-use super::super::{BlobRow, Result, StoreError};
+use super::super::{Result, StoreError};
 
 /// A number as the database holds it. Ids and times beyond its range come from outside only, and match no row.
 pub fn int(value: u64) -> i64 {
@@ -65,34 +65,4 @@ pub async fn refresh_unit(tx: &mut SqliteConnection, unit: UnitId) -> Result<()>
         .execute(tx)
         .await?;
     Ok(())
-}
-
-pub async fn add_blob(tx: &mut SqliteConnection, hash: BlobHash, bytes: u64, now_ms: u64) -> Result<bool> {
-    let done =
-        sqlx::query("INSERT INTO blobs (hash, bytes, public, created_ms) VALUES ($1, $2, 0, $3) ON CONFLICT (hash) DO NOTHING")
-            .bind(hash.0.as_slice())
-            .bind(int(bytes))
-            .bind(int(now_ms))
-            .execute(tx)
-            .await?;
-    Ok(done.rows_affected() == 1)
-}
-
-pub async fn publish_blob(tx: &mut SqliteConnection, hash: BlobHash) -> Result<()> {
-    let done = sqlx::query("UPDATE blobs SET public = 1 WHERE hash = $1").bind(hash.0.as_slice()).execute(tx).await?;
-    if done.rows_affected() == 1 { Ok(()) } else { Err(StoreError::Damaged(format!("blob {hash} is not recorded"))) }
-}
-
-pub async fn blob(tx: &mut SqliteConnection, hash: BlobHash) -> Result<Option<BlobRow>> {
-    let row =
-        sqlx::query("SELECT hash, bytes, public FROM blobs WHERE hash = $1").bind(hash.0.as_slice()).fetch_optional(tx).await?;
-    row.as_ref().map(blob_row).transpose()
-}
-
-pub async fn blobs(tx: &mut SqliteConnection) -> Result<Vec<BlobRow>> {
-    sqlx::query("SELECT hash, bytes, public FROM blobs ORDER BY hash").fetch_all(tx).await?.iter().map(blob_row).collect()
-}
-
-fn blob_row(row: &SqliteRow) -> Result<BlobRow> {
-    Ok(BlobRow { hash: hash(row, "hash")?, bytes: uint(row, "bytes")?, public: uint(row, "public")? != 0 })
 }
