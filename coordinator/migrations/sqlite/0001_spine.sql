@@ -35,6 +35,8 @@ CREATE TABLE jobs (
     id INTEGER PRIMARY KEY NOT NULL,
     kind TEXT NOT NULL CHECK (kind IN ('matmul', 'train')),
     state TEXT NOT NULL CHECK (state IN ('submitted', 'running', 'paused', 'cancelled', 'finished')),
+    -- The operator approved it once: only then is there anything for others to see.
+    approved BIGINT NOT NULL DEFAULT 0,
     -- Why the coordinator cancelled it; empty otherwise.
     reason TEXT NOT NULL DEFAULT '',
     -- The submission: manifest and inputs, JSON.

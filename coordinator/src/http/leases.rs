@@ -27,7 +27,7 @@ pub async fn ask(State(service): Shared, headers: HeaderMap, request: Body) -> R
     }
     let job = consented_job(&session, request.job)?;
     if let Some(id) = job
-        && service.store.job(id).await?.is_none_or(|job| job.state == JobState::Submitted)
+        && service.store.job(id).await?.is_none_or(|job| !job.approved)
     {
         return Err(Failure::new(Code::UnknownJob, format!("no job {id}")));
     }

@@ -88,12 +88,11 @@ fn check_consent(consent: &Consent, audience: KeyId, now_ms: u64) -> Result<(), 
 async fn check_job(service: &Service, consent: &Consent) -> Result<(), Failure> {
     let Some(id) = consent.job else { return Ok(()) };
     match service.store.job(id).await? {
-        None => Err(Failure::new(Code::UnknownJob, format!("no job {id}"))),
-        Some(job) => match job.state {
+        Some(job) if job.approved => match job.state {
             JobState::Running | JobState::Paused => Ok(()),
-            JobState::Submitted => Err(Failure::new(Code::UnknownJob, format!("no job {id}"))),
             state => Err(Failure::new(Code::WrongJobState, format!("job {id} is {}", state.name()))),
         },
+        _ => Err(Failure::new(Code::UnknownJob, format!("no job {id}"))),
     }
 }
 

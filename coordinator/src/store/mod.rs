@@ -116,6 +116,8 @@ pub struct NewUnit {
 pub struct Job {
     pub id: JobId,
     pub state: JobState,
+    /// The operator approved it once. Any other job is for the operator alone.
+    pub approved: bool,
     pub submission: Submission,
     /// Rounds merged.
     pub round: u32,

@@ -52,7 +52,7 @@ pub async fn create(tx: &mut SqliteConnection, new: NewJob) -> Result<JobId> {
 }
 
 pub async fn find(tx: &mut SqliteConnection, job: JobId) -> Result<Option<Job>> {
-    let row = sqlx::query("SELECT id, state, submission, round, units_total, units_settled FROM jobs WHERE id = $1")
+    let row = sqlx::query("SELECT id, state, approved, submission, round, units_total, units_settled FROM jobs WHERE id = $1")
         .bind(int(job.0))
         .fetch_optional(tx)
         .await?;
@@ -60,13 +60,15 @@ pub async fn find(tx: &mut SqliteConnection, job: JobId) -> Result<Option<Job>> 
 }
 
 pub async fn in_state(tx: &mut SqliteConnection, state: JobState) -> Result<Vec<Job>> {
-    sqlx::query("SELECT id, state, submission, round, units_total, units_settled FROM jobs WHERE state = $1 ORDER BY id")
-        .bind(state.name())
-        .fetch_all(tx)
-        .await?
-        .iter()
-        .map(job_row)
-        .collect()
+    sqlx::query(
+        "SELECT id, state, approved, submission, round, units_total, units_settled FROM jobs WHERE state = $1 ORDER BY id",
+    )
+    .bind(state.name())
+    .fetch_all(tx)
+    .await?
+    .iter()
+    .map(job_row)
+    .collect()
 }
 
 fn job_row(row: &SqliteRow) -> Result<Job> {
@@ -76,6 +78,7 @@ fn job_row(row: &SqliteRow) -> Result<Job> {
     Ok(Job {
         id,
         state: JobState::parse(state).ok_or_else(|| StoreError::Damaged(format!("state {state} of job {id}")))?,
+        approved: uint(row, "approved")? != 0,
         submission: serde_json::from_str::<Submission>(submission)
             .map_err(|e| StoreError::Damaged(format!("submission of job {id}: {e}")))?,
         round: uint32(row, "round")?,
@@ -97,6 +100,7 @@ pub async fn set_state(tx: &mut SqliteConnection, job: JobId, from: &[JobState],
     }
     if found.state == JobState::Submitted && to == JobState::Running {
         publish_inputs(tx, &found).await?;
+        sqlx::query("UPDATE jobs SET approved = 1 WHERE id = $1").bind(int(job.0)).execute(&mut *tx).await?;
     }
     sqlx::query("UPDATE jobs SET state = $2 WHERE id = $1").bind(int(job.0)).bind(to.name()).execute(&mut *tx).await?;
     touch_job(tx, job).await
@@ -132,7 +136,7 @@ async fn publish_inputs(tx: &mut SqliteConnection, job: &Job) -> Result<()> {
 
 pub async fn view(tx: &mut SqliteConnection, job: JobId, now_ms: u64) -> Result<Option<(u64, JobView)>> {
     let row = sqlx::query(
-        "SELECT id, kind, state, reason, submission, round, units_total, units_settled, units_refereed, results_accepted,
+        "SELECT id, kind, state, approved, reason, submission, round, units_total, units_settled, units_refereed, results_accepted,
             results_rejected, version,
             (SELECT COUNT(*) FROM contributors WHERE job_id = jobs.id) AS contributors,
             CASE WHEN state IN ('running', 'paused') THEN
