@@ -32,8 +32,12 @@ pub struct Config {
     pub connections_count_max: usize,
     /// Most event streams at once.
     pub streams_count_max: usize,
-    /// Most uploads at once.
+    /// Most uploads of volunteers at once.
     pub uploads_count_max: usize,
+    /// Most uploads of the operator at once, whatever volunteers do.
+    pub operator_uploads_count_max: usize,
+    /// Longest silence between two pieces of an upload.
+    pub upload_silence: Duration,
     /// Results checked by algebra at once.
     pub checks_count_max: usize,
     /// Results that may wait for that; more are asked to come back.
@@ -54,6 +58,8 @@ impl Config {
             connections_count_max: 16_384,
             streams_count_max: 4096,
             uploads_count_max: 32,
+            operator_uploads_count_max: 4,
+            upload_silence: Duration::from_millis(limits::UPLOAD_SILENCE_MS),
             checks_count_max: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             checks_waiting_max: 256,
         }

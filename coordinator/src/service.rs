@@ -5,7 +5,7 @@ use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use manyhands_protocol::{BlobHash, LeaseId};
+use manyhands_protocol::{BlobHash, KeyId, LeaseId, limits};
 use tokio::sync::{Notify, RwLock, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -28,13 +28,16 @@ pub struct Service {
     pub shutdown: CancellationToken,
     /// Leases with an upload under way.
     pub uploading: InFlight<LeaseId>,
+    /// Uploads under way of each key, numbered below [`limits::UPLOADS_PER_KEY_MAX`].
+    pub key_uploads: InFlight<(KeyId, usize)>,
     /// Results being checked.
     pub checking: InFlight<i64>,
     /// Held, shared, from a blob's publication to its record, and alone while one is deleted: so that no bytes are deleted
     /// that were just recorded again.
     pub publishing: RwLock<()>,
     pub streams: Arc<Semaphore>,
-    pub uploads: Arc<Semaphore>,
+    pub uploads: Semaphore,
+    pub operator_uploads: Semaphore,
     pub checks: Semaphore,
     pub checks_waiting: AtomicUsize,
     /// One referee's or evaluator's computation at a time.
@@ -45,7 +48,8 @@ impl Service {
     pub fn new(config: Config, store: Arc<dyn Store>, blobs: Blobs, keys: Keys) -> Service {
         Service {
             streams: Arc::new(Semaphore::new(config.streams_count_max)),
-            uploads: Arc::new(Semaphore::new(config.uploads_count_max)),
+            uploads: Semaphore::new(config.uploads_count_max),
+            operator_uploads: Semaphore::new(config.operator_uploads_count_max),
             checks: Semaphore::new(config.checks_count_max),
             config,
             store,
@@ -55,6 +59,7 @@ impl Service {
             driver: Notify::new(),
             shutdown: CancellationToken::new(),
             uploading: InFlight::default(),
+            key_uploads: InFlight::default(),
             checking: InFlight::default(),
             publishing: RwLock::new(()),
             checks_waiting: AtomicUsize::new(0),
@@ -64,6 +69,11 @@ impl Service {
 
     pub fn now_ms(&self) -> u64 {
         self.config.clock.now_ms()
+    }
+
+    /// Takes one of a key's places for uploads; none is left when this is `None`.
+    pub fn enter_upload(&self, key: KeyId) -> Option<Entered<'_, (KeyId, usize)>> {
+        (0..limits::UPLOADS_PER_KEY_MAX).find_map(|place| self.key_uploads.enter((key, place)))
     }
 
     /// Stores and records a blob of the coordinator's own.

@@ -19,6 +19,10 @@ pub const OUTPUTS_COUNT_MAX: usize = 4;
 pub const UNACCEPTED_BYTES_PER_KEY_MAX: u64 = 512 * 1024 * 1024;
 /// Most such bytes of all keys together.
 pub const UNACCEPTED_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+/// Most uploads of one key at once.
+pub const UPLOADS_PER_KEY_MAX: usize = 2;
+/// Longest silence between two pieces of an upload.
+pub const UPLOAD_SILENCE_MS: u64 = 10_000;
 /// Longest string in any statement (device description, site, origin).
 pub const TEXT_BYTES_MAX: usize = 256;
 

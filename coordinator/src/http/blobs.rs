@@ -11,6 +11,8 @@ use futures::StreamExt;
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::{BlobHash, LeaseId, limits};
 use serde::Deserialize;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::{Checked, Failure, Shared, auth, body};
 use crate::blobs::Upload;
@@ -44,7 +46,11 @@ pub async fn upload(
     let Some(_entered) = service.uploading.enter(lease) else {
         return Err(Failure::new(Code::TooManyRequests, format!("another upload under lease {lease} is under way")));
     };
-    let received = receive(&service, hash, bytes, request).await?;
+    let Some(_place) = service.enter_upload(session.key) else {
+        let detail = format!("{} uploads of this key are under way", limits::UPLOADS_PER_KEY_MAX);
+        return Err(Failure::new(Code::TooManyRequests, detail));
+    };
+    let received = receive(&service, &service.uploads, hash, bytes, request).await?;
     // The lease may have ended meanwhile: better before there is a file than after.
     service.store.check_upload(lease, session.key, hash, bytes, service.now_ms()).await?;
     let _publishing = service.publishing.read().await;
@@ -66,14 +72,16 @@ pub fn upload_length(headers: &HeaderMap) -> Result<u64, Failure> {
 }
 
 /// Streams a body of exactly `bytes` towards the blob store. To be finished by the caller, under `service.publishing`.
-pub async fn receive(service: &Service, hash: BlobHash, bytes: u64, request: Body) -> Result<Upload, Failure> {
-    let Ok(_slot) = service.uploads.try_acquire() else {
+pub async fn receive(service: &Service, slots: &Semaphore, hash: BlobHash, bytes: u64, request: Body) -> Result<Upload, Failure> {
+    let Ok(_slot) = slots.try_acquire() else {
         return Err(Failure::new(Code::TooManyRequests, "many uploads are under way; try again"));
     };
     let receive = async {
         let mut upload = service.blobs.begin(hash).await?;
         let (mut received, mut pieces) = (0, request.into_data_stream());
-        while let Some(piece) = pieces.next().await {
+        let silence = service.config.upload_silence;
+        let silent = |_| Failure::new(Code::BadRequest, format!("the upload was silent for {} ms", silence.as_millis()));
+        while let Some(piece) = timeout(silence, pieces.next()).await.map_err(silent)? {
             let piece = piece.map_err(|e| Failure::new(Code::BadRequest, format!("the upload ended early: {e}")))?;
             received += piece.len() as u64;
             if received > bytes {
@@ -86,7 +94,7 @@ pub async fn receive(service: &Service, hash: BlobHash, bytes: u64, request: Bod
         }
         Ok(upload)
     };
-    match tokio::time::timeout(UPLOAD_WAIT, receive).await {
+    match timeout(UPLOAD_WAIT, receive).await {
         Ok(received) => received,
         Err(_) => Err(Failure::new(Code::BadRequest, format!("the upload took longer than {} s", UPLOAD_WAIT.as_secs()))),
     }
