@@ -140,7 +140,8 @@ impl<T: Copy + Eq + Hash> InFlight<T> {
     /// Marks `id` as under way until the guard is dropped; `None` if it is already.
     pub fn enter(&self, id: T) -> Option<Entered<'_, T>> {
         let entered = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
-        entered.then_some(Entered { set: self, id })
+        // Made only where it entered: a guard that is dropped takes the mark of the call under way with it.
+        entered.then(|| Entered { set: self, id })
     }
 }
 
@@ -164,7 +165,9 @@ mod tests {
     fn an_id_is_under_way_once_at_a_time() {
         let set = InFlight::default();
         let guard = set.enter(1).unwrap();
-        assert!(set.enter(1).is_none());
+        for _ in 0..2 {
+            assert!(set.enter(1).is_none(), "also after a refusal");
+        }
         assert!(set.enter(2).is_some());
         drop(guard);
         assert!(set.enter(1).is_some());
