@@ -5,7 +5,8 @@
 //! - **Atomicity**: a method's writes happen together or not at all. An `Err` may mean either: a commit can succeed and
 //!   its report be lost.
 //! - **Retry**: so every write is safe to repeat with the same arguments. It finds its own effect and changes nothing
-//!   more, or refuses with a code that says so.
+//!   more, or refuses with a code that says so. Two writes are no such: `create_job` makes another job, `lease` gives more
+//!   leases; the first job stays submitted until someone cancels it, and leases lapse.
 //! - Counters (`keys`, `jobs`, slots of units) change in the transaction of what they count; nothing is credited twice.
 
 pub mod sqlite;

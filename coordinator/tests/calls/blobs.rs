@@ -133,7 +133,7 @@ async fn what_no_result_can_name_is_deleted() {
     volunteer.submit(accepted, right.clone()).await;
     volunteer.give_back(given_back).await.is(204);
     world.clock.advance(limits::LEASE_MS);
-    // A new visit wakes the driver; it has looked at all this when the last file is gone.
+    // The driver was woken by each of these.
     while is_on_disk(&world, blob_hash(&wrong(1))) || is_on_disk(&world, blob_hash(&wrong(2))) {
         tokio::task::yield_now().await;
     }
