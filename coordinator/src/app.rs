@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::blobs::{BlobError, Blobs};
 use crate::config::Config;
+use crate::driver::DriveError;
 use crate::keys::{KeyError, Keys};
 use crate::service::Service;
 use crate::store::sqlite::SqliteStore;
@@ -37,6 +38,8 @@ pub enum StartError {
     Blobs(#[from] BlobError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("looking for blobs that no row names: {0}")]
+    Sweep(Box<DriveError>),
 }
 
 /// A coordinator that runs. Dropped, it stops where it stands, like a process that is killed.
@@ -74,6 +77,7 @@ impl App {
         let blobs = Blobs::open_folder(&config.data_dir.join("blobs")).await?;
         let (key, admin_token_path) = (keys.id(), keys.admin_token_path.clone());
         let service = Arc::new(Service::new(config, store, blobs, keys));
+        service.delete_unnamed().await.map_err(|error| StartError::Sweep(Box::new(error)))?;
         let mut tasks = JoinSet::new();
         let parts = service.clone();
         tasks.spawn(async move {
@@ -96,7 +100,7 @@ impl App {
     /// What must always hold and does not, in the store and between it and the blobs.
     pub async fn check_invariants(&self) -> Result<Vec<String>, StoreError> {
         let mut broken = self.service.store.check_invariants().await?;
-        for blob in self.service.store.blobs().await? {
+        for blob in self.service.store.blobs().await?.into_iter().filter(|blob| blob.stored) {
             match self.service.blobs.bytes_stored(blob.hash).await {
                 Ok(bytes) if bytes == blob.bytes => {}
                 Ok(bytes) => broken.push(format!("blob {} has {bytes} bytes, {} are recorded", blob.hash, blob.bytes)),

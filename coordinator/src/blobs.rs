@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use manyhands_protocol::BlobHash;
 use object_store::local::LocalFileSystem;
@@ -85,6 +86,20 @@ impl Blobs {
         Ok(self.objects.head(&path_of(hash)).await.map_err(|e| missing(hash, e))?.size)
     }
 
+    /// Deletes a blob. Deleting what is not there is done.
+    pub async fn remove(&self, hash: BlobHash) -> Result<(), BlobError> {
+        match self.objects.delete(&path_of(hash)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(BlobError::Storage(error)),
+        }
+    }
+
+    /// Names of all blobs with bytes here.
+    pub async fn hashes(&self) -> Result<Vec<BlobHash>, BlobError> {
+        let files: Vec<_> = self.objects.list(None).try_collect().await.map_err(BlobError::Storage)?;
+        Ok(files.iter().filter_map(|file| file.location.filename()?.parse().ok()).collect())
+    }
+
     /// A blob's bytes, or a range of them, as a stream. The receiver checks the hash.
     pub async fn stream(
         &self,
@@ -151,8 +166,6 @@ impl Upload {
 
 #[cfg(test)]
 mod tests {
-    use futures::TryStreamExt;
-
     use super::*;
 
     async fn open() -> (tempfile::TempDir, Blobs) {
@@ -173,7 +186,12 @@ mod tests {
         assert_eq!(blobs.bytes_stored(hash).await.unwrap(), 10);
         let part: Vec<_> = blobs.stream(hash, Some(2..5)).await.unwrap().try_collect().await.unwrap();
         assert_eq!(part.concat(), b"234");
+        assert_eq!(blobs.hashes().await.unwrap(), [hash]);
         assert!(matches!(blobs.read(BlobHash([1; 32])).await, Err(BlobError::Missing(_))));
+        for _ in 0..2 {
+            blobs.remove(hash).await.unwrap();
+            assert!(blobs.hashes().await.unwrap().is_empty());
+        }
     }
 
     #[tokio::test]

@@ -22,16 +22,22 @@ pub struct Config {
     /// Shown to visitors.
     pub name: String,
     pub clock: Arc<dyn Clock>,
-    /// How long a gradient unit waits for a second key.
+    /// How long a gradient unit waits for a second key to take it.
     pub replica_wait_ms: u64,
+    /// How long it waits for the result of a second key that has.
+    pub replica_leased_wait_ms: u64,
     /// How long the start waits for a database that another process has locked.
     pub database_lock_wait: Duration,
     /// Most connections at once; more wait to be accepted.
     pub connections_count_max: usize,
     /// Most event streams at once.
     pub streams_count_max: usize,
-    /// Most uploads at once.
+    /// Most uploads of volunteers at once.
     pub uploads_count_max: usize,
+    /// Most uploads of the operator at once, whatever volunteers do.
+    pub operator_uploads_count_max: usize,
+    /// Longest silence between two pieces of an upload.
+    pub upload_silence: Duration,
     /// Results checked by algebra at once.
     pub checks_count_max: usize,
     /// Results that may wait for that; more are asked to come back.
@@ -47,10 +53,13 @@ impl Config {
             name: "Many Hands".to_owned(),
             clock: Arc::new(SystemClock),
             replica_wait_ms: limits::REPLICA_WAIT_MS,
+            replica_leased_wait_ms: limits::REPLICA_LEASED_WAIT_MS,
             database_lock_wait: Duration::from_secs(5),
             connections_count_max: 16_384,
             streams_count_max: 4096,
             uploads_count_max: 32,
+            operator_uploads_count_max: 4,
+            upload_silence: Duration::from_millis(limits::UPLOAD_SILENCE_MS),
             checks_count_max: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             checks_waiting_max: 256,
         }

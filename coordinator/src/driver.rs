@@ -1,5 +1,5 @@
 //! One background task that moves jobs on: it ends lapsed leases, checks what a crash left unchecked, settles gradient
-//! units, merges rounds and finishes jobs.
+//! units, merges rounds, finishes jobs and deletes uploads that nothing names.
 //!
 //! It remembers nothing between turns: each turn derives what to do from the store, and every step is safe to repeat. So a
 //! kill at any moment costs at most the step under way.
@@ -10,7 +10,9 @@ mod settle;
 
 use std::sync::Arc;
 
-use manyhands_protocol::rules::settle::{Step, next_step};
+use manyhands::EngineError;
+use manyhands_protocol::JobId;
+use manyhands_protocol::rules::settle::{Step, Waiting, Waits, next_step};
 
 use crate::blobs::BlobError;
 use crate::keys::KeyError;
@@ -40,6 +42,29 @@ pub enum DriveError {
     Ended(#[from] tokio::task::JoinError),
     #[error("stored data is damaged: {0}")]
     Damaged(String),
+}
+
+impl DriveError {
+    /// Whether the computation itself leaves the finite numbers: then no repetition helps, here or at a volunteer's.
+    pub fn is_divergence(&self) -> bool {
+        matches!(self, DriveError::Referee(RefereeError::Engine(EngineError::NotFinite(_))))
+    }
+}
+
+/// Cancels the job that `what` is of if the step failed by divergence.
+async fn or_cancel(service: &Service, job: JobId, what: String, done: Result<(), DriveError>) -> Result<(), DriveError> {
+    match done {
+        Err(error) if error.is_divergence() => cancel(service, job, format!("{what}: {error}")).await,
+        done => done,
+    }
+}
+
+/// Ends a job that cannot go on.
+async fn cancel(service: &Service, job: JobId, reason: String) -> Result<(), DriveError> {
+    tracing::error!(%job, reason, "job cancelled");
+    service.store.cancel_job(job, reason).await?;
+    service.events.touch(job);
+    Ok(())
 }
 
 /// Drives all jobs until the shutdown.
@@ -88,7 +113,9 @@ async fn turn(service: &Arc<Service>) -> u64 {
     match service.store.jobs_to_advance().await {
         Ok(jobs) => {
             for job in jobs {
-                turn.note(now_ms, "merging a round", round::advance(service, &job).await);
+                let done = round::advance(service, &job).await;
+                let done = or_cancel(service, job.id, format!("merging round {}", job.round), done).await;
+                turn.note(now_ms, "merging a round", done);
                 service.events.touch(job.id);
             }
         }
@@ -96,7 +123,22 @@ async fn turn(service: &Arc<Service>) -> u64 {
             turn.note::<()>(now_ms, "looking for finished rounds", Err(error.into()));
         }
     }
+    delete_unused(service, now_ms, &mut turn).await;
     if turn.worked { now_ms } else { turn.wake_ms }
+}
+
+/// Deletes what volunteers uploaded and nothing can name any more. The work above makes more of it, so it comes last.
+async fn delete_unused(service: &Service, now_ms: u64, turn: &mut Turn) {
+    match service.store.unused_blobs(BATCH_COUNT).await {
+        Ok(unused) => {
+            for hash in unused {
+                turn.note(now_ms, "deleting an unused upload", service.delete_blob(hash).await);
+            }
+        }
+        Err(error) => {
+            turn.note::<()>(now_ms, "looking for unused uploads", Err(error.into()));
+        }
+    }
 }
 
 async fn lapse_leases(service: &Service, now_ms: u64, turn: &mut Turn) {
@@ -136,13 +178,21 @@ async fn settle_units(service: &Arc<Service>, now_ms: u64, turn: &mut Turn) {
             return;
         }
     };
+    let waits = Waits { replica_ms: service.config.replica_wait_ms, leased_ms: service.config.replica_leased_wait_ms };
     let mut for_referee = Vec::new();
     for unit in units {
-        let first_ms = unit.first_result_ms.unwrap_or(u64::MAX);
-        match next_step(unit.results_count, first_ms, now_ms, service.config.replica_wait_ms) {
+        let waiting = Waiting {
+            results_count: unit.results_count,
+            first_result_ms: unit.first_result_ms.unwrap_or(u64::MAX),
+            live_leases_count: unit.live_leases_count,
+            leases_ended_count: unit.leases_ended_count,
+        };
+        match next_step(waiting, now_ms, waits) {
             Step::Wait { until_ms } => turn.wake_ms = turn.wake_ms.min(until_ms),
             Step::Compare => {
-                turn.note(now_ms, "comparing results", settle::compare(service, &unit).await);
+                let done = settle::compare(service, &unit).await;
+                let done = or_cancel(service, unit.job, format!("unit {}", unit.id), done).await;
+                turn.note(now_ms, "comparing results", done);
             }
             // After the comparisons: it takes much longer.
             Step::Referee => for_referee.push(unit),
@@ -152,6 +202,12 @@ async fn settle_units(service: &Arc<Service>, now_ms: u64, turn: &mut Turn) {
         if service.shutdown.is_cancelled() {
             return;
         }
-        turn.note(now_ms, "refereeing a unit", settle::referee(service, &unit).await);
+        let done = settle::referee(service, &unit).await;
+        let done = or_cancel(service, unit.job, format!("unit {}", unit.id), done).await;
+        // One a turn: comparisons, merges and lapsed leases, of other jobs too, do not wait for all of them. One that fails
+        // holds up none of the others.
+        if turn.note(now_ms, "refereeing a unit", done).is_some() {
+            return;
+        }
     }
 }

@@ -57,7 +57,7 @@ pub async fn submit(service: &Arc<Service>, submission: Submission) -> Result<Jo
         (JobWork::Train(recipe), Inputs::Train { shards, test }) => {
             check_train(service, recipe, shards, *test).await?;
             let parameters = merge::initial_parameters(&recipe.model, recipe.seed);
-            let round = store_checkpoint(service, recipe, &OuterState::new(parameters), *test).await?;
+            let round = store_checkpoint(service, recipe, &OuterState::new(parameters), *test).await.map_err(unstable)?;
             (scheduler::round_units(recipe, shards, round.checkpoint, 0), Some(round))
         }
         _ => return Err(refused(Code::BadManifest, "inputs.kind", "must be the manifest's work.kind")),
@@ -67,6 +67,14 @@ pub async fn submit(service: &Arc<Service>, submission: Submission) -> Result<Jo
     }
     let job = NewJob { submission, submitted_ms: service.now_ms(), units, round };
     Ok(service.store.create_job(job).await?)
+}
+
+/// A model whose first evaluation leaves the finite numbers is at fault itself.
+fn unstable(error: DriveError) -> JobError {
+    match error {
+        error if error.is_divergence() => refused(Code::BadManifest, "work.model", format!("on the held-out data, {error}")),
+        error => error.into(),
+    }
 }
 
 /// Reads an input blob and checks it off the async threads.

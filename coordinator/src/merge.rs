@@ -86,25 +86,5 @@ fn shapes(parameters: &[Parameter]) -> Vec<Vec<usize>> {
     parameters.iter().map(|p| p.shape.iter().map(|&d| d as usize).collect()).collect()
 }
 
-/// The exported product: one tensor `c` `[m, n]` from its blocks in row-major order of blocks, each at most
-/// `block` × `block` and row-major itself.
-///
-/// Panics if the blocks do not tile the product: each was checked against its unit's extents.
-pub fn assemble_product(m: usize, n: usize, block: u32, blocks: &[Vec<f32>]) -> Vec<u8> {
-    let block = block as usize;
-    let across = n.div_ceil(block);
-    assert_eq!(blocks.len(), m.div_ceil(block) * across, "blocks of the product");
-    let mut c = vec![0.0f32; m * n];
-    for (at, values) in blocks.iter().enumerate() {
-        let (top, left) = (at / across * block, at % across * block);
-        let (rows, columns) = (block.min(m - top), block.min(n - left));
-        assert_eq!(values.len(), rows * columns, "values of block {at}");
-        for (row, values) in values.chunks_exact(columns).enumerate() {
-            c[(top + row) * n + left..][..columns].copy_from_slice(values);
-        }
-    }
-    tensors::write_f32(&[("c", &[m, n], &c)])
-}
-
 #[cfg(test)]
 mod tests;

@@ -1,11 +1,11 @@
-//! The coordinator's own hands: computes a disputed or lonely gradient unit and evaluates checkpoints on held-out data,
+//! The coordinator's own hands: computes a unit that is disputed, lonely or let go, and evaluates checkpoints on held-out data,
 //! on the native CPU engine. It blocks for as long as that takes and decides nothing.
 
 use futures::executor::block_on;
 use manyhands::tensors::{self, TensorError};
-use manyhands::{Control, Engine, EngineError};
+use manyhands::{Control, Engine, EngineError, MatmulShape};
 use manyhands_protocol::model::Model;
-use manyhands_protocol::work::TrainWork;
+use manyhands_protocol::work::{MatmulWork, TrainWork};
 
 use crate::merge;
 
@@ -18,6 +18,8 @@ const EVALUATION_ROWS: usize = 512;
 pub enum RefereeError {
     #[error("checkpoint: {0}")]
     Checkpoint(TensorError),
+    #[error("panel: {0}")]
+    Panel(TensorError),
     #[error("examples: {0}")]
     Examples(TensorError),
     #[error(transparent)]
@@ -34,17 +36,28 @@ pub fn compute_update(work: &TrainWork, checkpoint_bytes: &[u8], shard_bytes: &[
     Ok(trained.delta)
 }
 
+/// The unit's product as an output file.
+pub fn compute_product(work: &MatmulWork, a_bytes: &[u8], b_bytes: &[u8]) -> Result<Vec<u8>, RefereeError> {
+    let (m, k, n) = (work.m as usize, work.k as usize, work.n as usize);
+    let panel = |bytes, name, shape: [usize; 2]| {
+        let tensors = tensors::read_f32(bytes, &[(name, &shape)]).map_err(RefereeError::Panel)?;
+        Ok::<_, RefereeError>(tensors.into_iter().next().unwrap_or_default())
+    };
+    let (a, b) = (panel(a_bytes, "a", [m, k])?, panel(b_bytes, "b", [k, n])?);
+    let c = block_on(Engine::cpu().matmul(MatmulShape { m, k, n }, &a, &b, &Control::new()))?;
+    Ok(tensors::write_f32(&[("c", &[m, n], &c)]))
+}
+
 /// A checkpoint's standing on held-out examples.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Evaluation {
     /// Mean −log softmax(logits)\[label\].
     pub loss: f64,
-    /// Share of examples whose largest logit is the label's, 0 to 1; a tie goes to the lower class, and a NaN is
-    /// never right.
+    /// Share of examples whose largest logit is the label's, 0 to 1; a tie goes to the lower class.
     pub accuracy: f64,
 }
 
-/// Evaluates a checkpoint on a held-out set.
+/// Evaluates a checkpoint on a held-out set. Logits that are not finite are an error of the engine.
 pub fn evaluate(model: &Model, parameters_bytes: &[u8], test_bytes: &[u8]) -> Result<Evaluation, RefereeError> {
     let parameters = merge::read_tensors(model, parameters_bytes).map_err(RefereeError::Checkpoint)?;
     let test = tensors::read_shard(test_bytes, model).map_err(RefereeError::Examples)?;

@@ -1,5 +1,5 @@
-//! Accepts connections: at most so many, none of them idle for ever, and all of them ended in an orderly way. Routes are
-//! in `http`.
+//! Accepts connections: at most so many, none of them idle for ever between two requests, and all of them ended in an orderly
+//! way. A client that stops reading an answer keeps its connection. Routes are in `http`.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -15,6 +15,14 @@ pub const JSON_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const BLOB_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Most outputs one result may name.
 pub const OUTPUTS_COUNT_MAX: usize = 4;
+/// Most bytes that one key may have uploaded and that no accepted result, nor anything else public, names yet.
+pub const UNACCEPTED_BYTES_PER_KEY_MAX: u64 = 512 * 1024 * 1024;
+/// Most such bytes of all keys together.
+pub const UNACCEPTED_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+/// Most uploads of one key at once.
+pub const UPLOADS_PER_KEY_MAX: usize = 2;
+/// Longest silence between two pieces of an upload.
+pub const UPLOAD_SILENCE_MS: u64 = 10_000;
 /// Longest string in any statement (device description, site, origin).
 pub const TEXT_BYTES_MAX: usize = 256;
 
@@ -22,8 +30,13 @@ pub const TEXT_BYTES_MAX: usize = 256;
 pub const LEASES_PER_CALL_MAX: u32 = 16;
 /// Most live leases of one key.
 pub const LIVE_LEASES_PER_KEY_MAX: u32 = 32;
+/// Leases of one unit that may end without a result: of one key before it gets the unit no more, of all keys before the
+/// coordinator computes it, once no key holds it.
+pub const LEASES_ENDED_MAX: u32 = 3;
 /// How long a lease lives without a heartbeat.
 pub const LEASE_MS: u64 = 60_000;
+/// How long a lease lives with heartbeats: past it none is answered with `keep`.
+pub const LEASE_TOTAL_MS_MAX: u64 = 30 * 60_000;
 /// How often a volunteer sends a heartbeat while it works.
 pub const HEARTBEAT_MS: u64 = 5_000;
 /// Longest life of a consent statement and its session.
@@ -32,8 +45,10 @@ pub const SESSION_MS_MAX: u64 = 24 * 3_600_000;
 pub const NONCE_MS: u64 = 10 * 60_000;
 /// How far a volunteer's clock may be ahead of the coordinator's.
 pub const CLOCK_SKEW_MS: u64 = 5 * 60_000;
-/// How long a gradient unit waits for a second key before the referee computes it.
+/// How long a gradient unit waits for a second key to take it before the referee computes it.
 pub const REPLICA_WAIT_MS: u64 = 3_000;
+/// How long it waits, from its first result, for the result of a second key that has taken it.
+pub const REPLICA_LEASED_WAIT_MS: u64 = 30_000;
 
 /// Largest extent of any matrix or tensor dimension.
 pub const DIMENSION_MAX: u64 = 1 << 24;

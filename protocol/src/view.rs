@@ -47,6 +47,9 @@ pub struct JobView {
     /// `matmul` or `train`.
     pub kind: String,
     pub state: JobState,
+    /// Why the coordinator itself cancelled the job; empty otherwise.
+    #[serde(default)]
+    pub reason: String,
     pub units_total: u64,
     pub units_settled: u64,
     /// Keys that returned an accepted result for this job.

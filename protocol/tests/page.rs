@@ -70,6 +70,6 @@ fn the_page_s_types_are_the_views() {
 fn a_difference_is_found() {
     let mut round = example("JobView")["train"]["history"][0].clone();
     round["accuracy"] = Value::String("0.8".to_owned());
-    round.as_object_mut().unwrap().remove("loss");
+    round.as_object_mut().expect("an object").remove("loss");
     assert_eq!(faults("RoundView", &round).len(), 2);
 }

@@ -46,6 +46,9 @@ pub fn job(job: &JobView, as_json: bool) -> String {
         ["state".to_owned(), job.state.name().to_owned()],
         ["progress".to_owned(), progress(job)],
     ];
+    if !job.reason.is_empty() {
+        rows.push(["reason".to_owned(), job.reason.clone()]);
+    }
     if let Some(train) = &job.train {
         if let Some(last) = train.history.last() {
             rows.push(["loss".to_owned(), format!("{:.4}", last.loss)]);

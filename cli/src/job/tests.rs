@@ -139,6 +139,7 @@ fn tables_line_up_and_show_no_control_characters() {
         category: Category::Demo,
         kind: "matmul".to_owned(),
         state: JobState::Running,
+        reason: String::new(),
         units_total: 4,
         units_settled: 3,
         contributors: 2,

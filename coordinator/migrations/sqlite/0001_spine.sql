@@ -12,8 +12,15 @@ CREATE TABLE blobs (
     bytes BIGINT NOT NULL,
     -- Served to anyone: inputs of approved jobs, checkpoints, accepted outputs.
     public BIGINT NOT NULL,
+    -- Put by the operator or the coordinator itself: never deleted as unused.
+    kept BIGINT NOT NULL,
+    -- 0 after its bytes were deleted as unused; the row stays for what names it.
+    stored BIGINT NOT NULL,
     created_ms BIGINT NOT NULL
 );
+
+-- What the driver scans for bytes to delete.
+CREATE INDEX blobs_removable ON blobs (hash) WHERE public = 0 AND kept = 0 AND stored = 1;
 
 CREATE TABLE keys (
     key_id BLOB PRIMARY KEY NOT NULL,
@@ -28,6 +35,10 @@ CREATE TABLE jobs (
     id INTEGER PRIMARY KEY NOT NULL,
     kind TEXT NOT NULL CHECK (kind IN ('matmul', 'train')),
     state TEXT NOT NULL CHECK (state IN ('submitted', 'running', 'paused', 'cancelled', 'finished')),
+    -- The operator approved it once: only then is there anything for others to see.
+    approved BIGINT NOT NULL DEFAULT 0,
+    -- Why the coordinator cancelled it; empty otherwise.
+    reason TEXT NOT NULL DEFAULT '',
     -- The submission: manifest and inputs, JSON.
     submission TEXT NOT NULL,
     submitted_ms BIGINT NOT NULL,
@@ -79,6 +90,8 @@ CREATE TABLE units (
     -- Results that were not rejected, and when the first of them came.
     results_count BIGINT NOT NULL DEFAULT 0,
     first_result_ms BIGINT,
+    -- Leases that lapsed or were given back.
+    leases_ended BIGINT NOT NULL DEFAULT 0,
     -- min_quorum less results_count less live leases, at least 0: leases that may still be given out.
     slots_free BIGINT NOT NULL,
     settled_ms BIGINT,
@@ -92,6 +105,7 @@ CREATE INDEX units_leasable ON units (job_id, id) WHERE state = 'open' AND slots
 CREATE INDEX units_open ON units (job_id, round) WHERE state = 'open';
 -- What the driver scans: gradient units to compare or to referee.
 CREATE INDEX units_waiting ON units (first_result_ms) WHERE state = 'open' AND min_quorum > 1 AND first_result_ms IS NOT NULL;
+CREATE INDEX units_abandoned ON units (leases_ended) WHERE state = 'open' AND results_count = 0;
 
 CREATE TABLE sessions (
     id INTEGER PRIMARY KEY NOT NULL,
@@ -131,9 +145,15 @@ CREATE INDEX leases_live_session ON leases (session_id) WHERE state = 'live';
 CREATE TABLE uploads (
     lease_id BIGINT NOT NULL REFERENCES leases (id),
     hash BLOB NOT NULL REFERENCES blobs (hash),
+    -- The lease's key.
+    key_id BLOB NOT NULL REFERENCES keys (key_id),
     bytes BIGINT NOT NULL,
+    -- 1 while the blob is stored and not public: what the limits on unaccepted bytes add up.
+    unaccepted BIGINT NOT NULL,
     PRIMARY KEY (lease_id, hash)
 );
+CREATE INDEX uploads_hash ON uploads (hash);
+CREATE INDEX uploads_unaccepted ON uploads (key_id, bytes) WHERE unaccepted = 1;
 
 CREATE TABLE results (
     id INTEGER PRIMARY KEY NOT NULL,
@@ -153,3 +173,4 @@ CREATE TABLE results (
     UNIQUE (unit_id, key_id)
 );
 CREATE INDEX results_pending ON results (unit_id) WHERE verdict = 'pending';
+CREATE INDEX results_pending_output ON results (output) WHERE verdict = 'pending';

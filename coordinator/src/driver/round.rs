@@ -42,8 +42,8 @@ async fn close_round(
     let merged = merge_units(service, recipe, state, &units).await?;
     let finite = merged.parameters.iter().chain(&merged.velocity).flatten().all(|v| v.is_finite());
     if !finite {
-        tracing::error!(job = %job.id, round = job.round, "the model diverged: the merged parameters are not finite; job cancelled");
-        return Ok(service.store.set_job_state(job.id, &[JobState::Running], JobState::Cancelled).await?);
+        let reason = format!("merging round {}: the model diverged, its merged parameters are not finite", job.round);
+        return super::cancel(service, job.id, reason).await;
     }
     let next = store_checkpoint(service, recipe, &merged, test).await?;
     let round = job.round + 1;
@@ -68,7 +68,8 @@ async fn merge_units(
     Ok(tokio::task::spawn_blocking(move || merge::step(&outer, &state, &updates)).await?)
 }
 
-/// Evaluates a checkpoint and stores it with its velocity, blobs before the row that will name them.
+/// Evaluates a checkpoint and stores it with its velocity, blobs before the row that will name them. A checkpoint whose
+/// logits are not finite is an error, [`DriveError::is_divergence`].
 pub async fn store_checkpoint(
     service: &Service,
     recipe: &TrainRecipe,
@@ -81,13 +82,10 @@ pub async fn store_checkpoint(
     let at_ms = service.now_ms();
     let mut hashes = [BlobHash([0; 32]); 2];
     for (hash, bytes) in hashes.iter_mut().zip([parameters, velocity]) {
-        let length = bytes.len() as u64;
-        *hash = service.blobs.put(bytes).await?;
-        service.store.add_blob(*hash, length, at_ms).await?;
+        *hash = service.put_blob(bytes).await?;
     }
-    // A loss beyond any number is recorded as the largest: JSON and SQL hold finite ones only.
-    let loss = if evaluation.loss.is_finite() { evaluation.loss } else { f64::MAX };
-    Ok(NewRound { checkpoint: hashes[0], velocity: hashes[1], loss, accuracy: evaluation.accuracy, at_ms })
+    let Evaluation { loss, accuracy } = evaluation;
+    Ok(NewRound { checkpoint: hashes[0], velocity: hashes[1], loss, accuracy, at_ms })
 }
 
 async fn evaluate(

@@ -1,9 +1,10 @@
-//! Settles gradient units: two keys that agree, or the coordinator's own computation.
+//! Settles gradient units, by two keys that agree or the coordinator's own computation, and products that nobody computes.
 
 use std::sync::Arc;
 
+use manyhands_protocol::BlobHash;
 use manyhands_protocol::wire::Verdict;
-use manyhands_protocol::work::{TrainWork, Work};
+use manyhands_protocol::work::{MatmulWork, TrainWork, Work};
 
 use super::DriveError;
 use super::check::{self, DISAGREES};
@@ -11,6 +12,9 @@ use crate::service::Service;
 use crate::store::{Judgement, ResultRow, SettledBy, Settlement, Unit};
 use crate::verify::gradient;
 use crate::{merge, referee as native};
+
+/// Most updates of one unit that are in memory at once; results beyond are judged one by one, as late ones.
+const UPDATES_COUNT_MAX: usize = 4;
 
 type Update = Vec<Vec<f32>>;
 
@@ -64,7 +68,10 @@ pub async fn compare(service: &Arc<Service>, unit: &Unit) -> Result<(), DriveErr
 
 /// Computes the unit and judges its results by that. Results that come in meanwhile are judged after, as late ones.
 pub async fn referee(service: &Arc<Service>, unit: &Unit) -> Result<(), DriveError> {
-    let work = train_work(unit)?;
+    let work = match &unit.work {
+        Work::Matmul(work) => return product(service, unit, work).await,
+        Work::Train(work) => work,
+    };
     let checkpoint = service.blobs.read(work.checkpoint).await?;
     let shard = service.blobs.read(work.shard).await?;
     let own = {
@@ -72,7 +79,7 @@ pub async fn referee(service: &Arc<Service>, unit: &Unit) -> Result<(), DriveErr
         tokio::task::spawn_blocking(move || native::compute_update(&work, &checkpoint, &shard)).await??
     };
     let (mut judgements, mut canonical) = (Vec::new(), None);
-    for (result, update) in updates(service, unit, work, usize::MAX).await? {
+    for (result, update) in updates(service, unit, work, UPDATES_COUNT_MAX).await? {
         if gradient::compare(&own, &update) {
             canonical = canonical.or(Some(result.output));
             judgements.push(Judgement::accept(result.id));
@@ -81,17 +88,26 @@ pub async fn referee(service: &Arc<Service>, unit: &Unit) -> Result<(), DriveErr
             judgements.push(Judgement::reject(result.id, DISAGREES));
         }
     }
-    let now_ms = service.now_ms();
     let canonical = match canonical {
         Some(hash) => hash,
-        None => {
-            let bytes = merge::write_tensors(&work.model, &own);
-            let length = bytes.len() as u64;
-            let hash = service.blobs.put(bytes).await?;
-            service.store.add_blob(hash, length, now_ms).await?;
-            hash
-        }
+        None => service.put_blob(merge::write_tensors(&work.model, &own)).await?,
     };
+    end(service, unit, canonical, judgements).await
+}
+
+/// Computes a product that no volunteer did. A result that comes in meanwhile is checked by algebra, like any other.
+async fn product(service: &Service, unit: &Unit, work: &MatmulWork) -> Result<(), DriveError> {
+    let (a, b) = (service.blobs.read(work.a).await?, service.blobs.read(work.b).await?);
+    let bytes = {
+        let (_slot, work) = (service.referee.acquire().await, work.clone());
+        tokio::task::spawn_blocking(move || native::compute_product(&work, &a, &b)).await??
+    };
+    let canonical = service.put_blob(bytes).await?;
+    end(service, unit, canonical, Vec::new()).await
+}
+
+async fn end(service: &Service, unit: &Unit, canonical: BlobHash, judgements: Vec<Judgement>) -> Result<(), DriveError> {
+    let now_ms = service.now_ms();
     service.store.settle(Settlement { unit: unit.id, canonical, by: SettledBy::Referee, judgements, now_ms }).await?;
     service.events.touch(unit.job);
     Ok(())

@@ -50,7 +50,9 @@ pub async fn upload(
     auth::admin(&service, &headers)?;
     let hash: BlobHash = body::parse_id(&hash, "SHA-256 in lower-case hexadecimal")?;
     let bytes = blobs::upload_length(&headers)?;
-    blobs::receive(&service, hash, bytes, request).await?;
+    let received = blobs::receive(&service, &service.operator_uploads, hash, bytes, request).await?;
+    let _publishing = service.publishing.read().await;
+    received.finish().await?;
     let new = service.store.add_blob(hash, bytes, service.now_ms()).await?;
     Ok(if new { StatusCode::CREATED } else { StatusCode::OK })
 }

@@ -1,7 +1,6 @@
 //! Blob bytes: uploads under a lease, downloads of what is public.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -12,8 +11,11 @@ use futures::StreamExt;
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::{BlobHash, LeaseId, limits};
 use serde::Deserialize;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::{Checked, Failure, Shared, auth, body};
+use crate::blobs::Upload;
 use crate::service::Service;
 
 /// Longest time an upload may take.
@@ -39,12 +41,20 @@ pub async fn upload(
     };
     let lease: LeaseId = body::parse_id(&lease, "lease id")?;
     let bytes = upload_length(&headers)?;
-    service.store.check_upload(lease, session.key, bytes, service.now_ms()).await?;
+    service.store.check_upload(lease, session.key, hash, bytes, service.now_ms()).await?;
     // One at a time for each lease, so that its allowance bounds what it can have written.
     let Some(_entered) = service.uploading.enter(lease) else {
         return Err(Failure::new(Code::TooManyRequests, format!("another upload under lease {lease} is under way")));
     };
-    receive(&service, hash, bytes, request).await?;
+    let Some(_place) = service.enter_upload(session.key) else {
+        let detail = format!("{} uploads of this key are under way", limits::UPLOADS_PER_KEY_MAX);
+        return Err(Failure::new(Code::TooManyRequests, detail));
+    };
+    let received = receive(&service, &service.uploads, hash, bytes, request).await?;
+    // The lease may have ended meanwhile: better before there is a file than after.
+    service.store.check_upload(lease, session.key, hash, bytes, service.now_ms()).await?;
+    let _publishing = service.publishing.read().await;
+    received.finish().await?;
     let new = service.store.add_upload(lease, session.key, hash, bytes, service.now_ms()).await?;
     Ok(if new { StatusCode::CREATED } else { StatusCode::OK })
 }
@@ -61,15 +71,17 @@ pub fn upload_length(headers: &HeaderMap) -> Result<u64, Failure> {
     Ok(bytes)
 }
 
-/// Streams a body of exactly `bytes` into the blob store and publishes it if it hashes to its name.
-pub async fn receive(service: &Arc<Service>, hash: BlobHash, bytes: u64, request: Body) -> Result<(), Failure> {
-    let Ok(_slot) = service.uploads.try_acquire() else {
+/// Streams a body of exactly `bytes` towards the blob store. To be finished by the caller, under `service.publishing`.
+pub async fn receive(service: &Service, slots: &Semaphore, hash: BlobHash, bytes: u64, request: Body) -> Result<Upload, Failure> {
+    let Ok(_slot) = slots.try_acquire() else {
         return Err(Failure::new(Code::TooManyRequests, "many uploads are under way; try again"));
     };
     let receive = async {
         let mut upload = service.blobs.begin(hash).await?;
         let (mut received, mut pieces) = (0, request.into_data_stream());
-        while let Some(piece) = pieces.next().await {
+        let silence = service.config.upload_silence;
+        let silent = |_| Failure::new(Code::BadRequest, format!("the upload was silent for {} ms", silence.as_millis()));
+        while let Some(piece) = timeout(silence, pieces.next()).await.map_err(silent)? {
             let piece = piece.map_err(|e| Failure::new(Code::BadRequest, format!("the upload ended early: {e}")))?;
             received += piece.len() as u64;
             if received > bytes {
@@ -80,9 +92,9 @@ pub async fn receive(service: &Arc<Service>, hash: BlobHash, bytes: u64, request
         if received != bytes {
             return Err(Failure::new(Code::BadRequest, format!("{received} of {bytes} bytes arrived")));
         }
-        Ok(upload.finish().await?)
+        Ok(upload)
     };
-    match tokio::time::timeout(UPLOAD_WAIT, receive).await {
+    match timeout(UPLOAD_WAIT, receive).await {
         Ok(received) => received,
         Err(_) => Err(Failure::new(Code::BadRequest, format!("the upload took longer than {} s", UPLOAD_WAIT.as_secs()))),
     }

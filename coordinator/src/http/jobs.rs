@@ -58,10 +58,11 @@ pub async fn list(State(service): Shared) -> Result<Json<JobsView>, Failure> {
 /// The job with the id in the path. What the operator has not approved is for the operator alone.
 async fn find(service: &Service, id: &str, headers: &HeaderMap) -> Result<JobView, Failure> {
     let id: JobId = body::parse_id(id, "job id")?;
-    match service.store.job_view(id, service.now_ms()).await? {
-        Some((_, view)) if view.state != JobState::Submitted || auth::is_admin(service, headers) => Ok(view),
-        _ => Err(Failure::new(Code::UnknownJob, format!("no job {id}"))),
+    let unknown = || Failure::new(Code::UnknownJob, format!("no job {id}"));
+    if !auth::is_admin(service, headers) && service.store.job(id).await?.is_none_or(|job| !job.approved) {
+        return Err(unknown());
     }
+    service.store.job_view(id, service.now_ms()).await?.map(|(_, view)| view).ok_or_else(unknown)
 }
 
 /// `GET /v1/jobs/{id}`.

@@ -27,7 +27,7 @@ pub async fn ask(State(service): Shared, headers: HeaderMap, request: Body) -> R
     }
     let job = consented_job(&session, request.job)?;
     if let Some(id) = job
-        && service.store.job(id).await?.is_none_or(|job| job.state == JobState::Submitted)
+        && service.store.job(id).await?.is_none_or(|job| !job.approved)
     {
         return Err(Failure::new(Code::UnknownJob, format!("no job {id}")));
     }
@@ -88,5 +88,7 @@ pub async fn give_back(
     let lease: LeaseId = body::parse_id(&id, "lease id")?;
     let job = service.store.give_back(lease, session.key).await?;
     service.events.touch(job);
+    // Nobody else may want the unit.
+    service.driver.notify_one();
     Ok(StatusCode::NO_CONTENT)
 }

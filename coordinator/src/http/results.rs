@@ -8,12 +8,12 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::statement::ResultStatement;
-use manyhands_protocol::wire::{ResultResponse, Verdict};
+use manyhands_protocol::wire::ResultResponse;
 use manyhands_protocol::{cbor, cose, limits};
 
 use super::{Failure, Shared, auth, body, sessions};
 use crate::driver::check;
-use crate::service::Service;
+use crate::service::{QueuedCheck, Service};
 use crate::store::{NewResult, ResultRow};
 
 /// `POST /v1/results`.
@@ -55,10 +55,14 @@ pub async fn submit(State(service): Shared, headers: HeaderMap, request: Body) -
         backend: result.device.backend.name(),
         received_ms: service.now_ms(),
     };
-    let row = service.store.add_result(new).await?;
-    service.events.touch(row.job);
-    let row = if row.verdict == Verdict::Pending { checked(&service, row).await? } else { row };
-    drop(queued);
+    let (row, is_new) = service.store.add_result(new).await?;
+    let row = if is_new {
+        service.events.touch(row.job);
+        checked(&service, row, queued).await?
+    } else {
+        // Its check is under way, or the driver's to repeat: asking for the verdict costs no other.
+        row
+    };
     let answer = ResultResponse {
         unit: row.unit,
         lease: row.lease,
@@ -71,9 +75,11 @@ pub async fn submit(State(service): Shared, headers: HeaderMap, request: Body) -
 
 /// The result after its check. The check goes on when the caller hangs up; when it fails on our side, the driver repeats it
 /// and the caller hears `pending` meanwhile.
-async fn checked(service: &Arc<Service>, row: ResultRow) -> Result<ResultRow, Failure> {
+async fn checked(service: &Arc<Service>, row: ResultRow, queued: QueuedCheck) -> Result<ResultRow, Failure> {
     let (id, task_service, task_row) = (row.id, service.clone(), row.clone());
     let check = tokio::spawn(async move {
+        // Held as long as the check lasts, not as long as the caller waits.
+        let _queued = queued;
         let Some(_entered) = task_service.checking.enter(id) else { return };
         if let Err(error) = check::check_result(&task_service, &task_row).await {
             tracing::error!(result = id, %error, "a check failed; it is tried again");

@@ -88,12 +88,11 @@ fn check_consent(consent: &Consent, audience: KeyId, now_ms: u64) -> Result<(), 
 async fn check_job(service: &Service, consent: &Consent) -> Result<(), Failure> {
     let Some(id) = consent.job else { return Ok(()) };
     match service.store.job(id).await? {
-        None => Err(Failure::new(Code::UnknownJob, format!("no job {id}"))),
-        Some(job) => match job.state {
+        Some(job) if job.approved => match job.state {
             JobState::Running | JobState::Paused => Ok(()),
-            JobState::Submitted => Err(Failure::new(Code::UnknownJob, format!("no job {id}"))),
             state => Err(Failure::new(Code::WrongJobState, format!("job {id} is {}", state.name()))),
         },
+        _ => Err(Failure::new(Code::UnknownJob, format!("no job {id}"))),
     }
 }
 
@@ -102,5 +101,6 @@ pub async fn withdraw(State(service): Shared, headers: HeaderMap) -> Result<Stat
     let session = auth::session(&service, &headers).await?;
     let jobs = service.store.withdraw_session(session.id, service.now_ms()).await?;
     jobs.into_iter().for_each(|job| service.events.touch(job));
+    service.driver.notify_one();
     Ok(StatusCode::NO_CONTENT)
 }

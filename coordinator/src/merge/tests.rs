@@ -92,21 +92,6 @@ proptest! {
             prop_assert!((p + u).abs() <= 1e-6 * u.abs());
         }
     }
-
-    #[test]
-    fn products_are_put_together_where_they_belong(m in 1usize..12, n in 1usize..12, block in 1usize..6) {
-        let value = |row: usize, column: usize| (row * 100 + column) as f32;
-        let mut blocks = Vec::new();
-        for top in (0..m).step_by(block) {
-            for left in (0..n).step_by(block) {
-                let columns = left..n.min(left + block);
-                blocks.push((top..m.min(top + block)).flat_map(|r| columns.clone().map(move |c| value(r, c))).collect());
-            }
-        }
-        let bytes = assemble_product(m, n, block as u32, &blocks);
-        let c = tensors::read_f32(&bytes, &[("c", &[m, n])]).unwrap();
-        prop_assert_eq!(&c[0], &(0..m * n).map(|i| value(i / n, i % n)).collect::<Vec<_>>());
-    }
 }
 
 #[test]

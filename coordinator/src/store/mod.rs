@@ -5,7 +5,8 @@
 //! - **Atomicity**: a method's writes happen together or not at all. An `Err` may mean either: a commit can succeed and
 //!   its report be lost.
 //! - **Retry**: so every write is safe to repeat with the same arguments. It finds its own effect and changes nothing
-//!   more, or refuses with a code that says so.
+//!   more, or refuses with a code that says so. Two writes are no such: `create_job` makes another job, `lease` gives more
+//!   leases; the first job stays submitted until someone cancels it, and leases lapse.
 //! - Counters (`keys`, `jobs`, slots of units) change in the transaction of what they count; nothing is credited twice.
 
 pub mod sqlite;
@@ -53,6 +54,8 @@ pub struct BlobRow {
     pub hash: BlobHash,
     pub bytes: u64,
     pub public: bool,
+    /// False after its bytes were deleted as unused.
+    pub stored: bool,
 }
 
 /// A consent statement that was checked, about to become a session.
@@ -114,6 +117,8 @@ pub struct NewUnit {
 pub struct Job {
     pub id: JobId,
     pub state: JobState,
+    /// The operator approved it once. Any other job is for the operator alone.
+    pub approved: bool,
     pub submission: Submission,
     /// Rounds merged.
     pub round: u32,
@@ -131,6 +136,10 @@ pub struct Unit {
     pub min_quorum: u32,
     pub results_count: u32,
     pub first_result_ms: Option<u64>,
+    /// Live leases of keys that have no result for it.
+    pub live_leases_count: u32,
+    /// Leases that lapsed or were given back.
+    pub leases_ended_count: u32,
     pub flop: u64,
     pub canonical: Option<BlobHash>,
 }
@@ -158,6 +167,7 @@ pub struct Lease {
     pub job: JobId,
     pub key: KeyId,
     pub state: LeaseState,
+    pub issued_ms: u64,
     pub deadline_ms: u64,
     pub manifest: BlobHash,
     pub upload_bytes_max: u64,
@@ -273,13 +283,19 @@ pub trait Store: Send + Sync + 'static {
     async fn stopped(&self) -> Result<bool>;
     async fn set_stopped(&self, stopped: bool) -> Result<()>;
 
-    /// Records a blob whose bytes are stored durably. True if it was not known before.
+    /// Records a blob of the operator's or the coordinator's own whose bytes are stored durably. True if it was not known before.
     async fn add_blob(&self, hash: BlobHash, bytes: u64, now_ms: u64) -> Result<bool>;
     async fn blob(&self, hash: BlobHash) -> Result<Option<BlobRow>>;
-    /// Refuses unless `key` may upload `bytes` under its live lease now.
-    async fn check_upload(&self, lease: LeaseId, key: KeyId, bytes: u64, now_ms: u64) -> Result<()>;
+    /// Refuses unless `key` may upload this blob under its live lease now. One that is recorded under it counts once.
+    async fn check_upload(&self, lease: LeaseId, key: KeyId, hash: BlobHash, bytes: u64, now_ms: u64) -> Result<()>;
     /// Records an upload whose bytes are stored durably, under the same conditions. True if the blob is new.
     async fn add_upload(&self, lease: LeaseId, key: KeyId, hash: BlobHash, bytes: u64, now_ms: u64) -> Result<bool>;
+
+    /// Uploads that nothing names or can come to name: not public, not a pending result's output, not under a live lease or
+    /// a lapsed one whose unit is open in a job that goes on. At most `count_max`.
+    async fn unused_blobs(&self, count_max: u32) -> Result<Vec<BlobHash>>;
+    /// Records that the bytes of such an upload are about to be deleted; false if it is in use after all.
+    async fn forget_blob(&self, hash: BlobHash) -> Result<bool>;
 
     /// Opens a session; refuses a nonce that was used.
     async fn open_session(&self, session: NewSession) -> Result<()>;
@@ -299,18 +315,20 @@ pub trait Store: Send + Sync + 'static {
     async fn job_view(&self, job: JobId, now_ms: u64) -> Result<Option<(u64, JobView)>>;
     /// Moves a job to `to` if it is in one of `from`, or there already; makes the inputs of a job that starts public.
     async fn set_job_state(&self, job: JobId, from: &[JobState], to: JobState) -> Result<()>;
+    /// Cancels a running or paused job for a reason that its view shows. A job in another state stays as it is.
+    async fn cancel_job(&self, job: JobId, reason: String) -> Result<()>;
 
     /// Leases units that [`manyhands_protocol::rules::lease`] allows; gives the signed manifests and the jobs concerned.
     async fn lease(&self, ask: LeaseAsk, sign: Sign<'_>) -> Result<(Vec<Vec<u8>>, Vec<JobId>)>;
-    /// Moves a live lease's deadline, unless its work is no longer wanted.
+    /// Moves a live lease's deadline, unless its work is no longer wanted or the lease is too old.
     async fn heartbeat(&self, lease: LeaseId, key: KeyId, now_ms: u64) -> Result<HeartbeatResponse>;
     /// Ends a lease without a result. Ending an ended one changes nothing.
     async fn give_back(&self, lease: LeaseId, key: KeyId) -> Result<JobId>;
     /// Ends leases past their deadline; gives the jobs concerned and the next deadline.
     async fn lapse_leases(&self, now_ms: u64) -> Result<(Vec<JobId>, Option<u64>)>;
 
-    /// Stores a result as pending, or gives the stored one if this very statement came before.
-    async fn add_result(&self, result: NewResult) -> Result<ResultRow>;
+    /// Stores a result as pending, or gives the stored one if this very statement came before. True if it is new.
+    async fn add_result(&self, result: NewResult) -> Result<(ResultRow, bool)>;
     async fn result(&self, result: i64) -> Result<Option<ResultRow>>;
     /// Gives a verdict on a pending result without settling its unit: a rejected one, or a late one of a settled unit.
     /// A result that has a verdict keeps it.
@@ -323,7 +341,8 @@ pub trait Store: Send + Sync + 'static {
     async fn unit_results(&self, unit: UnitId) -> Result<Vec<ResultRow>>;
     /// Pending results of units that algebra settles or that are settled already, oldest first, at most `count_max`.
     async fn results_to_check(&self, count_max: u32) -> Result<Vec<ResultRow>>;
-    /// Open gradient units with a result in running or paused jobs, longest waiting first, at most `count_max`.
+    /// Open units of running or paused jobs, at most `count_max`: gradient units with a result, longest waiting first, then
+    /// units of either kind without a result of which `LEASES_ENDED_MAX` leases ended.
     async fn units_waiting(&self, count_max: u32) -> Result<Vec<Unit>>;
     /// Running jobs without an open unit in their round.
     async fn jobs_to_advance(&self) -> Result<Vec<Job>>;

@@ -3,6 +3,7 @@
 //! One connection writes, each transaction `BEGIN IMMEDIATE`; a small pool reads snapshots. WAL with synchronous=FULL:
 //! a commit that was reported is on the disk. The statements keep to what PostgreSQL also takes, but for the pragmas here.
 
+mod blobs;
 mod invariants;
 mod jobs;
 mod leases;
@@ -11,6 +12,7 @@ mod rounds;
 mod rows;
 mod sessions;
 mod units;
+mod uploads;
 
 use std::path::Path;
 use std::time::Duration;
@@ -23,6 +25,7 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, SqlitePool, Transaction};
 
+use self::blobs::Owner;
 use super::*;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -119,24 +122,35 @@ impl Store for SqliteStore {
 
     async fn add_blob(&self, hash: BlobHash, bytes: u64, now_ms: u64) -> Result<bool> {
         let mut tx = self.write().await?;
-        let new = rows::add_blob(&mut tx, hash, bytes, now_ms).await?;
+        let new = blobs::add(&mut tx, hash, bytes, Owner::Coordinator, now_ms).await?;
         tx.commit().await?;
         Ok(new)
     }
 
-    async fn blob(&self, hash: BlobHash) -> Result<Option<BlobRow>> {
-        rows::blob(&mut *self.read().await?, hash).await
+    async fn unused_blobs(&self, count_max: u32) -> Result<Vec<BlobHash>> {
+        blobs::unused(&mut *self.read().await?, count_max).await
     }
 
-    async fn check_upload(&self, lease: LeaseId, key: KeyId, bytes: u64, now_ms: u64) -> Result<()> {
-        leases::check_upload(&mut *self.read().await?, lease, key, None, bytes, now_ms).await
+    async fn forget_blob(&self, hash: BlobHash) -> Result<bool> {
+        let mut tx = self.write().await?;
+        let forgotten = blobs::forget(&mut tx, hash).await?;
+        tx.commit().await?;
+        Ok(forgotten)
+    }
+
+    async fn blob(&self, hash: BlobHash) -> Result<Option<BlobRow>> {
+        blobs::find(&mut *self.read().await?, hash).await
+    }
+
+    async fn check_upload(&self, lease: LeaseId, key: KeyId, hash: BlobHash, bytes: u64, now_ms: u64) -> Result<()> {
+        uploads::check(&mut *self.read().await?, lease, key, hash, bytes, now_ms).await
     }
 
     async fn add_upload(&self, lease: LeaseId, key: KeyId, hash: BlobHash, bytes: u64, now_ms: u64) -> Result<bool> {
         let mut tx = self.write().await?;
-        leases::check_upload(&mut tx, lease, key, Some(hash), bytes, now_ms).await?;
-        let new = rows::add_blob(&mut tx, hash, bytes, now_ms).await?;
-        leases::add_upload(&mut tx, lease, hash, bytes).await?;
+        uploads::check(&mut tx, lease, key, hash, bytes, now_ms).await?;
+        let new = blobs::add(&mut tx, hash, bytes, Owner::Volunteer, now_ms).await?;
+        uploads::add(&mut tx, lease, hash, bytes).await?;
         tx.commit().await?;
         Ok(new)
     }
@@ -197,6 +211,12 @@ impl Store for SqliteStore {
         Ok(tx.commit().await?)
     }
 
+    async fn cancel_job(&self, job: JobId, reason: String) -> Result<()> {
+        let mut tx = self.write().await?;
+        jobs::cancel(&mut tx, job, &reason).await?;
+        Ok(tx.commit().await?)
+    }
+
     async fn lease(&self, ask: LeaseAsk, sign: Sign<'_>) -> Result<(Vec<Vec<u8>>, Vec<JobId>)> {
         let mut tx = self.write().await?;
         let given = leases::lease(&mut tx, ask, sign).await?;
@@ -230,7 +250,7 @@ impl Store for SqliteStore {
         Ok((jobs, next))
     }
 
-    async fn add_result(&self, result: NewResult) -> Result<ResultRow> {
+    async fn add_result(&self, result: NewResult) -> Result<(ResultRow, bool)> {
         let mut tx = self.write().await?;
         let row = results::add(&mut tx, result).await?;
         tx.commit().await?;
@@ -288,7 +308,7 @@ impl Store for SqliteStore {
     }
 
     async fn blobs(&self) -> Result<Vec<BlobRow>> {
-        rows::blobs(&mut *self.read().await?).await
+        blobs::all(&mut *self.read().await?).await
     }
 
     async fn check_invariants(&self) -> Result<Vec<String>> {

@@ -64,6 +64,29 @@ async fn states_follow_the_operators_orders() {
 }
 
 #[tokio::test]
+async fn what_was_never_approved_stays_unknown_to_everyone_else() {
+    let world = World::start().await;
+    let id = world.try_create(&world.product().await).await.json::<JobView>().id;
+    let mut volunteer = world.join(1).await;
+    let hidden = async |volunteer: &mut Volunteer| {
+        volunteer.get(&format!("/v1/jobs/{id}")).await.refused(Code::UnknownJob);
+        volunteer.get(&format!("/v1/jobs/{id}/events")).await.refused(Code::UnknownJob);
+        volunteer.try_lease(1, Some(id)).await.refused(Code::UnknownJob);
+        let consent = manyhands_protocol::statement::Consent { job: Some(id), ..volunteer.consent().await };
+        volunteer.try_open(&consent).await.refused(Code::UnknownJob);
+    };
+    hidden(&mut volunteer).await;
+    world.order(&format!("/jobs/{id}/cancel")).await.is(200);
+    hidden(&mut volunteer).await;
+    assert_eq!(world.view(id).await.state, JobState::Cancelled);
+    // An approved one stays known when it is cancelled.
+    let known = world.product_job().await;
+    world.order(&format!("/jobs/{known}/cancel")).await.is(200);
+    volunteer.get(&format!("/v1/jobs/{known}")).await.is(200);
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn submissions_name_the_field_at_fault() {
     let world = World::start().await;
     let good = world.train(0.9).await;

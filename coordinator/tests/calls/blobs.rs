@@ -1,11 +1,15 @@
 //! Uploads and downloads.
 
+use std::time::Duration;
+
 use manyhands_coordinator::keys::blob_hash;
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::{BlobHash, LeaseId, limits};
 use reqwest::{Body, Method, header};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::client::Answer;
+use crate::client::{Answer, Leased, Volunteer};
 use crate::world::{World, matmul_work};
 
 #[tokio::test]
@@ -92,6 +96,64 @@ async fn uploads_keep_to_their_lease() {
 }
 
 #[tokio::test]
+async fn a_repeated_upload_counts_once() {
+    let world = World::start().await;
+    world.product_job().await;
+    let volunteer = world.join(1).await;
+    let lease = volunteer.lease_one().await;
+    // More than half of what the lease allows, sent again because the first answer was lost.
+    let large = vec![7; lease.manifest.upload_bytes_max as usize];
+    let hash = blob_hash(&large);
+    volunteer.try_upload(&lease, hash, large.clone()).await.is(201);
+    volunteer.try_upload(&lease, hash, large).await.is(200);
+    // A name that is recorded opens no room for other bytes.
+    volunteer.try_upload(&lease, hash, b"other".to_vec()).await.refused(Code::UploadNotAllowed);
+    world.finish().await;
+}
+
+/// Whether a file holds the blob's bytes.
+fn is_on_disk(world: &World, hash: BlobHash) -> bool {
+    let name = hash.to_string();
+    world.folder.path().join("blobs").join(&name[..2]).join(name).exists()
+}
+
+#[tokio::test]
+async fn what_no_result_can_name_is_deleted() {
+    let mut world = World::start().await;
+    world.product_job().await;
+    let mut volunteer = world.join(1).await;
+    let leases = volunteer.lease(4).await;
+    let [given_back, rejected, accepted, lapsed] = leases.as_slice() else { panic!("four units") };
+    let wrong = |fill: u8| vec![fill; 100];
+    for (lease, fill) in [(given_back, 1), (accepted, 1), (lapsed, 3)] {
+        volunteer.upload(lease, wrong(fill)).await;
+    }
+    volunteer.submit(rejected, wrong(2)).await;
+    let right = volunteer.product_bytes(accepted).await;
+    volunteer.submit(accepted, right.clone()).await;
+    volunteer.give_back(given_back).await.is(204);
+    world.clock.advance(limits::LEASE_MS);
+    // The driver was woken by each of these.
+    while is_on_disk(&world, blob_hash(&wrong(1))) || is_on_disk(&world, blob_hash(&wrong(2))) {
+        tokio::task::yield_now().await;
+    }
+    assert!(is_on_disk(&world, blob_hash(&right)));
+    assert!(is_on_disk(&world, blob_hash(&wrong(3))), "a late result may still name it");
+    world.check().await;
+    // Deleted bytes may be uploaded again, and a file without a row does not outlive a restart.
+    let again = volunteer.lease_one().await;
+    volunteer.try_upload(&again, blob_hash(&wrong(1)), wrong(1)).await.is(201);
+    let stray = world.folder.path().join("blobs/00").join("0".repeat(64));
+    std::fs::create_dir_all(stray.parent().unwrap()).unwrap();
+    std::fs::write(&stray, b"stray").unwrap();
+    world.kill_and_restart().await;
+    volunteer.url = world.url();
+    assert!(!stray.exists());
+    assert!(is_on_disk(&world, blob_hash(&right)) && is_on_disk(&world, blob_hash(&wrong(1))));
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn uploads_say_what_and_how_long_they_are() {
     let world = World::start().await;
     world.product_job().await;
@@ -119,15 +181,72 @@ async fn uploads_say_what_and_how_long_they_are() {
     world.finish().await;
 }
 
+/// An upload whose head was sent and is being waited for.
+async fn begun(world: &World, volunteer: &Volunteer, lease: &Leased) -> TcpStream {
+    let mut stream = TcpStream::connect(world.app().addr).await.unwrap();
+    let head = format!(
+        "PUT /v1/blobs/{}?lease={} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: 11\r\n\
+         Content-Type: application/octet-stream\r\nExpect: 100-continue\r\n\r\n",
+        blob_hash(b"whole bytes"),
+        lease.manifest.lease,
+        volunteer.token
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // Said when the body is asked for: from there on the upload has its place.
+    let mut answer = [0; 25];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream
+}
+
+#[tokio::test]
+async fn one_key_takes_few_places_and_volunteers_none_of_the_operators() {
+    let world = World::start_with(|config| config.uploads_count_max = limits::UPLOADS_PER_KEY_MAX + 1).await;
+    world.product_job().await;
+    let (greedy, other) = (world.join(1).await, world.join(2).await);
+    let leases = greedy.lease(3).await;
+    let theirs = other.lease_one().await;
+    let mut held = Vec::new();
+    for lease in &leases[..limits::UPLOADS_PER_KEY_MAX] {
+        held.push(begun(&world, &greedy, lease).await);
+    }
+    let bytes = || b"bytes".to_vec();
+    greedy.try_upload(&leases[2], blob_hash(&bytes()), bytes()).await.refused(Code::TooManyRequests);
+    other.try_upload(&theirs, blob_hash(&bytes()), bytes()).await.is(201);
+    held.push(begun(&world, &other, &theirs).await);
+    world.join(3).await;
+    world.put_input(b"the operator's own".to_vec()).await;
+    // A place is free again when its upload has ended.
+    held[0].write_all(b"whole bytes").await.unwrap();
+    let mut answer = [0; 12];
+    held[0].read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 201");
+    greedy.try_upload(&leases[2], blob_hash(&bytes()), bytes()).await.is(200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_silent_upload_is_given_up() {
+    let world = World::start_with(|config| config.upload_silence = Duration::from_millis(50)).await;
+    world.product_job().await;
+    let volunteer = world.join(1).await;
+    let lease = volunteer.lease_one().await;
+    let mut stream = begun(&world, &volunteer, &lease).await;
+    stream.write_all(b"whole").await.unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 400");
+    world.finish().await;
+}
+
 #[tokio::test]
 async fn an_upload_that_is_cut_off_leaves_nothing() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let world = World::start().await;
     world.product_job().await;
     let volunteer = world.join(1).await;
     let lease = volunteer.lease_one().await;
     let hash = blob_hash(b"whole bytes");
-    let mut stream = tokio::net::TcpStream::connect(world.app().addr).await.unwrap();
+    let mut stream = TcpStream::connect(world.app().addr).await.unwrap();
     let head = format!(
         "PUT /v1/blobs/{hash}?lease={} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: 11\r\n\
          Content-Type: application/octet-stream\r\n\r\nwhole",

@@ -1,5 +1,6 @@
 //! A store whose writes fail when a test says so.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use async_trait::async_trait;
@@ -28,11 +29,18 @@ pub struct Faulty {
     pub writes: AtomicU32,
     fault: Fault,
     mended: AtomicBool,
+    /// Names of the calls so far.
+    calls: Mutex<Vec<&'static str>>,
 }
 
 impl Faulty {
     pub fn new(inner: SqliteStore, fault: Fault) -> Faulty {
-        Faulty { inner, writes: AtomicU32::new(0), fault, mended: AtomicBool::new(false) }
+        Faulty { inner, writes: AtomicU32::new(0), fault, mended: AtomicBool::new(false), calls: Mutex::default() }
+    }
+
+    /// Names of the calls so far, of these alone.
+    pub fn calls(&self, names: &[&str]) -> Vec<&'static str> {
+        self.calls.lock().unwrap().iter().copied().filter(|name| names.contains(name)).collect()
     }
 
     /// Writes succeed from now on.
@@ -59,7 +67,10 @@ macro_rules! delegate {
     ($($kind:ident $name:ident($($arg:ident: $type:ty),*) -> $out:ty;)*) => {
         #[async_trait]
         impl Store for Faulty {
-            $(async fn $name(&self, $($arg: $type),*) -> Result<$out> { delegate!(@$kind self, $name, $($arg),*) })*
+            $(async fn $name(&self, $($arg: $type),*) -> Result<$out> {
+                self.calls.lock().unwrap().push(stringify!($name));
+                delegate!(@$kind self, $name, $($arg),*)
+            })*
         }
     };
     (@read $self:ident, $name:ident, $($arg:ident),*) => { $self.inner.$name($($arg),*).await };
@@ -72,8 +83,10 @@ delegate! {
     write set_stopped(stopped: bool) -> ();
     write add_blob(hash: BlobHash, bytes: u64, now_ms: u64) -> bool;
     read blob(hash: BlobHash) -> Option<BlobRow>;
-    read check_upload(lease: LeaseId, key: KeyId, bytes: u64, now_ms: u64) -> ();
+    read check_upload(lease: LeaseId, key: KeyId, hash: BlobHash, bytes: u64, now_ms: u64) -> ();
     write add_upload(lease: LeaseId, key: KeyId, hash: BlobHash, bytes: u64, now_ms: u64) -> bool;
+    read unused_blobs(count_max: u32) -> Vec<BlobHash>;
+    write forget_blob(hash: BlobHash) -> bool;
     write open_session(session: NewSession) -> ();
     read session(token_hash: [u8; 32]) -> Option<Session>;
     write withdraw_session(session: i64, now_ms: u64) -> Vec<JobId>;
@@ -84,11 +97,12 @@ delegate! {
     read jobs(states: &[JobState]) -> Vec<Job>;
     read job_view(job: JobId, now_ms: u64) -> Option<(u64, JobView)>;
     write set_job_state(job: JobId, from: &[JobState], to: JobState) -> ();
+    write cancel_job(job: JobId, reason: String) -> ();
     write lease(ask: LeaseAsk, sign: Sign<'_>) -> (Vec<Vec<u8>>, Vec<JobId>);
     write heartbeat(lease: LeaseId, key: KeyId, now_ms: u64) -> HeartbeatResponse;
     write give_back(lease: LeaseId, key: KeyId) -> JobId;
     write lapse_leases(now_ms: u64) -> (Vec<JobId>, Option<u64>);
-    write add_result(result: NewResult) -> ResultRow;
+    write add_result(result: NewResult) -> (ResultRow, bool);
     read result(result: i64) -> Option<ResultRow>;
     verdict judge(judgement: Judgement, now_ms: u64) -> ();
     verdict settle(settlement: Settlement) -> ();

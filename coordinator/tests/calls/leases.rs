@@ -68,6 +68,45 @@ async fn leases_are_given_back_once() {
 }
 
 #[tokio::test]
+async fn heartbeats_keep_a_lease_only_so_long() {
+    let world = World::start().await;
+    world.product_job().await;
+    let (stalls, other) = (world.join(1).await, world.join(2).await);
+    let lease = stalls.lease_one().await;
+    other.lease(16).await;
+    let step_ms = limits::LEASE_MS / 2;
+    for _ in 0..limits::LEASE_TOTAL_MS_MAX / step_ms - 1 {
+        world.clock.advance(step_ms);
+        assert!(stalls.heartbeat(&lease).await.keep);
+    }
+    world.clock.advance(step_ms);
+    let last = stalls.heartbeat(&lease).await;
+    assert_eq!((last.keep, last.deadline_ms), (false, NOW_MS + limits::LEASE_TOTAL_MS_MAX + step_ms));
+    world.clock.advance(step_ms);
+    stalls.try_heartbeat(&lease).await.refused(Code::LeaseEnded);
+    assert_eq!(other.lease_one().await.manifest.unit, lease.manifest.unit);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_key_that_lets_a_unit_go_gets_it_only_so_often() {
+    let world = World::start().await;
+    world.train_job().await;
+    let (stalls, holds) = (world.join(1).await, world.join(2).await);
+    // Held by another key all the while, so that the coordinator does not take it.
+    let unit = holds.lease_one().await.manifest.unit;
+    for _ in 0..limits::LEASES_ENDED_MAX {
+        let lease = stalls.lease_one().await;
+        assert_eq!(lease.manifest.unit, unit);
+        stalls.give_back(&lease).await.is(204);
+    }
+    assert_ne!(stalls.lease_one().await.manifest.unit, unit);
+    assert!(stalls.lease(1).await.is_empty());
+    assert_eq!(world.join(3).await.lease_one().await.manifest.unit, unit);
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn requests_outside_their_bounds() {
     let world = World::start().await;
     let (job, other_job) = (world.product_job().await, world.product_job().await);

@@ -5,6 +5,7 @@
 mod admin;
 mod blobs;
 mod client;
+mod divergence;
 mod faulty;
 mod leases;
 mod products;

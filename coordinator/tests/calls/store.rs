@@ -79,8 +79,9 @@ fn result(manifest: &UnitManifest, signed: &[u8]) -> NewResult {
 async fn writes_may_be_repeated(store: &dyn Store) {
     let (job, manifest, signed) = leased(store).await;
     let new = result(&manifest, &signed);
-    let row = store.add_result(new.clone()).await.unwrap();
-    assert_eq!(store.add_result(new.clone()).await.unwrap(), row);
+    let (row, is_new) = store.add_result(new.clone()).await.unwrap();
+    assert!(is_new);
+    assert_eq!(store.add_result(new.clone()).await.unwrap(), (row.clone(), false));
     assert_eq!(store.totals(KEY).await.unwrap().pending, 1);
     let settlement = Settlement {
         unit: manifest.unit,
@@ -96,7 +97,7 @@ async fn writes_may_be_repeated(store: &dyn Store) {
     store.settle(other).await.unwrap();
     store.judge(Judgement::reject(row.id, "too late"), 6).await.unwrap();
     assert_eq!(store.unit(manifest.unit).await.unwrap().unwrap().canonical, Some(OUTPUT));
-    let judged = store.add_result(new).await.unwrap();
+    let (judged, _) = store.add_result(new).await.unwrap();
     assert_eq!((judged.verdict, judged.credit_flop, judged.reason.as_str()), (Verdict::Accepted, 2, ""));
     let totals = store.totals(KEY).await.unwrap();
     assert_eq!((totals.accepted, totals.rejected, totals.pending, totals.credit_flop), (1, 0, 0, 2));
@@ -111,7 +112,7 @@ async fn writes_may_be_repeated(store: &dyn Store) {
 
 async fn nothing_is_accepted_for_an_open_unit(store: &dyn Store) {
     let (_, manifest, signed) = leased(store).await;
-    let row = store.add_result(result(&manifest, &signed)).await.unwrap();
+    let (row, _) = store.add_result(result(&manifest, &signed)).await.unwrap();
     assert!(store.judge(Judgement::accept(row.id), 5).await.is_err());
     assert_eq!(store.result(row.id).await.unwrap().unwrap().verdict, Verdict::Pending);
     for _ in 0..2 {

@@ -83,6 +83,36 @@ async fn one_key_alone_is_joined_by_the_referee() {
     world.finish().await;
 }
 
+#[tokio::test]
+async fn a_second_key_at_work_gets_time_to_finish() {
+    let world = World::start().await;
+    let job = world.train_job().await;
+    let (fast, slow) = (world.join(1).await, world.join(2).await);
+    let (ours, theirs) = same_unit(&fast, &slow).await;
+    let alone = fast.lease_one().await;
+    let shared = fast.update_bytes(&ours).await;
+    fast.submit(&ours, shared.clone()).await;
+    let output = fast.update_bytes(&alone).await;
+    fast.submit(&alone, output.clone()).await;
+    world.clock.advance(limits::REPLICA_WAIT_MS);
+    // The unit that nobody else has taken is refereed, the other waits for its second key.
+    world.follow(job, |view| view.units_settled == 1).await;
+    assert_eq!(verdict(&fast, &alone, &output).await.verdict, Verdict::Accepted);
+    assert_eq!(verdict(&fast, &ours, &shared).await.verdict, Verdict::Pending);
+    slow.submit(&theirs, shared).await;
+    let view = world.follow(job, |view| view.units_settled == 2).await;
+    assert_eq!((view.units_refereed, view.results_accepted), (1, 3));
+    // One that stalls holds the round no longer than its limit.
+    world.follow(job, |view| view.train.as_ref().unwrap().rounds_merged == 1).await;
+    let (ours, _) = same_unit(&fast, &slow).await;
+    let output = fast.update_bytes(&ours).await;
+    fast.submit(&ours, output).await;
+    world.clock.advance(limits::REPLICA_LEASED_WAIT_MS);
+    let view = world.follow(job, |view| view.units_settled == 3).await;
+    assert_eq!(view.units_refereed, 2);
+    world.finish().await;
+}
+
 /// A lie against an honest partner: the referee tells them apart, whoever was first.
 async fn lie_is_caught(name: &str, lie: impl Fn(&mut Vec<Vec<f32>>)) {
     for liar_first in [true, false] {
@@ -237,17 +267,105 @@ async fn a_third_result_is_judged_by_what_settled_the_unit() {
     world.finish().await;
 }
 
-/// Three results are in when the unit is settled by the first two: the third is judged by what they settled.
-async fn third_is_judged(lie: impl Fn(&mut Vec<Vec<f32>>), expected: Verdict) {
+/// A coordinator on a store with this fault.
+struct Watched {
+    _folder: tempfile::TempDir,
+    clock: Arc<ManualClock>,
+    store: Arc<Faulty>,
+    app: App,
+    world: World,
+}
+
+async fn watched(fault: Fault) -> Watched {
     let folder = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::new(NOW_MS));
     let mut config = Config::new(folder.path());
     config.listen.set_port(0);
     config.clock = clock.clone();
     let inner = SqliteStore::open(&folder.path().join("manyhands.sqlite3"), Duration::from_secs(5)).await.unwrap();
-    let store = Arc::new(Faulty::new(inner, Fault::Verdicts));
+    let store = Arc::new(Faulty::new(inner, fault));
     let app = App::start_with(config, store.clone()).await.unwrap();
     let world = World::watching(&app);
+    Watched { _folder: folder, clock, store, app, world }
+}
+
+impl Watched {
+    async fn finish(self) {
+        assert_eq!(self.app.check_invariants().await.unwrap(), Vec::<String>::new());
+        self.app.shutdown().await;
+    }
+}
+
+/// Whoever submits lies for many units must not hold up everything else.
+#[tokio::test]
+async fn the_driver_looks_around_after_each_refereed_unit() {
+    let w = watched(Fault::None).await;
+    let job = w.world.train_job().await;
+    let volunteer = w.world.join(1).await;
+    for lease in volunteer.lease(16).await {
+        let output = volunteer.update_bytes(&lease).await;
+        volunteer.submit(&lease, output).await;
+    }
+    w.clock.advance(limits::REPLICA_WAIT_MS);
+    w.world.follow(job, |view| view.units_refereed == 2).await;
+    let calls = w.store.calls(&["settle", "jobs_to_advance"]);
+    let settled: Vec<_> = (0..calls.len()).filter(|&at| calls[at] == "settle").collect();
+    assert!(settled.len() == 2 && settled[1] > settled[0] + 1, "{calls:?}");
+    w.finish().await;
+}
+
+#[tokio::test]
+async fn asking_for_a_verdict_repeats_no_check() {
+    let w = watched(Fault::None).await;
+    w.world.train_job().await;
+    let volunteer = w.world.join(1).await;
+    let lease = volunteer.lease_one().await;
+    let output = volunteer.update_bytes(&lease).await;
+    assert_eq!(volunteer.submit(&lease, output.clone()).await.verdict, Verdict::Pending);
+    let checks = w.store.calls(&["unit"]).len();
+    for _ in 0..3 {
+        assert_eq!(verdict(&volunteer, &lease, &output).await.verdict, Verdict::Pending);
+    }
+    assert_eq!((checks, w.store.calls(&["unit"]).len()), (1, 1));
+    w.finish().await;
+}
+
+/// Keys that let their leases lapse and then submit together: the referee reads a bounded number of updates at once.
+#[tokio::test]
+async fn many_results_of_one_unit_are_all_judged() {
+    let w = watched(Fault::Verdicts).await;
+    let job = w.world.train_job().await;
+    let mut all = Vec::new();
+    for pair in 0..3 {
+        let (first, second) = (w.world.join(2 * pair + 1).await, w.world.join(2 * pair + 2).await);
+        let (a, b) = same_unit(&first, &second).await;
+        let mut update = first.update(&a).await;
+        for (volunteer, lease) in [(first, a), (second, b)] {
+            let output = update_file(&lease, &update);
+            volunteer.upload(&lease, output.clone()).await;
+            all.push((volunteer, lease, output));
+            // Each other one lies.
+            update.iter_mut().flatten().for_each(|v| *v *= 0.5);
+        }
+        w.clock.advance(limits::LEASE_MS);
+    }
+    for (volunteer, lease, output) in &all {
+        assert_eq!(lease.manifest.unit, all[0].1.manifest.unit);
+        assert_eq!(verdict(volunteer, lease, output).await.verdict, Verdict::Pending);
+    }
+    w.store.mend();
+    let judged_before = w.store.calls(&["judge"]).len();
+    w.clock.advance(limits::LEASE_MS / 2);
+    let view = w.world.follow(job, |view| view.results_accepted + view.results_rejected == 6).await;
+    assert_eq!((view.results_accepted, view.results_rejected, view.units_settled), (3, 3, 1));
+    // Four with the settlement, the other two after it.
+    assert_eq!(w.store.calls(&["judge"]).len() - judged_before, 2);
+    w.finish().await;
+}
+
+/// Three results are in when the unit is settled by the first two: the third is judged by what they settled.
+async fn third_is_judged(lie: impl Fn(&mut Vec<Vec<f32>>), expected: Verdict) {
+    let Watched { _folder, clock, store, app, world } = watched(Fault::Verdicts).await;
     let job = world.train_job().await;
     let (late, first, second) = (world.join(1).await, world.join(2).await, world.join(3).await);
     let old = late.lease_one().await;

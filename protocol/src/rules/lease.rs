@@ -1,5 +1,7 @@
 //! Whether a key may lease a unit now.
 
+use crate::limits;
+
 /// What the store knows of a unit when a key asks for work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
@@ -11,12 +13,16 @@ pub struct Candidate {
     pub live_leases_count: u32,
     /// The asking key has a live lease on it or has returned a result for it.
     pub key_has_part: bool,
+    /// Leases of the asking key on it that lapsed or were given back.
+    pub key_leases_ended_count: u32,
     pub settled: bool,
 }
 
-/// A unit is offered while results and live leases together are fewer than the quorum, and to each key once.
+/// A unit is offered while results and live leases together are fewer than the quorum, to each key once at a time, and to
+/// none that let it go again and again.
 pub fn may_lease(c: Candidate) -> bool {
-    !c.settled && !c.key_has_part && c.results_count + c.live_leases_count < c.min_quorum
+    let wanted = !c.settled && c.results_count + c.live_leases_count < c.min_quorum;
+    wanted && !c.key_has_part && c.key_leases_ended_count < limits::LEASES_ENDED_MAX
 }
 
 #[cfg(test)]
@@ -25,12 +31,21 @@ mod tests {
 
     #[test]
     fn each_condition_decides() {
-        let free = Candidate { min_quorum: 2, results_count: 0, live_leases_count: 0, key_has_part: false, settled: false };
+        let free = Candidate {
+            min_quorum: 2,
+            results_count: 0,
+            live_leases_count: 0,
+            key_has_part: false,
+            key_leases_ended_count: 0,
+            settled: false,
+        };
         assert!(may_lease(free));
         assert!(may_lease(Candidate { results_count: 1, ..free }));
         assert!(may_lease(Candidate { live_leases_count: 1, ..free }));
         assert!(!may_lease(Candidate { results_count: 1, live_leases_count: 1, ..free }));
         assert!(!may_lease(Candidate { key_has_part: true, ..free }));
+        assert!(may_lease(Candidate { key_leases_ended_count: limits::LEASES_ENDED_MAX - 1, ..free }));
+        assert!(!may_lease(Candidate { key_leases_ended_count: limits::LEASES_ENDED_MAX, ..free }));
         assert!(!may_lease(Candidate { settled: true, ..free }));
     }
 }

@@ -29,6 +29,7 @@ const RULES: &[(&str, &str)] = &[
         "a unit's counts and free slots are those of its results and leases",
         "SELECT u.id FROM units u WHERE
             u.results_count <> (SELECT COUNT(*) FROM results r WHERE r.unit_id = u.id AND r.verdict <> 'rejected')
+            OR u.leases_ended <> (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state IN ('lapsed', 'given_back'))
             OR (u.state = 'open' AND u.slots_free <> (SELECT CASE WHEN u.min_quorum > c.n THEN u.min_quorum - c.n ELSE 0 END FROM
                 (SELECT u.results_count + (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state = 'live') AS n) c))",
     ),
@@ -68,6 +69,18 @@ const RULES: &[(&str, &str)] = &[
         "a lease's uploads keep to its allowance",
         "SELECT l.id FROM leases l WHERE
             (SELECT COALESCE(SUM(p.bytes), 0) FROM uploads p WHERE p.lease_id = l.id) > l.upload_bytes_max",
+    ),
+    (
+        "an upload counts as unaccepted while its bytes are stored and not public, and is of its lease's key",
+        "SELECT p.lease_id AS id FROM uploads p JOIN blobs b ON b.hash = p.hash JOIN leases l ON l.id = p.lease_id
+         WHERE p.key_id <> l.key_id OR p.unaccepted > (b.public = 0 AND b.stored = 1)
+            OR (p.unaccepted = 0 AND b.public = 0 AND b.stored = 1 AND (l.state = 'live'
+                OR EXISTS (SELECT 1 FROM results r WHERE r.output = p.hash AND r.lease_id = l.id AND r.verdict = 'pending')))",
+    ),
+    (
+        "bytes that something names are stored",
+        "SELECT hex(b.hash) AS id FROM blobs b WHERE b.stored = 0 AND (b.public = 1 OR b.kept = 1
+            OR EXISTS (SELECT 1 FROM results r WHERE r.output = b.hash AND r.verdict = 'pending'))",
     ),
     (
         "a train job's rounds have no gaps, end at the job's round, and all but the last are settled",

@@ -8,8 +8,8 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 use super::super::{Job, NewJob, Result, StoreError};
-use super::rows::{hash, int, publish_blob, touch_job, uint, uint32};
-use super::{rounds, units};
+use super::rows::{hash, int, touch_job, uint, uint32};
+use super::{blobs, rounds, units};
 
 /// Most evaluations that a view lists; a longer history is thinned evenly.
 const HISTORY_COUNT_MAX: u32 = 512;
@@ -52,7 +52,7 @@ pub async fn create(tx: &mut SqliteConnection, new: NewJob) -> Result<JobId> {
 }
 
 pub async fn find(tx: &mut SqliteConnection, job: JobId) -> Result<Option<Job>> {
-    let row = sqlx::query("SELECT id, state, submission, round, units_total, units_settled FROM jobs WHERE id = $1")
+    let row = sqlx::query("SELECT id, state, approved, submission, round, units_total, units_settled FROM jobs WHERE id = $1")
         .bind(int(job.0))
         .fetch_optional(tx)
         .await?;
@@ -60,13 +60,15 @@ pub async fn find(tx: &mut SqliteConnection, job: JobId) -> Result<Option<Job>> 
 }
 
 pub async fn in_state(tx: &mut SqliteConnection, state: JobState) -> Result<Vec<Job>> {
-    sqlx::query("SELECT id, state, submission, round, units_total, units_settled FROM jobs WHERE state = $1 ORDER BY id")
-        .bind(state.name())
-        .fetch_all(tx)
-        .await?
-        .iter()
-        .map(job_row)
-        .collect()
+    sqlx::query(
+        "SELECT id, state, approved, submission, round, units_total, units_settled FROM jobs WHERE state = $1 ORDER BY id",
+    )
+    .bind(state.name())
+    .fetch_all(tx)
+    .await?
+    .iter()
+    .map(job_row)
+    .collect()
 }
 
 fn job_row(row: &SqliteRow) -> Result<Job> {
@@ -76,6 +78,7 @@ fn job_row(row: &SqliteRow) -> Result<Job> {
     Ok(Job {
         id,
         state: JobState::parse(state).ok_or_else(|| StoreError::Damaged(format!("state {state} of job {id}")))?,
+        approved: uint(row, "approved")? != 0,
         submission: serde_json::from_str::<Submission>(submission)
             .map_err(|e| StoreError::Damaged(format!("submission of job {id}: {e}")))?,
         round: uint32(row, "round")?,
@@ -97,24 +100,34 @@ pub async fn set_state(tx: &mut SqliteConnection, job: JobId, from: &[JobState],
     }
     if found.state == JobState::Submitted && to == JobState::Running {
         publish_inputs(tx, &found).await?;
+        sqlx::query("UPDATE jobs SET approved = 1 WHERE id = $1").bind(int(job.0)).execute(&mut *tx).await?;
     }
     sqlx::query("UPDATE jobs SET state = $2 WHERE id = $1").bind(int(job.0)).bind(to.name()).execute(&mut *tx).await?;
     touch_job(tx, job).await
+}
+
+pub async fn cancel(tx: &mut SqliteConnection, job: JobId, reason: &str) -> Result<()> {
+    let done = sqlx::query("UPDATE jobs SET state = 'cancelled', reason = $2 WHERE id = $1 AND state IN ('running', 'paused')")
+        .bind(int(job.0))
+        .bind(reason)
+        .execute(&mut *tx)
+        .await?;
+    if done.rows_affected() == 1 { touch_job(tx, job).await } else { Ok(()) }
 }
 
 async fn publish_inputs(tx: &mut SqliteConnection, job: &Job) -> Result<()> {
     match &job.submission.inputs {
         Inputs::Matmul { a_panels, b_panels, .. } => {
             for &panel in a_panels.iter().chain(b_panels) {
-                publish_blob(tx, panel).await?;
+                blobs::publish(tx, panel).await?;
             }
         }
         Inputs::Train { shards, test } => {
             for &blob in shards.iter().chain([test]) {
-                publish_blob(tx, blob).await?;
+                blobs::publish(tx, blob).await?;
             }
             if let Some(round) = rounds::find(tx, job.id, job.round).await? {
-                publish_blob(tx, round.checkpoint).await?;
+                blobs::publish(tx, round.checkpoint).await?;
             }
         }
     }
@@ -123,7 +136,7 @@ async fn publish_inputs(tx: &mut SqliteConnection, job: &Job) -> Result<()> {
 
 pub async fn view(tx: &mut SqliteConnection, job: JobId, now_ms: u64) -> Result<Option<(u64, JobView)>> {
     let row = sqlx::query(
-        "SELECT id, kind, state, submission, round, units_total, units_settled, units_refereed, results_accepted,
+        "SELECT id, kind, state, approved, reason, submission, round, units_total, units_settled, units_refereed, results_accepted,
             results_rejected, version,
             (SELECT COUNT(*) FROM contributors WHERE job_id = jobs.id) AS contributors,
             CASE WHEN state IN ('running', 'paused') THEN
@@ -148,6 +161,7 @@ pub async fn view(tx: &mut SqliteConnection, job: JobId, now_ms: u64) -> Result<
         category: manifest.category,
         kind: row.try_get("kind")?,
         state: stored.state,
+        reason: row.try_get("reason")?,
         units_total: stored.units_total,
         units_settled: stored.units_settled,
         contributors: uint(&row, "contributors")?,

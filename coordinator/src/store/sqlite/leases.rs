@@ -1,10 +1,11 @@
-//! Leases and uploads under them.
+//! Leases.
 
+use futures::TryStreamExt;
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::rules::lease::{Candidate, may_lease};
 use manyhands_protocol::wire::HeartbeatResponse;
 use manyhands_protocol::work::{UnitManifest, Work};
-use manyhands_protocol::{BlobHash, JobId, KeyId, LeaseId, UnitId, cbor, limits};
+use manyhands_protocol::{JobId, KeyId, LeaseId, UnitId, cbor, limits};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
@@ -20,7 +21,8 @@ const JOBS_PER_CALL_MAX: i64 = 256;
 
 pub async fn find(tx: &mut SqliteConnection, lease: LeaseId) -> Result<Lease> {
     let row = sqlx::query(
-        "SELECT id, unit_id, job_id, key_id, state, deadline_ms, manifest_hash, upload_bytes_max FROM leases WHERE id = $1",
+        "SELECT id, unit_id, job_id, key_id, state, issued_ms, deadline_ms, manifest_hash, upload_bytes_max
+         FROM leases WHERE id = $1",
     )
     .bind(int(lease.0))
     .fetch_optional(tx)
@@ -39,6 +41,7 @@ pub async fn find(tx: &mut SqliteConnection, lease: LeaseId) -> Result<Lease> {
         job: JobId(uint(&row, "job_id")?),
         key: key_column(&row, "key_id")?,
         state,
+        issued_ms: uint(&row, "issued_ms")?,
         deadline_ms: uint(&row, "deadline_ms")?,
         manifest: hash(&row, "manifest_hash")?,
         upload_bytes_max: uint(&row, "upload_bytes_max")?,
@@ -56,7 +59,7 @@ pub async fn find_own(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId) -> 
 }
 
 /// The lease, if it is this key's and live now.
-async fn find_live(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId, now_ms: u64) -> Result<Lease> {
+pub async fn find_live(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId, now_ms: u64) -> Result<Lease> {
     let found = find_own(tx, lease, key).await?;
     if found.state == LeaseState::Live && now_ms < found.deadline_ms {
         Ok(found)
@@ -105,33 +108,30 @@ pub async fn lease(tx: &mut SqliteConnection, ask: LeaseAsk, sign: Sign<'_>) -> 
     Ok((manifests, touched))
 }
 
-/// Units of a job with a free slot in which a key has no part.
-const CANDIDATES: &str = "SELECT u.id, u.work, u.min_quorum, u.results_count,
-        (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state = 'live') AS live
+/// Open units of a job with a free slot, with what [`may_lease`] goes by for a key.
+const CANDIDATES: &str = "SELECT u.id, u.work, u.state, u.min_quorum, u.results_count,
+        (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state = 'live') AS live,
+        EXISTS (SELECT 1 FROM leases l WHERE l.unit_id = u.id AND l.state = 'live' AND l.key_id = $3)
+            OR EXISTS (SELECT 1 FROM results r WHERE r.unit_id = u.id AND r.key_id = $3) AS key_has_part,
+        (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state IN ('lapsed', 'given_back') AND l.key_id = $3) AS key_ended
      FROM units u
      WHERE u.job_id = $1 AND u.state = 'open' AND u.slots_free > 0 AND u.blob_bytes <= $2
-        AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.unit_id = u.id AND l.state = 'live' AND l.key_id = $3)
-        AND NOT EXISTS (SELECT 1 FROM results r WHERE r.unit_id = u.id AND r.key_id = $3)
-     ORDER BY u.id LIMIT $4";
+     ORDER BY u.id";
 
 /// Units of the job that the key may lease, oldest first.
 async fn candidates(tx: &mut SqliteConnection, job: JobId, ask: LeaseAsk, count_max: u32) -> Result<Vec<SqliteRow>> {
-    let rows = sqlx::query(CANDIDATES)
-        .bind(int(job.0))
-        .bind(int(ask.blob_bytes_max))
-        .bind(ask.key.0.as_slice())
-        .bind(i64::from(count_max))
-        .fetch_all(tx)
-        .await?;
-    let mut allowed = Vec::with_capacity(rows.len());
-    for row in rows {
+    let mut rows = sqlx::query(CANDIDATES).bind(int(job.0)).bind(int(ask.blob_bytes_max)).bind(ask.key.0.as_slice()).fetch(tx);
+    let mut allowed = Vec::new();
+    while allowed.len() < count_max as usize
+        && let Some(row) = rows.try_next().await?
+    {
         let candidate = Candidate {
             min_quorum: uint32(&row, "min_quorum")?,
             results_count: uint32(&row, "results_count")?,
             live_leases_count: uint32(&row, "live")?,
-            // What the statement leaves out already.
-            key_has_part: false,
-            settled: false,
+            key_has_part: uint(&row, "key_has_part")? != 0,
+            key_leases_ended_count: uint32(&row, "key_ended")?,
+            settled: row.try_get::<&str, _>("state")? == "settled",
         };
         if may_lease(candidate) {
             allowed.push(row);
@@ -188,7 +188,8 @@ pub async fn heartbeat(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId, no
     .fetch_optional(&mut *tx)
     .await?
     .is_some();
-    if !wanted || jobs::stopped(tx).await? {
+    let too_old = now_ms >= found.issued_ms.saturating_add(limits::LEASE_TOTAL_MS_MAX);
+    if !wanted || too_old || jobs::stopped(tx).await? {
         return Ok(HeartbeatResponse { keep: false, deadline_ms: found.deadline_ms });
     }
     let deadline_ms = now_ms + limits::LEASE_MS;
@@ -239,46 +240,6 @@ pub async fn lapse(tx: &mut SqliteConnection, now_ms: u64) -> Result<Vec<JobId>>
 pub async fn next_deadline(tx: &mut SqliteConnection) -> Result<Option<u64>> {
     let row = sqlx::query("SELECT MIN(deadline_ms) AS ms FROM leases WHERE state = 'live'").fetch_one(tx).await?;
     Ok(row.try_get::<Option<i64>, _>("ms")?.map(|ms| ms as u64))
-}
-
-/// Refuses an upload of `bytes` that the lease does not allow; an upload of `again` that is recorded already is allowed.
-pub async fn check_upload(
-    tx: &mut SqliteConnection,
-    lease: LeaseId,
-    key: KeyId,
-    again: Option<BlobHash>,
-    bytes: u64,
-    now_ms: u64,
-) -> Result<()> {
-    let found = find_live(tx, lease, key, now_ms).await?;
-    let rows = sqlx::query("SELECT hash, bytes FROM uploads WHERE lease_id = $1").bind(int(lease.0)).fetch_all(tx).await?;
-    let (mut used, mut count) = (0, 0);
-    for row in &rows {
-        if again == Some(hash(row, "hash")?) {
-            return Ok(());
-        }
-        used += uint(row, "bytes")?;
-        count += 1;
-    }
-    if count >= limits::OUTPUTS_COUNT_MAX {
-        return Err(StoreError::refused(Code::UploadNotAllowed, format!("lease {lease} has {count} uploads already")));
-    }
-    if bytes > found.upload_bytes_max.saturating_sub(used) {
-        let detail =
-            format!("lease {lease} allows {} bytes in all, {used} are used, {bytes} more were sent", found.upload_bytes_max);
-        return Err(StoreError::refused(Code::UploadNotAllowed, detail));
-    }
-    Ok(())
-}
-
-pub async fn add_upload(tx: &mut SqliteConnection, lease: LeaseId, blob: BlobHash, bytes: u64) -> Result<()> {
-    sqlx::query("INSERT INTO uploads (lease_id, hash, bytes) VALUES ($1, $2, $3) ON CONFLICT (lease_id, hash) DO NOTHING")
-        .bind(int(lease.0))
-        .bind(blob.0.as_slice())
-        .bind(int(bytes))
-        .execute(tx)
-        .await?;
-    Ok(())
 }
 
 #[cfg(test)]

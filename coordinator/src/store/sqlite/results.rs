@@ -8,15 +8,15 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 use super::super::{Judgement, LeaseState, NewResult, Result, ResultRow, SettledBy, Settlement, StoreError};
-use super::leases;
-use super::rows::{hash, int, key as key_column, publish_blob, refresh_unit, touch_job, uint};
+use super::rows::{hash, int, key as key_column, refresh_unit, touch_job, uint};
+use super::{blobs, leases};
 use crate::scheduler;
 
-pub async fn add(tx: &mut SqliteConnection, new: NewResult) -> Result<ResultRow> {
+pub async fn add(tx: &mut SqliteConnection, new: NewResult) -> Result<(ResultRow, bool)> {
     let lease = leases::find_own(tx, new.lease, new.key).await?;
     if let Some((id, statement)) = of_lease(tx, new.lease).await? {
         if statement == new.statement {
-            return find(tx, id).await?.ok_or_else(|| StoreError::Damaged(format!("result {id} is gone")));
+            return Ok((stored(tx, id).await?, false));
         }
         return Err(StoreError::refused(Code::ResultReplayed, format!("lease {} has another result", new.lease)));
     }
@@ -34,6 +34,10 @@ pub async fn add(tx: &mut SqliteConnection, new: NewResult) -> Result<ResultRow>
     refresh_unit(tx, new.unit).await?;
     sqlx::query("UPDATE keys SET pending = pending + 1 WHERE key_id = $1").bind(new.key.0.as_slice()).execute(&mut *tx).await?;
     touch_job(tx, new.job).await?;
+    Ok((stored(tx, id).await?, true))
+}
+
+async fn stored(tx: &mut SqliteConnection, id: i64) -> Result<ResultRow> {
     find(tx, id).await?.ok_or_else(|| StoreError::Damaged(format!("result {id} is gone")))
 }
 
@@ -184,7 +188,7 @@ pub async fn judge(tx: &mut SqliteConnection, judgement: &Judgement, now_ms: u64
         .await?;
     count(tx, result.key, result.job, judgement.accepted, credit).await?;
     if judgement.accepted {
-        publish_blob(tx, result.output).await?;
+        blobs::publish(tx, result.output).await?;
     }
     refresh_unit(tx, result.unit).await?;
     touch_job(tx, result.job).await
@@ -239,7 +243,7 @@ pub async fn settle(tx: &mut SqliteConnection, settlement: Settlement) -> Result
         .bind(i64::from(settlement.by == SettledBy::Referee))
         .execute(&mut *tx)
         .await?;
-    publish_blob(tx, settlement.canonical).await?;
+    blobs::publish(tx, settlement.canonical).await?;
     for judgement in &settlement.judgements {
         judge(tx, judgement, settlement.now_ms).await?;
     }

@@ -6,8 +6,8 @@ use manyhands_protocol::{BlobHash, JobId, UnitId};
 use sqlx::{Row, SqliteConnection};
 
 use super::super::{Job, NewRound, Result, RoundClose, StoreError};
-use super::rows::{hash, int, publish_blob, touch_job, uint};
-use super::{jobs, units};
+use super::rows::{hash, int, touch_job, uint};
+use super::{blobs, jobs, units};
 
 pub async fn add(tx: &mut SqliteConnection, job: JobId, round: u32, new: &NewRound) -> Result<()> {
     sqlx::query(
@@ -85,7 +85,7 @@ pub async fn close(tx: &mut SqliteConnection, close: RoundClose) -> Result<()> {
     }
     let round = close.round + 1;
     add(tx, job.id, round, &close.next).await?;
-    publish_blob(tx, close.next.checkpoint).await?;
+    blobs::publish(tx, close.next.checkpoint).await?;
     units::add(tx, job.id, round, &close.units).await?;
     let state = if close.units.is_empty() { JobState::Finished } else { JobState::Running };
     sqlx::query("UPDATE jobs SET round = $2, state = $3 WHERE id = $1")

@@ -4,7 +4,7 @@ use manyhands_protocol::{BlobHash, JobId, KeyId, UnitId};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
-use super::super::{BlobRow, Result, StoreError};
+use super::super::{Result, StoreError};
 
 /// A number as the database holds it. Ids and times beyond its range come from outside only, and match no row.
 pub fn int(value: u64) -> i64 {
@@ -41,13 +41,14 @@ pub async fn touch_job(tx: &mut SqliteConnection, job: JobId) -> Result<()> {
     Ok(())
 }
 
-/// Re-derives a unit's counts of results and free slots.
+/// Re-derives a unit's counts of results, ended leases and free slots.
 pub async fn refresh_unit(tx: &mut SqliteConnection, unit: UnitId) -> Result<()> {
     let row = sqlx::query(
         "SELECT min_quorum,
             (SELECT COUNT(*) FROM results WHERE unit_id = units.id AND verdict <> 'rejected') AS results,
             (SELECT MIN(received_ms) FROM results WHERE unit_id = units.id AND verdict <> 'rejected') AS first_ms,
-            (SELECT COUNT(*) FROM leases WHERE unit_id = units.id AND state = 'live') AS live
+            (SELECT COUNT(*) FROM leases WHERE unit_id = units.id AND state = 'live') AS live,
+            (SELECT COUNT(*) FROM leases WHERE unit_id = units.id AND state IN ('lapsed', 'given_back')) AS ended
          FROM units WHERE id = $1",
     )
     .bind(int(unit.0))
@@ -55,42 +56,13 @@ pub async fn refresh_unit(tx: &mut SqliteConnection, unit: UnitId) -> Result<()>
     .await?;
     let (results, live) = (uint(&row, "results")?, uint(&row, "live")?);
     let slots = uint(&row, "min_quorum")?.saturating_sub(results + live);
-    sqlx::query("UPDATE units SET results_count = $2, first_result_ms = $3, slots_free = $4 WHERE id = $1")
+    sqlx::query("UPDATE units SET results_count = $2, first_result_ms = $3, slots_free = $4, leases_ended = $5 WHERE id = $1")
         .bind(int(unit.0))
         .bind(int(results))
         .bind(row.try_get::<Option<i64>, _>("first_ms")?)
         .bind(int(slots))
+        .bind(row.try_get::<i64, _>("ended")?)
         .execute(tx)
         .await?;
     Ok(())
-}
-
-pub async fn add_blob(tx: &mut SqliteConnection, hash: BlobHash, bytes: u64, now_ms: u64) -> Result<bool> {
-    let done =
-        sqlx::query("INSERT INTO blobs (hash, bytes, public, created_ms) VALUES ($1, $2, 0, $3) ON CONFLICT (hash) DO NOTHING")
-            .bind(hash.0.as_slice())
-            .bind(int(bytes))
-            .bind(int(now_ms))
-            .execute(tx)
-            .await?;
-    Ok(done.rows_affected() == 1)
-}
-
-pub async fn publish_blob(tx: &mut SqliteConnection, hash: BlobHash) -> Result<()> {
-    let done = sqlx::query("UPDATE blobs SET public = 1 WHERE hash = $1").bind(hash.0.as_slice()).execute(tx).await?;
-    if done.rows_affected() == 1 { Ok(()) } else { Err(StoreError::Damaged(format!("blob {hash} is not recorded"))) }
-}
-
-pub async fn blob(tx: &mut SqliteConnection, hash: BlobHash) -> Result<Option<BlobRow>> {
-    let row =
-        sqlx::query("SELECT hash, bytes, public FROM blobs WHERE hash = $1").bind(hash.0.as_slice()).fetch_optional(tx).await?;
-    row.as_ref().map(blob_row).transpose()
-}
-
-pub async fn blobs(tx: &mut SqliteConnection) -> Result<Vec<BlobRow>> {
-    sqlx::query("SELECT hash, bytes, public FROM blobs ORDER BY hash").fetch_all(tx).await?.iter().map(blob_row).collect()
-}
-
-fn blob_row(row: &SqliteRow) -> Result<BlobRow> {
-    Ok(BlobRow { hash: hash(row, "hash")?, bytes: uint(row, "bytes")?, public: uint(row, "public")? != 0 })
 }

@@ -1,8 +1,8 @@
 //! Work units.
 
-use manyhands_protocol::{BlobHash, JobId, UnitId, cbor};
+use manyhands_protocol::{BlobHash, JobId, UnitId, cbor, limits};
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 
 use super::super::{NewUnit, Result, StoreError, Unit};
 use super::rows::{int, uint, uint32};
@@ -32,29 +32,40 @@ pub async fn add(tx: &mut SqliteConnection, job: JobId, round: u32, units: &[New
     Ok(())
 }
 
+/// A unit's columns, for [`unit_row`].
+const COLUMNS: &str = "u.id, u.job_id, u.round, u.work, u.min_quorum, u.results_count, u.first_result_ms, u.leases_ended, u.flop,
+    u.canonical, (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state = 'live'
+        AND NOT EXISTS (SELECT 1 FROM results r WHERE r.unit_id = u.id AND r.key_id = l.key_id)) AS live";
+
+fn select(rest: &str) -> AssertSqlSafe<String> {
+    AssertSqlSafe(format!("SELECT {COLUMNS} FROM units u {rest}"))
+}
+
 pub async fn find(tx: &mut SqliteConnection, unit: UnitId) -> Result<Option<Unit>> {
-    let row = sqlx::query(
-        "SELECT id, job_id, round, work, min_quorum, results_count, first_result_ms, flop, canonical FROM units WHERE id = $1",
-    )
-    .bind(int(unit.0))
-    .fetch_optional(tx)
-    .await?;
+    let row = sqlx::query(select("WHERE u.id = $1")).bind(int(unit.0)).fetch_optional(tx).await?;
     row.as_ref().map(unit_row).transpose()
 }
 
 pub async fn waiting(tx: &mut SqliteConnection, count_max: u32) -> Result<Vec<Unit>> {
-    sqlx::query(
-        "SELECT u.id, u.job_id, u.round, u.work, u.min_quorum, u.results_count, u.first_result_ms, u.flop, u.canonical
-         FROM units u JOIN jobs j ON j.id = u.job_id
+    let mut rows = sqlx::query(select(
+        "JOIN jobs j ON j.id = u.job_id
          WHERE u.state = 'open' AND u.min_quorum > 1 AND u.first_result_ms IS NOT NULL AND j.state IN ('running', 'paused')
          ORDER BY u.first_result_ms, u.id LIMIT $1",
-    )
+    ))
     .bind(i64::from(count_max))
+    .fetch_all(&mut *tx)
+    .await?;
+    let abandoned = sqlx::query(select(
+        "JOIN jobs j ON j.id = u.job_id
+         WHERE u.state = 'open' AND u.results_count = 0 AND u.leases_ended >= $1 AND j.state IN ('running', 'paused')
+         ORDER BY u.id LIMIT $2",
+    ))
+    .bind(i64::from(limits::LEASES_ENDED_MAX))
+    .bind(i64::from(count_max) - rows.len() as i64)
     .fetch_all(tx)
-    .await?
-    .iter()
-    .map(unit_row)
-    .collect()
+    .await?;
+    rows.extend(abandoned);
+    rows.iter().map(unit_row).collect()
 }
 
 fn unit_row(row: &SqliteRow) -> Result<Unit> {
@@ -73,6 +84,8 @@ fn unit_row(row: &SqliteRow) -> Result<Unit> {
         min_quorum: uint32(row, "min_quorum")?,
         results_count: uint32(row, "results_count")?,
         first_result_ms: row.try_get::<Option<i64>, _>("first_result_ms")?.map(|ms| ms as u64),
+        live_leases_count: uint32(row, "live")?,
+        leases_ended_count: uint32(row, "leases_ended")?,
         flop: uint(row, "flop")?,
         canonical,
     })
