@@ -147,6 +147,8 @@ struct Examples<'a> {
     shape: Vec<usize>,
     x: &'a [u8],
     y: &'a [u8],
+    /// Labels of one example where there is one for each position.
+    positions: Option<usize>,
 }
 
 impl<'a> Examples<'a> {
@@ -160,40 +162,52 @@ impl<'a> Examples<'a> {
         };
         let (x, y) = (typed(&source, file, "x", dtype)?, typed(&source, file, "y", Dtype::U8)?);
         let shape: Vec<usize> = model.input.shape.iter().map(|&d| d as usize).collect();
-        let rows = y.data().len();
-        if y.shape() != [rows] || rows == 0 {
-            return Err(fault("y", format!("has shape {:?}, [examples] is expected", y.shape())));
+        let rows = y.shape().first().copied().unwrap_or(0);
+        let positions = model.vocabulary().map(|_| model.labels_count() as usize);
+        let expected: Vec<usize> = std::iter::once(rows).chain(positions).collect();
+        if y.shape() != expected || rows == 0 {
+            let wanted = positions.map_or("[examples]".to_owned(), |positions| format!("[examples, {positions}]"));
+            return Err(fault("y", format!("has shape {:?}, {wanted} is expected", y.shape())));
         }
         if x.shape().split_first() != Some((&rows, shape.as_slice())) {
             let expected = [&[rows], shape.as_slice()].concat();
             return Err(fault("x", format!("has shape {:?}, {expected:?} is expected", x.shape())));
         }
-        if let Some(row) = y.data().iter().position(|&label| u32::from(label) >= model.classes()) {
-            let (label, classes) = (y.data()[row], model.classes());
+        let each = positions.unwrap_or(1);
+        if let Some(at) = y.data().iter().position(|&label| u32::from(label) >= model.classes()) {
+            let (label, row, classes) = (y.data()[at], at / each, model.classes());
             return Err(fault("y", format!("holds label {label} in row {row}, the model has {classes} classes")));
         }
         if let Some(at) = not_finite(if dtype == Dtype::F32 { x.data() } else { &[] }) {
             let row = at / shape.iter().product::<usize>();
             return Err(fault("x", format!("holds NaN or infinity in row {row}")));
         }
-        Ok(Examples { dtype, shape, x: x.data(), y: y.data() })
+        if let Some(vocabulary) = model.vocabulary()
+            && let Some(at) = x.data().iter().position(|&id| u32::from(id) >= vocabulary)
+        {
+            let (id, row) = (x.data()[at], at / each);
+            return Err(fault("x", format!("holds id {id} in row {row}, the vocabulary has {vocabulary}")));
+        }
+        Ok(Examples { dtype, shape, x: x.data(), y: y.data(), positions })
     }
 
     fn rows(&self) -> usize {
-        self.y.len()
+        self.y.len() / self.positions.unwrap_or(1)
     }
 
     /// A blob of the given rows.
     fn write(&self, rows: impl Iterator<Item = usize>, what: &'static str) -> Result<Vec<u8>, CutError> {
-        let row_bytes = self.x.len() / self.rows();
-        let (mut x, mut y) = (Vec::new(), Vec::new());
+        let (row_bytes, each) = (self.x.len() / self.rows(), self.positions.unwrap_or(1));
+        let (mut x, mut y, mut count) = (Vec::new(), Vec::new(), 0);
         for row in rows {
             x.extend_from_slice(&self.x[row * row_bytes..][..row_bytes]);
-            y.push(self.y[row]);
+            y.extend_from_slice(&self.y[row * each..][..each]);
+            count += 1;
         }
-        let shape = [&[y.len()], self.shape.as_slice()].concat();
+        let shape = [&[count], self.shape.as_slice()].concat();
         let x = TensorView::new(self.dtype, shape, &x).expect("rows are cut to their shape");
-        let y = TensorView::new(Dtype::U8, vec![y.len()], &y).expect("one label a row");
+        let labels = std::iter::once(count).chain(self.positions).collect();
+        let y = TensorView::new(Dtype::U8, labels, &y).expect("labels are cut to their rows");
         write([("x", x), ("y", y)], what)
     }
 }

@@ -53,7 +53,7 @@ pub fn compute_product(work: &MatmulWork, a_bytes: &[u8], b_bytes: &[u8]) -> Res
 pub struct Evaluation {
     /// Mean −log softmax(logits)\[label\].
     pub loss: f64,
-    /// Share of examples whose largest logit is the label's, 0 to 1; a tie goes to the lower class.
+    /// Share of labels whose class has the largest logit, 0 to 1; a tie goes to the lower class.
     pub accuracy: f64,
 }
 
@@ -62,12 +62,12 @@ pub fn evaluate(model: &Model, parameters_bytes: &[u8], test_bytes: &[u8]) -> Re
     let parameters = merge::read_tensors(model, parameters_bytes).map_err(RefereeError::Checkpoint)?;
     let test = tensors::read_shard(test_bytes, model).map_err(RefereeError::Examples)?;
     let (engine, classes) = (Engine::cpu(), model.classes() as usize);
-    let width = test.x.len() / test.rows;
+    let (width, each) = (test.x.len() / test.rows, model.labels_count() as usize);
     let (mut loss, mut right) = (0.0, 0usize);
-    for (x, labels) in test.x.chunks(EVALUATION_ROWS * width).zip(test.y.chunks(EVALUATION_ROWS)) {
-        let rows = labels.len();
+    for (x, labels) in test.x.chunks(EVALUATION_ROWS * width).zip(test.y.chunks(EVALUATION_ROWS * each)) {
+        let rows = labels.len() / each;
         let logits = block_on(engine.logits(model, &parameters, x, rows))?;
-        if logits.len() != rows * classes {
+        if logits.len() != labels.len() * classes {
             return Err(RefereeError::Logits { got: logits.len(), rows, classes });
         }
         for (logits, &label) in logits.chunks_exact(classes).zip(labels) {
@@ -75,8 +75,8 @@ pub fn evaluate(model: &Model, parameters_bytes: &[u8], test_bytes: &[u8]) -> Re
             right += usize::from(largest(logits) == Some(label as usize));
         }
     }
-    let rows = test.rows as f64;
-    Ok(Evaluation { loss: loss / rows, accuracy: right as f64 / rows })
+    let labels = test.y.len() as f64;
+    Ok(Evaluation { loss: loss / labels, accuracy: right as f64 / labels })
 }
 
 /// −log softmax(logits)\[label\] in f64.

@@ -81,7 +81,7 @@ fn shard_bytes(model: &Model, rows: u32) -> u64 {
         InputType::U8 => 1,
         InputType::F32 => 4,
     };
-    let example_bytes = u64::from(model.input_values().unwrap_or(u32::MAX)) * value_bytes + 1;
+    let example_bytes = u64::from(model.input_values().unwrap_or(u32::MAX)) * value_bytes + u64::from(model.labels_count());
     (u64::from(rows) * example_bytes).saturating_add(HEADER_BYTES).min(limits::BLOB_BYTES_MAX)
 }
 
@@ -98,14 +98,14 @@ pub fn upload_bytes_max(work: &Work) -> u64 {
 }
 
 /// Floating-point operations that a unit is worth: of its products alone, so that no kernel is worth more than another.
-/// A training step takes 2 for each parameter and example forward, and twice that backward.
+/// A training step takes the forward pass's once forward, and twice that backward.
 pub fn flop(work: &Work) -> u64 {
     match work {
         Work::Matmul(w) => 2 * u64::from(w.m) * u64::from(w.k) * u64::from(w.n),
-        Work::Train(w) => parameters_count(&w.model)
-            .saturating_mul(6)
-            .saturating_mul(u64::from(w.batch))
-            .saturating_mul(u64::from(w.inner_steps)),
+        Work::Train(w) => {
+            let examples = u64::from(w.batch) * u64::from(w.inner_steps);
+            w.model.forward_flop().saturating_mul(3).saturating_mul(examples)
+        }
     }
 }
 

@@ -1,16 +1,13 @@
-//! The CPU backend: programs run in this thread, natively on the `gemm` crate, in wasm on an own packed SIMD kernel.
-//! Also the reference backend, which runs the same programs through the f64 loops beside the shaders. No threads.
+//! The CPU backend: programs run in this thread by `manyhands_programs`, fast or by the reference. No threads.
 
-mod kernels;
-#[cfg(any(target_arch = "wasm32", not(feature = "cpu"), test))]
-mod packed;
-mod reference;
-
+use manyhands_programs::cpu;
+#[cfg(any(not(target_arch = "wasm32"), feature = "reference"))]
+use manyhands_programs::reference;
 use manyhands_protocol::work::TrainWork;
 
 use crate::control::Control;
-use crate::engine::{EngineError, Trained};
-use crate::plan::{Buffer, ForwardPlan, Op, Program, Slicer, TrainPlan};
+use crate::engine::EngineError;
+use crate::plan::{Buffer, ForwardPlan, Op, Program, Slicer, TrainPlan, check_bytes};
 use crate::tensors::Shard;
 
 /// Which arithmetic runs the kernel calls.
@@ -19,6 +16,7 @@ pub enum Arithmetic {
     /// f32, as fast as this backend can.
     Fast,
     /// f64 loops, rounded to f32 after each call.
+    #[cfg(any(not(target_arch = "wasm32"), feature = "reference"))]
     Reference,
 }
 
@@ -32,7 +30,7 @@ pub struct CpuEngine {
 struct State {
     arithmetic: Arithmetic,
     buffers: Vec<Vec<f32>>,
-    scratch: kernels::Scratch,
+    scratch: cpu::Scratch,
 }
 
 impl CpuEngine {
@@ -40,48 +38,35 @@ impl CpuEngine {
         Self { arithmetic }
     }
 
-    fn state(&self, program: &Program) -> Result<State, EngineError> {
-        program.bytes(0)?;
+    /// Buffers of zeros; the program's bytes were checked.
+    fn state(&self, program: &Program) -> State {
         let buffers = program.values.iter().map(|&values| vec![0.0; values as usize]).collect();
-        Ok(State { arithmetic: self.arithmetic, buffers, scratch: kernels::Scratch::default() })
+        State { arithmetic: self.arithmetic, buffers, scratch: cpu::Scratch::default() }
     }
 
-    /// Runs a program on the given contents, one `Vec` per buffer, and gives all of them back.
-    pub async fn run(&self, program: &Program, buffers: Vec<Vec<f32>>, control: &Control) -> Result<Vec<Vec<f32>>, EngineError> {
-        program.bytes(0)?;
-        let mut state = State { arithmetic: self.arithmetic, buffers, scratch: kernels::Scratch::default() };
-        let mut slicer = Slicer::new(control);
-        state.run(&program.ops, &mut slicer).await?;
-        Ok(state.buffers)
+    pub(crate) fn load<'a>(&self, program: &'a Program, inputs: &[(Buffer, &[f32])]) -> CpuResident<'a> {
+        let mut state = self.state(program);
+        for (buffer, values) in inputs {
+            state.buffers[buffer.0].copy_from_slice(values);
+        }
+        CpuResident { state, program }
     }
 
-    /// Inner steps of a unit whose inputs fit its plan; see [`crate::Engine::train`].
-    pub async fn train(
+    /// A run whose inputs fit its plan; see [`crate::engine::Trainer`].
+    pub(crate) fn trainer<'a>(
         &self,
         work: &TrainWork,
-        plan: &TrainPlan,
+        plan: TrainPlan,
         parameters: &[Vec<f32>],
-        shard: &Shard,
-        control: &Control,
-    ) -> Result<Trained, EngineError> {
-        let mut state = self.state(&plan.program)?;
+        shard: &'a Shard,
+    ) -> CpuTrainer<'a> {
+        let mut state = self.state(&plan.program);
         state.load(&plan.forward.parameters, parameters);
-        let (mut losses, mut slicer) = (Vec::with_capacity(work.inner_steps as usize), Slicer::new(control));
-        let (batch, inputs) = (work.batch as usize, plan.forward.inputs as usize);
-        let first = work.first_row as usize % shard.rows;
-        for step in 0..work.inner_steps {
-            control.set_progress(step, work.inner_steps);
-            let row = (first + step as usize * batch) % shard.rows;
-            state.load_rows(&plan.forward, &shard.x[row * inputs..(row + batch) * inputs]);
-            let labels = bytemuck::cast_slice_mut(&mut state.buffers[plan.labels.0]);
-            labels.copy_from_slice(&shard.y[row..row + batch]);
-            state.run(&plan.program.ops, &mut slicer).await?;
-            losses.push(state.buffers[plan.loss.0][0]);
+        for (buffer, values) in &plan.initial {
+            state.buffers[buffer.0].copy_from_slice(values);
         }
-        control.set_progress(work.inner_steps, work.inner_steps);
-        let after = plan.forward.parameters.iter().map(|b| std::mem::take(&mut state.buffers[b.0]));
-        let delta = after.zip(parameters).map(|(after, before)| subtract(before, &after)).collect();
-        Ok(Trained { delta, losses })
+        let row = work.first_row as usize % shard.rows;
+        CpuTrainer { state, plan, shard, row }
     }
 
     /// Forward passes over `x` in the plan's batches, the last one filled up with zeros.
@@ -92,17 +77,72 @@ impl CpuEngine {
         x: &[f32],
         control: &Control,
     ) -> Result<Vec<f32>, EngineError> {
-        let mut state = self.state(&plan.program)?;
+        check_bytes(&plan.program, 0)?;
+        let mut state = self.state(&plan.program);
         state.load(&plan.parameters, parameters);
         let mut slicer = Slicer::new(control);
-        let mut logits = Vec::with_capacity(x.len() / plan.inputs as usize * plan.classes as usize);
+        let each = plan.labels as usize * plan.classes as usize;
+        let mut logits = Vec::with_capacity(x.len() / plan.inputs as usize * each);
         for rows in x.chunks(plan.batch as usize * plan.inputs as usize) {
             state.load_rows(plan, rows);
             state.run(&plan.program.ops, &mut slicer).await?;
-            let count = rows.len() / plan.inputs as usize * plan.classes as usize;
+            let count = rows.len() / plan.inputs as usize * each;
             logits.extend_from_slice(&state.buffers[plan.logits.0][..count]);
         }
         Ok(logits)
+    }
+}
+
+/// A program's buffers in memory.
+pub struct CpuResident<'a> {
+    state: State,
+    program: &'a Program,
+}
+
+impl CpuResident<'_> {
+    pub(crate) async fn run(&mut self, times: u32, control: &Control) -> Result<(), EngineError> {
+        let mut slicer = Slicer::new(control);
+        for _ in 0..times {
+            self.state.run(&self.program.ops, &mut slicer).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn read(&self, buffers: &[Buffer]) -> Vec<Vec<f32>> {
+        buffers.iter().map(|b| self.state.buffers[b.0].clone()).collect()
+    }
+}
+
+/// Steps on this thread.
+pub struct CpuTrainer<'a> {
+    state: State,
+    plan: TrainPlan,
+    shard: &'a Shard,
+    /// Where the next batch begins.
+    row: usize,
+}
+
+impl CpuTrainer<'_> {
+    pub(crate) async fn run(&mut self, steps: u32, control: &Control) -> Result<Vec<f32>, EngineError> {
+        let (plan, state) = (&self.plan, &mut self.state);
+        let (mut losses, mut slicer) = (Vec::with_capacity(steps as usize), Slicer::new(control));
+        let [batch, inputs, answers] = [plan.forward.batch, plan.forward.inputs, plan.forward.labels].map(|n| n as usize);
+        for step in 0..steps {
+            control.set_progress(step, steps);
+            let row = self.row;
+            state.load_rows(&plan.forward, &self.shard.x[row * inputs..(row + batch) * inputs]);
+            let labels = bytemuck::cast_slice_mut(&mut state.buffers[plan.labels.0]);
+            labels.copy_from_slice(&self.shard.y[row * answers..(row + batch) * answers]);
+            state.run(&plan.program.ops, &mut slicer).await?;
+            losses.push(state.buffers[plan.loss.0][0]);
+            self.row = (row + batch) % self.shard.rows;
+        }
+        control.set_progress(steps, steps);
+        Ok(losses)
+    }
+
+    pub(crate) fn parameters(&self) -> Vec<Vec<f32>> {
+        self.plan.forward.parameters.iter().map(|b| self.state.buffers[b.0].clone()).collect()
     }
 }
 
@@ -122,15 +162,13 @@ impl State {
         let x = &mut self.buffers[plan.x.0];
         x[rows.len()..].fill(0.0);
         x[..rows.len()].copy_from_slice(rows);
-        if plan.relu_first {
-            x.iter_mut().for_each(|v| *v = v.max(0.0));
-        }
     }
 
     async fn run(&mut self, ops: &[Op], slicer: &mut Slicer<'_>) -> Result<(), EngineError> {
         for op in ops {
             match self.arithmetic {
-                Arithmetic::Fast => kernels::run(op, &mut self.buffers, &mut self.scratch),
+                Arithmetic::Fast => cpu::run(op, &mut self.buffers, &mut self.scratch),
+                #[cfg(any(not(target_arch = "wasm32"), feature = "reference"))]
                 Arithmetic::Reference => reference::run(op, &mut self.buffers),
             }
             if slicer.add(op.flop()) {

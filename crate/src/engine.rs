@@ -3,8 +3,12 @@
 
 mod error;
 pub mod known;
+mod resident;
+mod trainer;
 
 pub use error::EngineError;
+pub use resident::Resident;
+pub use trainer::Trainer;
 
 pub use crate::init::init_parameters;
 
@@ -13,8 +17,8 @@ pub use crate::gpu::{AdapterChoice, GpuOptions};
 
 use manyhands_protocol::model::Model;
 use manyhands_protocol::statement::{Backend, DeviceClass};
-use manyhands_protocol::work::{TrainWork, Work};
-use manyhands_shaders::matmul::{Epilogue, Rows, Shape, Transposed};
+use manyhands_protocol::work::TrainWork;
+use manyhands_shaders::matmul::{self, Epilogue, Rows, Shape, Transposed};
 
 use crate::control::Control;
 use crate::cpu::{Arithmetic, CpuEngine};
@@ -57,6 +61,7 @@ impl Engine {
     }
 
     /// The f64 loops beside the shaders: hundreds of times slower, for tests and known answers.
+    #[cfg(any(not(target_arch = "wasm32"), feature = "reference"))]
     pub fn reference() -> Engine {
         Engine::Cpu(CpuEngine::new(Arithmetic::Reference))
     }
@@ -93,9 +98,36 @@ impl Engine {
         }
     }
 
-    /// Known-answer test of every kernel the engine uses; names the first that is wrong.
+    /// Known-answer test of every kernel there is; names the first that is wrong.
     pub async fn self_test(&self) -> Result<(), EngineError> {
-        let cases = known::self_test_cases();
+        self.test(known::self_test_cases()).await
+    }
+
+    /// Known-answer test of the products, which the first units need.
+    pub async fn self_test_products(&self) -> Result<(), EngineError> {
+        self.test_new(vec![matmul::FAMILY]).await
+    }
+
+    /// Known-answer test of what a training unit calls. A device compiles and tests a kernel when the first unit needs it,
+    /// and once; the CPU path compiles nothing and is tested whole when it is opened.
+    pub async fn self_test_training(&self, work: &TrainWork) -> Result<(), EngineError> {
+        self.test_new(TrainPlan::compile(work)?.program.ops.iter().map(known::kernel_of).collect()).await
+    }
+
+    async fn test_new(&self, kernels: Vec<&'static str>) -> Result<(), EngineError> {
+        #[cfg(feature = "gpu")]
+        if let Engine::Gpu(gpu) = self {
+            let new = gpu.untested(kernels);
+            let cases = known::self_test_cases();
+            self.test(cases.into_iter().filter(|case| new.iter().any(|kernel| case.is_of(kernel))).collect()).await?;
+            gpu.passed(new);
+            return Ok(());
+        }
+        let _ = kernels;
+        Ok(())
+    }
+
+    async fn test(&self, cases: Vec<known::Case>) -> Result<(), EngineError> {
         #[cfg(feature = "gpu")]
         if let Engine::Gpu(gpu) = self {
             gpu.prepare(cases.iter().map(|case| &case.program)).await?;
@@ -114,14 +146,14 @@ impl Engine {
 
     /// Runs a program on the given contents, one `Vec` per buffer, and gives all of them back.
     pub async fn run(&self, program: &Program, buffers: Vec<Vec<f32>>, control: &Control) -> Result<Vec<Vec<f32>>, EngineError> {
-        if program.values.len() != buffers.len() || program.values.iter().zip(&buffers).any(|(n, b)| *n != b.len() as u64) {
+        if program.values.len() != buffers.len() {
             return Err(EngineError::Input("the buffers are not those of the program".to_owned()));
         }
-        match self {
-            Engine::Cpu(cpu) => cpu.run(program, buffers, control).await,
-            #[cfg(feature = "gpu")]
-            Engine::Gpu(gpu) => gpu.run(program, buffers, control).await,
-        }
+        let inputs: Vec<_> = buffers.iter().enumerate().map(|(i, values)| (Buffer(i), values.as_slice())).collect();
+        let outputs: Vec<_> = (0..buffers.len()).map(Buffer).collect();
+        let mut resident = self.load(program, &inputs).await?;
+        resident.run(1, control).await?;
+        resident.read(&outputs).await
     }
 
     /// `A · B`, all row-major, within the numerics contract of `manyhands_shaders::matmul`.
@@ -147,48 +179,16 @@ impl Engine {
             rows: Rows { first: 0, end: m },
             variant: None,
         });
-        program.bytes(0)?;
         control.set_progress(0, 1);
-        let c = match self {
-            Engine::Cpu(cpu) => {
-                let buffers = vec![a.to_vec(), b.to_vec(), vec![0.0; pairs[2] as usize]];
-                cpu.run(&program, buffers, control).await?.swap_remove(ic.0)
-            }
-            #[cfg(feature = "gpu")]
-            Engine::Gpu(gpu) => gpu.outputs(&program, &[(ia, a), (ib, b)], &[ic], control).await?.swap_remove(0),
-        };
+        let mut resident = self.load(&program, &[(ia, a), (ib, b)]).await?;
+        resident.run(1, control).await?;
+        let c = resident.read(&[ic]).await?.swap_remove(0);
         control.set_progress(1, 1);
         finite("c", &c)?;
         Ok(c)
     }
 
-    /// The inner steps of a unit from `parameters` (the checkpoint, in the model's order).
-    pub async fn train(
-        &self,
-        work: &TrainWork,
-        parameters: &[Vec<f32>],
-        shard: &Shard,
-        control: &Control,
-    ) -> Result<Trained, EngineError> {
-        // The bounds on extents come first: what follows allocates by them.
-        Work::Train(work.clone()).validate().map_err(|e| EngineError::Input(e.to_string()))?;
-        let plan = TrainPlan::compile(work)?;
-        parameters_fit(&plan.program, &plan.forward.parameters, parameters)?;
-        shard_fits(work, &plan, shard)?;
-        plan.program.bytes(shard.x.len() as u64 * 4)?;
-        let trained = match self {
-            Engine::Cpu(cpu) => cpu.train(work, &plan, parameters, shard, control).await?,
-            #[cfg(feature = "gpu")]
-            Engine::Gpu(gpu) => gpu.train(work, &plan, parameters, shard, control).await?,
-        };
-        finite("losses", &trained.losses)?;
-        for delta in &trained.delta {
-            finite("delta", delta)?;
-        }
-        Ok(trained)
-    }
-
-    /// The model's outputs before the softmax, `[rows, classes]`, for `x` `[rows, input values]`.
+    /// The model's outputs before the softmax, `[rows, labels, classes]`, for `x` `[rows, input values]` as in a [`Shard`].
     pub async fn logits(&self, model: &Model, parameters: &[Vec<f32>], x: &[f32], rows: usize) -> Result<Vec<f32>, EngineError> {
         let plan = ForwardPlan::compile(model, rows.clamp(1, LOGITS_BATCH_MAX) as u32)?;
         parameters_fit(&plan.program, &plan.parameters, parameters)?;
@@ -226,7 +226,13 @@ fn shard_fits(work: &TrainWork, plan: &TrainPlan, shard: &Shard) -> Result<(), E
         return Err(EngineError::Input(format!("a shard of {rows} rows is not a multiple of the batch of {batch}")));
     }
     fits("x", shard.x.len(), rows.checked_mul(plan.forward.inputs as usize))?;
-    fits("y", shard.y.len(), Some(rows))?;
+    fits("y", shard.y.len(), rows.checked_mul(plan.forward.labels as usize))?;
+    let vocabulary = work.model.vocabulary().unwrap_or(u32::MAX);
+    if work.model.vocabulary().is_some()
+        && let Some(id) = shard.x.iter().map(|id| id.to_bits()).find(|&id| id >= vocabulary)
+    {
+        return Err(EngineError::Input(format!("id {id} of a vocabulary of {vocabulary}")));
+    }
     match shard.y.iter().find(|&&label| label >= plan.forward.classes) {
         Some(label) => Err(EngineError::Input(format!("label {label} of {} classes", plan.forward.classes))),
         None => Ok(()),

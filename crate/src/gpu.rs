@@ -13,81 +13,45 @@ pub use device::{AdapterChoice, GpuEngine, GpuOptions};
 use manyhands_protocol::work::TrainWork;
 
 use crate::control::Control;
-use crate::cpu::subtract;
-use crate::engine::{EngineError, Trained};
+use crate::engine::EngineError;
 use crate::plan::{Buffer, ForwardPlan, Program, Slicer, TrainPlan};
 use crate::tensors::Shard;
-use recording::Run;
+use device::Memory;
+use recording::{Recording, Run};
 
 impl GpuEngine {
-    /// Runs a program on the given contents and gives all buffers back.
-    pub async fn run(&self, program: &Program, buffers: Vec<Vec<f32>>, control: &Control) -> Result<Vec<Vec<f32>>, EngineError> {
-        let inputs: Vec<_> = buffers.iter().enumerate().map(|(i, values)| (Buffer(i), values.as_slice())).collect();
-        let outputs: Vec<_> = (0..buffers.len()).map(Buffer).collect();
-        self.outputs(program, &inputs, &outputs, control).await
-    }
-
-    /// Runs a program with some buffers filled, the others zero, and gives `outputs` back.
-    pub async fn outputs(
-        &self,
-        program: &Program,
+    pub(crate) async fn load<'a>(
+        &'a self,
+        program: &'a Program,
         inputs: &[(Buffer, &[f32])],
-        outputs: &[Buffer],
-        control: &Control,
-    ) -> Result<Vec<Vec<f32>>, EngineError> {
+    ) -> Result<GpuResident<'a>, EngineError> {
         let recording = self.record(program).await?;
         for (buffer, values) in inputs {
             recording.upload(self, *buffer, values);
         }
-        let mut slicer = Slicer::new(control);
-        let mut run = Run::new(self, &recording);
-        run.calls(&mut slicer).await?;
-        run.finish().await?;
-        let sources: Vec<_> = outputs.iter().map(|&b| (recording.buffer(b), program.values[b.0] as usize)).collect();
-        self.read(&sources).await
+        Ok(GpuResident { engine: self, program, recording })
     }
 
-    /// Inner steps of a unit whose inputs fit its plan; see [`crate::Engine::train`]. Between the upload of the shard
-    /// and the readback at the end a step is two copies, the recorded dispatches and one copy of the loss.
-    pub async fn train(
+    /// A run whose inputs fit its plan; see [`crate::engine::Trainer`]. Only the rows that `work` touches go up, in the
+    /// order they are met.
+    pub(crate) async fn trainer(
         &self,
         work: &TrainWork,
-        plan: &TrainPlan,
+        plan: TrainPlan,
         parameters: &[Vec<f32>],
         shard: &Shard,
-        control: &Control,
-    ) -> Result<Trained, EngineError> {
+    ) -> Result<GpuTrainer<'_>, EngineError> {
         let recording = self.record(&plan.program).await?;
-        for (buffer, values) in plan.forward.parameters.iter().zip(parameters) {
+        let initial = plan.initial.iter().map(|(buffer, values)| (buffer, values));
+        for (buffer, values) in plan.forward.parameters.iter().zip(parameters).chain(initial) {
             recording.upload(self, *buffer, values);
         }
-        let (batch, inputs, steps) = (work.batch as usize, plan.forward.inputs as usize, work.inner_steps);
-        // Only the rows that the steps touch go up, in the order they are met.
-        let rows = shard.rows.min(steps as usize * batch);
+        let [batch, inputs, answers] = [work.batch, plan.forward.inputs, plan.forward.labels].map(|n| n as usize);
+        let rows = shard.rows.min(work.inner_steps as usize * batch);
         let first = work.first_row as usize % shard.rows;
-        let x = self.upload_rows(&shard.x, inputs, first, rows, plan.forward.relu_first).await?;
-        let y = self.upload_rows(&shard.y, 1, first, rows, false).await?;
-        let losses = self.scratch(u64::from(steps) * 4).await?;
-        let (x_bytes, y_bytes) = ((batch * inputs * 4) as u64, (batch * 4) as u64);
-        let [to_x, to_y, loss] = [plan.forward.x, plan.labels, plan.loss].map(|b| recording.buffer(b));
-        let (mut slicer, mut run) = (Slicer::new(control), Run::new(self, &recording));
-        for step in 0..steps {
-            control.set_progress(step, steps);
-            let at = u64::from(step) % (rows / batch) as u64;
-            run.copy(&x, at * x_bytes, to_x, 0, x_bytes);
-            run.copy(&y, at * y_bytes, to_y, 0, y_bytes);
-            run.calls(&mut slicer).await?;
-            run.copy(loss, 0, &losses, u64::from(step) * 4, 4);
-        }
-        run.finish().await?;
-        control.set_progress(steps, steps);
-        let mut sources: Vec<_> =
-            plan.forward.parameters.iter().map(|&b| (recording.buffer(b), plan.program.values[b.0] as usize)).collect();
-        sources.push((&*losses, steps as usize));
-        let mut results = self.read(&sources).await?;
-        let losses = results.pop().unwrap_or_default();
-        let delta = parameters.iter().zip(&results).map(|(before, after)| subtract(before, after)).collect();
-        Ok(Trained { delta, losses })
+        let x = self.upload_rows(&shard.x, inputs, first, rows).await?;
+        let y = self.upload_rows(&shard.y, answers, first, rows).await?;
+        Ok(GpuTrainer { engine: self, plan, recording, x, y, batches: (rows / batch) as u64, batch: 0 })
     }
 
     /// Forward passes over `x` in the plan's batches, the last one filled up with zeros.
@@ -103,18 +67,84 @@ impl GpuEngine {
             recording.upload(self, *buffer, values);
         }
         let mut slicer = Slicer::new(control);
-        let mut logits = Vec::with_capacity(x.len() / plan.inputs as usize * plan.classes as usize);
+        let each = plan.labels as usize * plan.classes as usize;
+        let mut logits = Vec::with_capacity(x.len() / plan.inputs as usize * each);
         for rows in x.chunks(plan.batch as usize * plan.inputs as usize) {
             let mut batch = vec![0.0; plan.batch as usize * plan.inputs as usize];
-            let clip = |v: f32| if plan.relu_first { v.max(0.0) } else { v };
-            batch.iter_mut().zip(rows).for_each(|(to, from)| *to = clip(*from));
+            batch[..rows.len()].copy_from_slice(rows);
             recording.upload(self, plan.x, &batch);
             let mut run = Run::new(self, &recording);
             run.calls(&mut slicer).await?;
             run.finish().await?;
-            let count = rows.len() / plan.inputs as usize * plan.classes as usize;
+            let count = rows.len() / plan.inputs as usize * each;
             logits.append(&mut self.read(&[(recording.buffer(plan.logits), count)]).await?.swap_remove(0));
         }
         Ok(logits)
+    }
+}
+
+/// A program on a device.
+pub struct GpuResident<'a> {
+    engine: &'a GpuEngine,
+    program: &'a Program,
+    recording: Recording,
+}
+
+impl GpuResident<'_> {
+    pub(crate) async fn run(&mut self, times: u32, control: &Control) -> Result<(), EngineError> {
+        let (mut slicer, mut run) = (Slicer::new(control), Run::new(self.engine, &self.recording));
+        for _ in 0..times {
+            run.calls(&mut slicer).await?;
+        }
+        run.finish().await
+    }
+
+    pub(crate) async fn read(&self, buffers: &[Buffer]) -> Result<Vec<Vec<f32>>, EngineError> {
+        let sources: Vec<_> = buffers.iter().map(|&b| (self.recording.buffer(b), self.program.values[b.0] as usize)).collect();
+        self.engine.read(&sources).await
+    }
+}
+
+/// Steps on a device.
+pub struct GpuTrainer<'a> {
+    engine: &'a GpuEngine,
+    plan: TrainPlan,
+    recording: Recording,
+    /// Rows in the order they are met, and how many batches they are.
+    x: Memory,
+    y: Memory,
+    batches: u64,
+    /// The next batch.
+    batch: u64,
+}
+
+impl GpuTrainer<'_> {
+    /// Between the upload of the shard and the readback at the end a step is two copies, the recorded dispatches and one
+    /// copy of the loss.
+    pub(crate) async fn run(&mut self, steps: u32, control: &Control) -> Result<Vec<f32>, EngineError> {
+        let (engine, forward) = (self.engine, &self.plan.forward);
+        let losses = engine.scratch(u64::from(steps) * 4).await?;
+        let row_bytes = u64::from(forward.batch) * 4;
+        let (x_bytes, y_bytes) = (row_bytes * u64::from(forward.inputs), row_bytes * u64::from(forward.labels));
+        let [to_x, to_y, loss] = [forward.x, self.plan.labels, self.plan.loss].map(|b| self.recording.buffer(b));
+        let (mut slicer, mut run) = (Slicer::new(control), Run::new(engine, &self.recording));
+        for step in 0..steps {
+            control.set_progress(step, steps);
+            run.copy(&self.x, self.batch * x_bytes, to_x, 0, x_bytes);
+            run.copy(&self.y, self.batch * y_bytes, to_y, 0, y_bytes);
+            run.calls(&mut slicer).await?;
+            run.copy(loss, 0, &losses, u64::from(step) * 4, 4);
+            self.batch = (self.batch + 1) % self.batches;
+        }
+        run.finish().await?;
+        control.set_progress(steps, steps);
+        Ok(engine.read(&[(&*losses, steps as usize)]).await?.swap_remove(0))
+    }
+
+    pub(crate) async fn parameters(&self) -> Result<Vec<Vec<f32>>, EngineError> {
+        let buffers = &self.plan.forward.parameters;
+        let sources: Vec<_> =
+            buffers.iter().map(|&b| (self.recording.buffer(b), self.plan.program.values[b.0] as usize)).collect();
+        self.engine.read(&sources).await
     }
 }

@@ -1,4 +1,4 @@
-//! Initial parameters: He-normal weights and zero biases from a counter-based generator, the same bits on every
+//! Initial parameters: normal weights, zeros and ones from a counter-based generator, the same bits on every
 //! platform. Not a source of secrets.
 //!
 //! Value `i` of parameter `p` under `seed` is a function of these three alone: `s = mix(seed) ⊕ mix(p + γ)`, word `j`
@@ -7,7 +7,7 @@
 //! twelve uniforms minus six, as sums and products alone: logarithms and cosines differ between platforms in the last
 //! bit.
 
-use manyhands_protocol::model::Model;
+use manyhands_protocol::model::{Init, Model, Parameter};
 
 const GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
 
@@ -35,17 +35,20 @@ fn normal(seed: u64, stream: u64, index: u64) -> f32 {
     (((sum as f64) + 6.0) / 65536.0 - 6.0) as f32
 }
 
-/// Parameters in the model's order: weights normal with variance 2/fan-in (He et al., 2015), biases zero. Empty if the
-/// model is not valid.
+/// Parameters in the model's order, as each one's `Init` says. Empty if the model is not valid.
 pub fn init_parameters(model: &Model, seed: u64) -> Vec<Vec<f32>> {
     let parameters = model.parameters().unwrap_or_default();
-    let fill = |(stream, parameter): (usize, &manyhands_protocol::model::Parameter)| {
-        if parameter.fan_in == 0 {
-            return vec![0.0; parameter.values_count()];
+    let fill = |(stream, parameter): (usize, &Parameter)| {
+        let values = parameter.values_count();
+        match parameter.init {
+            Init::Zero => vec![0.0; values],
+            Init::One => vec![1.0; values],
+            Init::Normal { variance } => {
+                // f64 division and square root are correctly rounded on every platform.
+                let scale = variance.sqrt();
+                (0..values as u64).map(|i| (f64::from(normal(seed, stream as u64, i)) * scale) as f32).collect()
+            }
         }
-        // f64 division and square root are correctly rounded on every platform.
-        let scale = (2.0 / f64::from(parameter.fan_in)).sqrt();
-        (0..parameter.values_count() as u64).map(|i| (f64::from(normal(seed, stream as u64, i)) * scale) as f32).collect()
     };
     parameters.iter().enumerate().map(fill).collect()
 }

@@ -1,119 +1,59 @@
-//! Programs: device-neutral lists of kernel calls over numbered buffers, compiled once and run many times by any
-//! backend. A program owns no memory and knows no model; `plan/` makes programs from models.
+//! From models to programs: what a model's forward pass and training step call, and how much of it runs between two
+//! breaths. Programs themselves are `manyhands_programs`.
 
 mod network;
-mod op;
 mod slicer;
 
+pub use manyhands_programs::{AttentionBackward, Buffer, Call, ImageOp, Matmul, Op, Program, Saved, SequenceOp};
 pub use network::{ForwardPlan, TrainPlan};
-pub use op::{Call, Matmul, Op};
 pub use slicer::Slicer;
 
-use manyhands_shaders::matmul::{ROW_STEP, Rows, Shape};
+use manyhands_programs::{EVERY_LAYER, NOT_BUILT};
+use manyhands_protocol::model::{Layer, Model};
+use manyhands_protocol::work::InnerOptimizer;
 
 use crate::engine::EngineError;
 
-/// Most work one kernel call may do, in floating-point operations: a tenth of a second on a software adapter.
-pub const CALL_FLOP_MAX: u64 = 1 << 28;
+/// [`EngineError::Unsupported`] where a model or optimiser needs kernels that this build is without.
+fn check_built(model: &Model, optimizer: Option<&InnerOptimizer>) -> Result<(), EngineError> {
+    if EVERY_LAYER {
+        return Ok(());
+    }
+    let basic =
+        |layer: &&Layer| matches!(layer, Layer::Dense { .. } | Layer::Projection { .. } | Layer::Relu | Layer::Residual { .. });
+    if let Some(layer) = model.layers.iter().find(|layer| !basic(layer)) {
+        return Err(EngineError::Unsupported(format!("a model with {layer:?}")));
+    }
+    match optimizer {
+        Some(InnerOptimizer::AdamW { .. }) => Err(EngineError::Unsupported("by AdamW".to_owned())),
+        _ => Ok(()),
+    }
+}
 
 /// Most memory one program may take, buffers and inputs together.
 pub const PROGRAM_BYTES_MAX: u64 = if cfg!(target_arch = "wasm32") { 1536 << 20 } else { 8 << 30 };
 
-/// A buffer of a [`Program`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Buffer(pub usize);
-
-/// Kernel calls in order, and the number of values of each buffer they name.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Program {
-    pub values: Vec<u64>,
-    pub ops: Vec<Op>,
-}
-
-impl Program {
-    pub fn buffer(&mut self, values: u64) -> Buffer {
-        self.values.push(values);
-        Buffer(self.values.len() - 1)
+/// [`EngineError::TooLarge`], before anything is allocated, if a program's buffers and `more` bytes beside them are past
+/// [`PROGRAM_BYTES_MAX`].
+pub fn check_bytes(program: &Program, more: u64) -> Result<(), EngineError> {
+    let bytes = program.bytes(more);
+    if bytes > PROGRAM_BYTES_MAX {
+        return Err(EngineError::TooLarge { bytes, most: PROGRAM_BYTES_MAX });
     }
-
-    /// Adds a product over all rows, cut into calls of at most [`CALL_FLOP_MAX`]. Cuts divide rows of C, never a sum, so
-    /// they change no bits.
-    pub fn matmul(&mut self, product: Matmul) {
-        let Shape { m, k, n } = product.shape;
-        let row_flop = 2 * u64::from(k) * u64::from(n);
-        let step = u64::from(ROW_STEP);
-        let height = (CALL_FLOP_MAX / row_flop.max(1) / step).max(1) * step;
-        let height = u32::try_from(height).unwrap_or(u32::MAX / 2);
-        let mut first = 0;
-        while first < m {
-            let end = first.saturating_add(height).min(m);
-            self.ops.push(Op::Matmul(Matmul { rows: Rows { first, end }, ..product }));
-            first = end;
-        }
-    }
-
-    /// Bytes of all buffers; an error before anything is allocated if these and `more` are past
-    /// [`PROGRAM_BYTES_MAX`].
-    pub fn bytes(&self, more: u64) -> Result<u64, EngineError> {
-        let bytes = self.values.iter().fold(more, |sum, values| sum.saturating_add(values.saturating_mul(4)));
-        if bytes > PROGRAM_BYTES_MAX {
-            return Err(EngineError::TooLarge { bytes, most: PROGRAM_BYTES_MAX });
-        }
-        Ok(bytes)
-    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use manyhands_shaders::matmul::{Epilogue, Transposed};
-
     use super::*;
-
-    fn product(m: u32, k: u32, n: u32) -> Program {
-        let mut program = Program::default();
-        let [a, b, c] = [m * k, k * n, m * n].map(|values| program.buffer(values.into()));
-        program.matmul(Matmul {
-            a,
-            b,
-            bias: None,
-            c,
-            shape: Shape { m, k, n },
-            transposed: Transposed::default(),
-            epilogue: Epilogue::None,
-            rows: Rows { first: 0, end: 0 },
-            variant: None,
-        });
-        program
-    }
-
-    #[test]
-    fn products_are_cut_along_rows() {
-        let check = |m, k, n, calls: usize| {
-            let program = product(m, k, n);
-            assert_eq!(program.ops.len(), calls);
-            let mut next = 0;
-            for op in &program.ops {
-                let Op::Matmul(Matmul { rows, .. }) = op else { panic!("a product") };
-                assert_eq!(rows.first, next);
-                assert_eq!(rows.first % ROW_STEP, 0);
-                assert!(op.flop() <= CALL_FLOP_MAX || rows.end - rows.first <= ROW_STEP);
-                next = rows.end;
-            }
-            assert_eq!(next, m);
-        };
-        check(1, 1, 1, 1);
-        check(0, 5, 5, 0);
-        check(1024, 1024, 1024, 8);
-        check(130, 4096, 2048, 3);
-        check(1 << 24, 1, 1, 1);
-    }
 
     #[test]
     fn memory_is_bounded_before_it_is_taken() {
         let mut program = Program::default();
         program.buffer(1024);
-        assert_eq!(program.bytes(4), Ok(4100));
+        assert_eq!(check_bytes(&program, 4), Ok(()));
+        assert!(matches!(check_bytes(&program, PROGRAM_BYTES_MAX), Err(EngineError::TooLarge { .. })));
         program.buffer(u64::MAX / 2);
-        assert!(matches!(program.bytes(0), Err(EngineError::TooLarge { .. })));
+        assert!(matches!(check_bytes(&program, 0), Err(EngineError::TooLarge { .. })));
     }
 }

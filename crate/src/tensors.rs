@@ -11,9 +11,10 @@ use safetensors::tensor::{Dtype, SafeTensors, View};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shard {
     pub rows: usize,
-    /// `[rows, input values]`, row-major, already scaled: `value = x · scale + offset`.
+    /// `[rows, input values]`, row-major, already scaled: `value = x · scale + offset`. Of a model that begins with an
+    /// embedding the bits of u32 ids, each below the vocabulary.
     pub x: Vec<f32>,
-    /// `[rows]`, each below the model's classes.
+    /// `[rows, labels]`, each below the model's classes.
     pub y: Vec<u32>,
 }
 
@@ -36,6 +37,8 @@ pub enum TensorError {
     NotFinite { name: String, index: usize },
     #[error("label {label} at {index}, the model tells {classes} classes apart")]
     Label { index: usize, label: u32, classes: u32 },
+    #[error("id {id} at {index}, the model's vocabulary has {vocabulary}")]
+    Id { index: usize, id: u32, vocabulary: u32 },
     #[error("the model is not valid: {0}")]
     Model(String),
 }
@@ -57,18 +60,29 @@ pub fn write_f32(tensors: &[(&str, &[usize], &[f32])]) -> Vec<u8> {
     safetensors::serialize(views, None).expect("shapes fit their values and names differ, as checked above")
 }
 
-/// Reads a shard of `model`: `x` `[rows, …input shape]` of the input's type, `y` `[rows]` u8.
+/// Reads a shard of `model`: `x` `[rows, …input shape]` of the input's type, `y` u8 `[rows]`, or `[rows, positions]` where
+/// the model gives an answer for each.
 pub fn read_shard(bytes: &[u8], model: &Model) -> Result<Shard, TensorError> {
     let values = model.input_values().map_err(|e| TensorError::Model(e.to_string()))? as usize;
     let classes = model.classes();
     let file = open(bytes, 2)?;
     let y = file.tensor("y").map_err(|_| TensorError::Missing("y".to_owned()))?;
     let rows = y.shape().first().copied().unwrap_or(0).max(1);
-    let labels = tensor(&file, "y", Dtype::U8, &[rows])?;
+    let labels = match model.vocabulary() {
+        Some(_) => tensor(&file, "y", Dtype::U8, &[rows, values])?,
+        None => tensor(&file, "y", Dtype::U8, &[rows])?,
+    };
     let mut shape = vec![rows];
     shape.extend(model.input.shape.iter().map(|&d| d as usize));
     let (scale, offset) = (model.input.scale, model.input.offset);
     let x: Vec<f32> = match model.input.dtype {
+        InputType::U8 if let Some(vocabulary) = model.vocabulary() => {
+            let ids = tensor(&file, "x", Dtype::U8, &shape)?;
+            if let Some(index) = ids.iter().position(|&id| u32::from(id) >= vocabulary) {
+                return Err(TensorError::Id { index, id: ids[index].into(), vocabulary });
+            }
+            ids.iter().map(|&id| f32::from_bits(id.into())).collect()
+        }
         InputType::U8 => tensor(&file, "x", Dtype::U8, &shape)?.iter().map(|&v| f32::from(v) * scale + offset).collect(),
         InputType::F32 => {
             let raw = tensor(&file, "x", Dtype::F32, &shape)?;

@@ -37,6 +37,27 @@ fn gpu_and_cpu_agree_and_gpu_repeats_itself() {
     assert_eq!(first, again);
 }
 
+/// A visit tests a kernel before the first unit that calls it, and only then.
+#[test]
+fn units_are_computed_by_kernels_that_were_tested() {
+    let kernel = KERNELS.iter().find(|kernel| kernel.name == "column_sum").unwrap();
+    let options = GpuOptions {
+        replaced_kernel: Some((kernel.name, kernel.wgsl.replace("total += sum;", "total = sum;"))),
+        ..Default::default()
+    };
+    let engine = pollster::block_on(Engine::gpu_with(options)).unwrap();
+    pollster::block_on(engine.self_test_products()).unwrap();
+    let work = suite::work(suite::model(&[16]), 4, 1);
+    for _ in 0..2 {
+        match pollster::block_on(engine.self_test_training(&work)) {
+            Err(EngineError::SelfTest { kernel, .. }) => assert!(kernel.starts_with("column_sum "), "{kernel}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    let engine = open();
+    pollster::block_on(engine.self_test_training(&work)).unwrap();
+}
+
 /// A kernel that is wrong, by a little or at all, is named by the self-test.
 #[test]
 fn the_self_test_catches_each_wrong_kernel() {
@@ -47,8 +68,18 @@ fn the_self_test_catches_each_wrong_kernel() {
         ("matmul_blocked_vec4", "value = max(value, vec4f());", ""),
         ("column_sum", "total += sum;", "total = sum;"),
         ("relu_backward", "activation[i] > vec4f()", "activation[i] >= vec4f()"),
+        ("add", "x[i] + y[i]", "x[i] - y[i]"),
+        ("clear", "params.first + (", "params.first + 1u + ("),
+        ("relu_forward", "max(x[i], vec4f())", "x[i]"),
         ("sgd_momentum", "params.momentum * velocity[i]", "velocity[i]"),
         ("softmax_cross_entropy", "select(0.0, 1.0, i == hit)", "select(0.0, 0.999, i == hit)"),
+        ("convolution_forward", "tap = (ky * params.width + kx)", "tap = (kx * params.width + ky)"),
+        ("convolution_input_gradient", "i < vec4u(params.out_height)", "i <= vec4u(params.out_height)"),
+        ("convolution_weight_gradient", "total00 += sum00;", "total00 = sum01;"),
+        ("max_pool_forward", "value > largest", "value >= largest"),
+        ("max_pool_backward", "params.window + column", "params.window + 1u + column"),
+        ("average_pool_forward", "q < params.width", "q + 1u < params.width"),
+        ("average_pool_backward", "i_end = min(row / params.stride + 1u,", "i_end = min(row / params.stride,"),
     ];
     let lying = |name: &str, truth: &str, lie: &str| {
         let kernel = KERNELS.iter().find(|k| k.name == name).unwrap();
@@ -56,7 +87,7 @@ fn the_self_test_catches_each_wrong_kernel() {
         let options = GpuOptions { replaced_kernel: Some((kernel.name, kernel.wgsl.replace(truth, lie))), ..Default::default() };
         pollster::block_on(Engine::gpu_with(options)).unwrap()
     };
-    for (name, truth, lie) in lies {
+    for (name, truth, lie) in lies.into_iter().chain(suite::sequence::LIES) {
         let shown = if name.starts_with("matmul") { "matmul " } else { name };
         match pollster::block_on(lying(name, truth, lie).self_test()) {
             Err(EngineError::SelfTest { kernel, .. }) => assert!(kernel.starts_with(shown), "{name}: {kernel}"),
@@ -157,7 +188,6 @@ fn a_buffer_past_the_device_is_refused() {
     // One value past what 32-bit bindings reach, half the memory bound: never allocated.
     let buffer = program.buffer((1 << 30) + 1);
     program.ops.push(Op::ColumnSum { x: buffer, sums: buffer, rows: 1, columns: 1 });
-    let Engine::Gpu(gpu) = &engine else { panic!("a GPU") };
-    let got = pollster::block_on(gpu.outputs(&program, &[], &[], &Control::new()));
+    let got = pollster::block_on(engine.load(&program, &[])).map(drop);
     assert!(matches!(got, Err(EngineError::TooLarge { bytes, .. }) if bytes > 1 << 32), "{got:?}");
 }

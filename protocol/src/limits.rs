@@ -58,6 +58,16 @@ pub const TENSOR_VALUES_MAX: u64 = BLOB_BYTES_MAX / 4;
 pub const LAYERS_COUNT_MAX: usize = 256;
 /// Most parameters in a model.
 pub const PARAMETERS_COUNT_MAX: u64 = 16 * 1024 * 1024 - 65_536;
+/// Most values that one example has in all layers together.
+pub const ACTIVATIONS_COUNT_MAX: u64 = 1 << 26;
+/// Largest kernel, window or stride of a convolution or pooling.
+pub const KERNEL_MAX: u64 = 64;
+/// Most positions of a sequence.
+pub const POSITIONS_MAX: u32 = 1_024;
+/// Most ids of an embedding: tokens are bytes.
+pub const VOCABULARY_MAX: u64 = 256;
+/// Widest head of an attention layer.
+pub const HEAD_WIDTH_MAX: u32 = 128;
 /// Most inner steps of one unit.
 pub const INNER_STEPS_MAX: u32 = 10_000;
 /// Most examples in one batch.

@@ -157,20 +157,18 @@ impl TrainRecipe {
             "work.rows_per_shard",
             "must be a multiple of batch",
         )?;
-        let example_bytes = u64::from(self.model.input_values().unwrap_or(u32::MAX)) * 4 + 4;
+        let values = u64::from(self.model.input_values().unwrap_or(u32::MAX)) + u64::from(self.model.labels_count());
+        let example_bytes = values * 4;
         check(
             u64::from(self.rows_per_shard) * example_bytes < limits::BLOB_BYTES_MAX,
             "work.rows_per_shard",
             "a shard would be larger than a blob may be",
         )?;
         check((0.0..=1.0).contains(&self.target_accuracy), "work.target_accuracy", "must be 0 to 1")?;
-        let InnerOptimizer::Sgd { learning_rate, momentum } = self.inner_optimizer;
-        check(
-            learning_rate.is_finite() && learning_rate > 0.0,
-            "work.inner_optimizer.learning_rate",
-            "must be finite and positive",
-        )?;
-        check((0.0..1.0).contains(&momentum), "work.inner_optimizer.momentum", "must be 0 or more and below 1")?;
+        self.inner_optimizer.validate().map_err(|(field, reason)| ManifestError {
+            field: format!("work.inner_optimizer.{field}"),
+            reason: reason.to_owned(),
+        })?;
         let OuterOptimizer::Nesterov { learning_rate, momentum } = self.outer_optimizer;
         check(
             learning_rate.is_finite() && learning_rate > 0.0,

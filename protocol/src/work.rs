@@ -64,7 +64,7 @@ pub struct MatmulWork {
     pub n: u32,
 }
 
-/// `inner_steps` steps of SGD from `checkpoint` on consecutive batches of `shard`, starting at row `first_row` and
+/// `inner_steps` steps of the optimiser from `checkpoint` on consecutive batches of `shard`, starting at row `first_row` and
 /// wrapping at the end (rows are a multiple of `batch`). The output blob holds, for each parameter and under its
 /// name, the pseudo-gradient `checkpoint − parameters after the last step`, f32.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
@@ -75,7 +75,8 @@ pub struct TrainWork {
     /// Safetensors: every parameter of the model under its name, f32.
     #[n(1)]
     pub checkpoint: BlobHash,
-    /// Safetensors: `x` `[rows, …input shape]` of the input's dtype and `y` `[rows]` u8 labels.
+    /// Safetensors: `x` `[rows, …input shape]` of the input's dtype and u8 labels `y`, `[rows]`, or `[rows, positions]` of
+    /// a sequence.
     #[n(2)]
     pub shard: BlobHash,
     #[n(3)]
@@ -107,6 +108,44 @@ pub enum InnerOptimizer {
         #[cbor(n(1), with = "short_f32")]
         momentum: f32,
     },
+    /// With `t` the step, from 1: `m ← β₁m + (1 − β₁)g; v ← β₂v + (1 − β₂)g²;
+    /// p ← p − learning_rate · (m/(1 − β₁ᵗ) / (sqrt(v/(1 − β₂ᵗ)) + epsilon) + weight_decay · p)` (Loshchilov, Hutter, 2019).
+    #[n(1)]
+    #[cfg_attr(feature = "json", serde(rename = "adamw"))]
+    AdamW {
+        #[cbor(n(0), with = "short_f32")]
+        learning_rate: f32,
+        #[cbor(n(1), with = "short_f32")]
+        beta1: f32,
+        #[cbor(n(2), with = "short_f32")]
+        beta2: f32,
+        #[cbor(n(3), with = "short_f32")]
+        epsilon: f32,
+        #[cbor(n(4), with = "short_f32")]
+        weight_decay: f32,
+    },
+}
+
+impl InnerOptimizer {
+    /// Checks the figures; the error has the field at fault and why.
+    pub fn validate(&self) -> Result<(), (&'static str, &'static str)> {
+        let check = |ok: bool, field, reason| if ok { Ok(()) } else { Err((field, reason)) };
+        let positive = |value: f32, field| check(value.is_finite() && value > 0.0, field, "must be finite and positive");
+        let share = |value: f32, field| check((0.0..1.0).contains(&value), field, "must be 0 or more and below 1");
+        match *self {
+            InnerOptimizer::Sgd { learning_rate, momentum } => {
+                positive(learning_rate, "learning_rate")?;
+                share(momentum, "momentum")
+            }
+            InnerOptimizer::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay } => {
+                positive(learning_rate, "learning_rate")?;
+                share(beta1, "beta1")?;
+                share(beta2, "beta2")?;
+                check((1e-12..1.0).contains(&epsilon), "epsilon", "must be 1e-12 or more and below 1")?;
+                check(weight_decay.is_finite() && weight_decay >= 0.0, "weight_decay", "must be finite and not negative")
+            }
+        }
+    }
 }
 
 /// A work description outside its bounds; `field` is the path of what is wrong.
@@ -137,13 +176,9 @@ impl Work {
                 check(w.batch >= 1 && w.batch <= limits::BATCH_MAX, "batch", "must be 1 to 4096")?;
                 check(w.inner_steps >= 1 && w.inner_steps <= limits::INNER_STEPS_MAX, "inner_steps", "must be 1 to 10000")?;
                 check(w.first_row.is_multiple_of(w.batch), "first_row", "must be a multiple of batch")?;
-                let InnerOptimizer::Sgd { learning_rate, momentum } = w.optimizer;
-                check(
-                    learning_rate.is_finite() && learning_rate > 0.0,
-                    "optimizer.learning_rate",
-                    "must be finite and positive",
-                )?;
-                check((0.0..1.0).contains(&momentum), "optimizer.momentum", "must be 0 or more and below 1")
+                w.optimizer
+                    .validate()
+                    .map_err(|(field, reason)| WorkError { field: "optimizer", reason: format!("{field} {reason}") })
             }
         }
     }

@@ -9,7 +9,7 @@ pub const CHUNK: u32 = 64;
 
 pub static KERNEL: Kernel = Kernel {
     name: "column_sum",
-    wgsl: include_str!("column_sum.wgsl"),
+    wgsl: crate::wgsl!("column_sum.wgsl"),
     bindings: &[Binding::Uniform, Binding::Read, Binding::ReadWrite],
     params_bytes: size_of::<Params>(),
     params_fields: params_fields!(rows, columns),

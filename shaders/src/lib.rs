@@ -8,10 +8,31 @@
 //! denormal values may be flushed to zero.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod adamw;
+pub mod adamw_advance;
+pub mod add;
+pub mod attention;
+pub mod average_pool_backward;
+pub mod average_pool_forward;
+pub mod clear;
 pub mod column_sum;
 pub mod compare;
+pub mod convolution;
+pub mod convolution_forward;
+pub mod convolution_input_gradient;
+pub mod convolution_weight_gradient;
+pub mod embedding;
+pub mod gelu;
+pub mod gradient_norm;
+pub mod images;
+pub mod layer_norm;
 pub mod matmul;
+pub mod max_pool_backward;
+pub mod max_pool_forward;
+pub mod pool;
 pub mod relu_backward;
+pub mod relu_forward;
+mod rounding;
 pub mod sgd_momentum;
 pub mod softmax_cross_entropy;
 
@@ -46,14 +67,40 @@ pub enum Binding {
 }
 
 /// Every kernel of this crate.
-pub const KERNELS: [&Kernel; 7] = [
+pub const KERNELS: [&Kernel; 33] = [
     &matmul::naive::KERNEL,
     &matmul::blocked::KERNEL,
     &matmul::blocked_vec4::KERNEL,
+    &add::KERNEL,
+    &clear::KERNEL,
     &column_sum::KERNEL,
     &relu_backward::KERNEL,
+    &relu_forward::KERNEL,
     &sgd_momentum::KERNEL,
     &softmax_cross_entropy::KERNEL,
+    &adamw::KERNEL,
+    &adamw_advance::KERNEL,
+    &attention::forward::KERNEL,
+    &attention::delta::KERNEL,
+    &attention::query_gradient::KERNEL,
+    &attention::key_gradient::KERNEL,
+    &embedding::forward::KERNEL,
+    &embedding::token_gradient::KERNEL,
+    &embedding::position_gradient::KERNEL,
+    &gelu::forward::KERNEL,
+    &gelu::backward::KERNEL,
+    &gradient_norm::squares::KERNEL,
+    &gradient_norm::clip::KERNEL,
+    &layer_norm::forward::KERNEL,
+    &layer_norm::backward::KERNEL,
+    &layer_norm::parameters::KERNEL,
+    &convolution_forward::KERNEL,
+    &convolution_input_gradient::KERNEL,
+    &convolution_weight_gradient::KERNEL,
+    &max_pool_forward::KERNEL,
+    &max_pool_backward::KERNEL,
+    &average_pool_forward::KERNEL,
+    &average_pool_backward::KERNEL,
 ];
 
 /// Extents of a dispatch of `groups` workgroups numbered row by row: kernels number them as `x + y · num_workgroups.x`
@@ -63,6 +110,14 @@ pub fn linear_dispatch(groups: u64) -> [u32; 3] {
     let y = if x == 0 { 0 } else { groups.div_ceil(x) };
     [x as u32, u32::try_from(y).unwrap_or(u32::MAX), u32::from(x > 0)]
 }
+
+/// The text of a kernel's .wgsl file, by its path below src/, as build.rs strips it.
+macro_rules! wgsl {
+    ($path:literal) => {
+        include_str!(concat!(env!("OUT_DIR"), "/", $path))
+    };
+}
+pub(crate) use wgsl;
 
 /// Name and offset of every field of a `Params` struct, for [`Kernel::params_fields`].
 macro_rules! params_fields {

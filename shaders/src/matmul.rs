@@ -16,6 +16,9 @@ pub mod naive;
 
 use crate::{Binding, FLUSH, Kernel, UNIT_ROUNDOFF, linear_dispatch};
 
+/// What the names of all variants begin with.
+pub const FAMILY: &str = "matmul";
+
 /// Longest run of k summed up before it is added to the total, at WGSL's unit roundoff of 2⁻²³.
 pub const K_CHUNK: u32 = 64;
 /// The same where arithmetic rounds to nearest.

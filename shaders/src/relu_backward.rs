@@ -7,7 +7,7 @@ pub const WORKGROUP: u32 = 64;
 
 pub static KERNEL: Kernel = Kernel {
     name: "relu_backward",
-    wgsl: include_str!("relu_backward.wgsl"),
+    wgsl: crate::wgsl!("relu_backward.wgsl"),
     bindings: &[Binding::Uniform, Binding::Read, Binding::ReadWrite],
     params_bytes: size_of::<Params>(),
     params_fields: params_fields!(values4),

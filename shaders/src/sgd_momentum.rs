@@ -7,7 +7,7 @@ pub const WORKGROUP: u32 = 64;
 
 pub static KERNEL: Kernel = Kernel {
     name: "sgd_momentum",
-    wgsl: include_str!("sgd_momentum.wgsl"),
+    wgsl: crate::wgsl!("sgd_momentum.wgsl"),
     bindings: &[Binding::Uniform, Binding::Read, Binding::ReadWrite, Binding::ReadWrite],
     params_bytes: size_of::<Params>(),
     params_fields: params_fields!(values4, learning_rate, momentum),

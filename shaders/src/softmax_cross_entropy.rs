@@ -7,7 +7,7 @@ pub const WORKGROUP: u32 = 32;
 
 pub static KERNEL: Kernel = Kernel {
     name: "softmax_cross_entropy",
-    wgsl: include_str!("softmax_cross_entropy.wgsl"),
+    wgsl: crate::wgsl!("softmax_cross_entropy.wgsl"),
     bindings: &[Binding::Uniform, Binding::Read, Binding::Read, Binding::ReadWrite, Binding::ReadWrite],
     params_bytes: size_of::<Params>(),
     params_fields: params_fields!(rows, classes),

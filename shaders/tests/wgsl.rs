@@ -70,7 +70,10 @@ fn params_have_one_layout_on_both_sides() {
 /// The dispatch arithmetic counts invocations as the overrides' defaults do.
 #[test]
 fn overrides_default_to_the_constants_of_the_rust_side() {
-    use manyhands_shaders::{column_sum, matmul, relu_backward, sgd_momentum, softmax_cross_entropy};
+    use manyhands_shaders::{
+        adamw, add, attention, clear, column_sum, embedding, gelu, gradient_norm, layer_norm, matmul, relu_backward,
+        relu_forward, sgd_momentum, softmax_cross_entropy,
+    };
     let blocked = [
         ("ROWS", matmul::blocked::WORKGROUP_ROWS),
         ("COLUMNS", matmul::blocked::WORKGROUP_COLUMNS),
@@ -91,7 +94,44 @@ fn overrides_default_to_the_constants_of_the_rust_side() {
     check(&matmul::blocked::KERNEL, &blocked);
     check(&matmul::blocked_vec4::KERNEL, &blocked);
     check(&column_sum::KERNEL, &[("WORKGROUP", column_sum::WORKGROUP), ("CHUNK", column_sum::CHUNK)]);
+    check(&add::KERNEL, &[("WORKGROUP", add::WORKGROUP)]);
+    check(&clear::KERNEL, &[("WORKGROUP", clear::WORKGROUP)]);
     check(&relu_backward::KERNEL, &[("WORKGROUP", relu_backward::WORKGROUP)]);
+    check(&relu_forward::KERNEL, &[("WORKGROUP", relu_forward::WORKGROUP)]);
     check(&sgd_momentum::KERNEL, &[("WORKGROUP", sgd_momentum::WORKGROUP)]);
     check(&softmax_cross_entropy::KERNEL, &[("WORKGROUP", softmax_cross_entropy::WORKGROUP)]);
+    check(&adamw::KERNEL, &[("WORKGROUP", adamw::WORKGROUP)]);
+    use attention::{delta, forward, key_gradient, query_gradient};
+    for kernel in [&forward::KERNEL, &delta::KERNEL, &query_gradient::KERNEL, &key_gradient::KERNEL] {
+        check(kernel, &[("WORKGROUP", attention::WORKGROUP)]);
+    }
+    check(&embedding::forward::KERNEL, &[("WORKGROUP", embedding::WORKGROUP)]);
+    for kernel in [&embedding::token_gradient::KERNEL, &embedding::position_gradient::KERNEL] {
+        check(kernel, &[("WORKGROUP", embedding::WORKGROUP), ("CHUNK", embedding::CHUNK)]);
+    }
+    use gradient_norm::{clip, squares};
+    check(&clip::KERNEL, &[("WORKGROUP", clip::WORKGROUP)]);
+    let squares_constants = [("WORKGROUP", squares::WORKGROUP), ("PART", squares::PART), ("CHUNK", squares::CHUNK)];
+    check(&squares::KERNEL, &squares_constants);
+    check(&gelu::forward::KERNEL, &[("WORKGROUP", gelu::WORKGROUP)]);
+    check(&gelu::backward::KERNEL, &[("WORKGROUP", gelu::WORKGROUP)]);
+    for kernel in [&layer_norm::forward::KERNEL, &layer_norm::backward::KERNEL, &layer_norm::parameters::KERNEL] {
+        check(kernel, &[("WORKGROUP", layer_norm::WORKGROUP), ("CHUNK", layer_norm::CHUNK)]);
+    }
+    images(check);
+}
+
+/// The same for convolutions and pools.
+fn images(check: impl Fn(&Kernel, &[(&str, u32)])) {
+    use manyhands_shaders::{average_pool_backward, average_pool_forward, convolution, convolution_forward};
+    use manyhands_shaders::{convolution_input_gradient, convolution_weight_gradient, max_pool_backward, max_pool_forward, pool};
+    let chunk = ("K_CHUNK", convolution::CHUNK);
+    check(&convolution_forward::KERNEL, &[("WORKGROUP", convolution_forward::WORKGROUP), chunk]);
+    check(&convolution_input_gradient::KERNEL, &[("WORKGROUP", convolution_input_gradient::WORKGROUP), chunk]);
+    check(&convolution_weight_gradient::KERNEL, &[("WORKGROUP", convolution_weight_gradient::WORKGROUP), chunk]);
+    for kernel in
+        [&max_pool_forward::KERNEL, &max_pool_backward::KERNEL, &average_pool_forward::KERNEL, &average_pool_backward::KERNEL]
+    {
+        check(kernel, &[("WORKGROUP", pool::WORKGROUP)]);
+    }
 }

@@ -96,18 +96,37 @@ fn most_likely(logits: &[f32]) -> (u32, f32) {
     (best as u32, 1.0 / sum)
 }
 
+fn small(value: JsValue) -> Option<u32> {
+    value.as_f64().and_then(whole).and_then(|n| u32::try_from(n).ok())
+}
+
+fn layer(fields: &Fields) -> Option<Layer> {
+    let count = |name| fields.value(name).and_then(small);
+    Some(match fields.text("type")?.as_str() {
+        "dense" => Layer::Dense { outputs: count("outputs")? },
+        "projection" => Layer::Projection { outputs: count("outputs")? },
+        "relu" => Layer::Relu,
+        "gelu" => Layer::Gelu,
+        "convolution" => Layer::Convolution {
+            channels: count("channels")?,
+            kernel: count("kernel")?,
+            stride: count("stride")?,
+            padding: count("padding")?,
+        },
+        "max_pool" => Layer::MaxPool { size: count("size")?, stride: count("stride")? },
+        "average_pool" => Layer::AveragePool { size: count("size")?, stride: count("stride")? },
+        "embedding" => Layer::Embedding { vocabulary: count("vocabulary")?, width: count("width")? },
+        "layer_norm" => Layer::LayerNorm,
+        "attention" => Layer::Attention { heads: count("heads")? },
+        "residual" => Layer::Residual { layers: count("layers")? },
+        _ => return None,
+    })
+}
+
 /// The model of a job's view; none where a field or layer is not known here.
 fn model(fields: &Fields) -> Option<Model> {
     let input = fields.object("input")?;
-    let small = |value: JsValue| value.as_f64().and_then(whole).and_then(|n| u32::try_from(n).ok());
-    let layers = fields.list("layers")?.into_iter().map(|layer| {
-        let layer = Fields::new(layer);
-        match layer.text("type")?.as_str() {
-            "dense" => Some(Layer::Dense { outputs: small(layer.value("outputs")?)? }),
-            "relu" => Some(Layer::Relu),
-            _ => None,
-        }
-    });
+    let layers = fields.list("layers")?.into_iter().map(|fields| layer(&Fields::new(fields)));
     Some(Model {
         input: Input {
             shape: input.list("shape")?.into_iter().map(small).collect::<Option<_>>()?,

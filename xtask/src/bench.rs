@@ -1,6 +1,7 @@
 //! `cargo xtask bench …`: measurements. Each prints a table for people and one JSON object as its last line. None of
 //! them judges: the status is 0 when the measurement was made, whatever it shows.
 
+mod module;
 mod size;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +12,8 @@ use crate::{setup, web};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Bench {
+    /// Build the engine as a module for a benchmark's page, beside tests/bench/ours.mjs; measures nothing.
+    Module,
     /// Bytes that a visitor downloads before Start and until the first unit's result.
     Size {
         /// Also write the JSON object here.
@@ -24,6 +27,10 @@ pub enum Bench {
 
 pub fn main(bench: &Bench) -> Result<()> {
     match bench {
+        Bench::Module => {
+            setup::set_up(setup::Purpose::Web)?;
+            module::build()
+        }
         Bench::Size { json, no_build } => {
             if !no_build {
                 setup::set_up(setup::Purpose::Web)?;

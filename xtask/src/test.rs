@@ -70,15 +70,27 @@ fn cargo(args: &[&str]) -> Command {
 
 const WASM: [&str; 2] = ["--target", "wasm32-unknown-unknown"];
 
+/// Packages that are built for wasm alone.
+const NOT_NATIVE: [&str; 4] = ["--exclude", "manyhands-worker", "--exclude", "manyhands-bench"];
+
 fn clippy() -> Result<Vec<Command>, String> {
-    let native = cargo(&["clippy", "--workspace", "--exclude", "manyhands-worker", "--all-targets", "--", "-D", "warnings"]);
-    let mut wasm = cargo(&["clippy", "--package", "manyhands-worker", "--package", "manyhands"]);
-    wasm.args(WASM).args(["--features", "manyhands/gpu,manyhands/web", "--all-targets", "--", "-D", "warnings"]);
+    let mut native = cargo(&["clippy", "--workspace"]);
+    native.args(NOT_NATIVE).args(["--all-targets", "--", "-D", "warnings"]);
+    let mut wasm = cargo(&["clippy", "--package", "manyhands-worker", "--package", "manyhands-bench", "--package", "manyhands"]);
+    wasm.args(WASM).args([
+        "--features",
+        "manyhands/gpu,manyhands/web,manyhands/reference",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]);
     Ok(vec![native, wasm])
 }
 
 fn native_tests() -> Result<Vec<Command>, String> {
-    let mut tests = cargo(&["test", "--workspace", "--exclude", "manyhands-worker", "--exclude", "manyhands-tests"]);
+    let mut tests = cargo(&["test", "--workspace"]);
+    tests.args(NOT_NATIVE).args(["--exclude", "manyhands-tests"]);
     if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
         // Vulkan looks for a desktop there and complains at length where the variable is missing.
         tests.env("XDG_RUNTIME_DIR", std::env::temp_dir());
@@ -87,7 +99,8 @@ fn native_tests() -> Result<Vec<Command>, String> {
 }
 
 fn wasm_tests() -> Result<Vec<Command>, String> {
-    let mut tests = cargo(&["test", "--package", "manyhands", "--features", "gpu,web", "--test", "web", "--test", "web_host"]);
+    let mut tests =
+        cargo(&["test", "--package", "manyhands", "--features", "gpu,web,reference", "--test", "web", "--test", "web_host"]);
     tests
         .args(WASM)
         .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", "wasm-bindgen-test-runner")

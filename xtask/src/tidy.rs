@@ -19,7 +19,7 @@ use crate::root;
 pub type Tree = BTreeMap<String, String>;
 
 /// Not ours, or not kept.
-const IGNORED: [&str; 6] = ["target", "dist", "node_modules", "manyhands-data", "artefacts", "__pycache__"];
+const IGNORED: [&str; 7] = ["target", "dist", "node_modules", "manyhands-data", "artefacts", "pkg", "__pycache__"];
 /// Larger ones are data.
 const TEXT_BYTES_MAX: u64 = 4 << 20;
 

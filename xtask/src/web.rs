@@ -54,7 +54,7 @@ fn remapped_paths() -> Result<String> {
 }
 
 /// wasm-opt, in place, where it is. No feature flags: it reads them from the module, and Chromium refuses what --all-features makes.
-fn shrink(wasm: &Path) -> Result<()> {
+pub fn shrink(wasm: &Path) -> Result<()> {
     // Set-up installed it where Node is; any other on PATH is as good.
     if !setup::has_node() && !on_path("wasm-opt") {
         println!("wasm-opt: skipped, it is not installed (set-up gets it where Node is)");

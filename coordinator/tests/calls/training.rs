@@ -48,8 +48,8 @@ async fn two_honest_keys_train_to_the_end_without_a_referee() {
     assert_eq!(train.history.iter().map(|round| round.round).collect::<Vec<_>>(), [0, 1, 2, 3]);
     assert_ne!(train.history[0].checkpoint, train.history[3].checkpoint);
     let totals = first.get(&format!("/v1/keys/{}", first.id())).await.json::<KeyView>().totals;
-    let parameters = 6 * 5 + 5 + 5 * 3 + 3;
-    assert_eq!((totals.accepted, totals.pending, totals.credit_flop), (6, 0, 6 * (6 * parameters * 4 * 3)));
+    let products = 6 * 5 + 5 * 3;
+    assert_eq!((totals.accepted, totals.pending, totals.credit_flop), (6, 0, 6 * (6 * products * 4 * 3)));
     assert!(first.lease(1).await.is_empty());
     let path = format!("/jobs/{job}/export");
     let exported = crate::client::Answer::of(world.operator(reqwest::Method::GET, &path)).await;

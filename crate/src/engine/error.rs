@@ -21,6 +21,9 @@ pub enum EngineError {
     /// The work needs more memory than the device or this build allows.
     #[error("the work needs {bytes} bytes, at most {most} are allowed")]
     TooLarge { bytes: u64, most: u64 },
+    /// The model has a layer, or the work an optimiser, that this build has no kernels for.
+    #[error("this build cannot train {0}")]
+    Unsupported(String),
     /// [`crate::Control::stop`] was called.
     #[error("stopped")]
     Stopped,
@@ -42,6 +45,7 @@ impl EngineError {
             EngineError::Validation(_) => "validation",
             EngineError::SelfTest { .. } => "self_test",
             EngineError::TooLarge { .. } => "too_large",
+            EngineError::Unsupported(_) => "unsupported",
             EngineError::Stopped => "stopped",
             EngineError::Input(_) => "input",
             EngineError::NotFinite(_) => "not_finite",

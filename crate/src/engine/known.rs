@@ -1,10 +1,20 @@
 //! Known answers: programs of one kernel call with fixed inputs, what the reference beside the shader says of them, and
 //! how far f32 may be from that. The self-test before the first lease runs a few; the tests run tables of them.
 
+mod adamw;
+mod clip;
+pub mod image;
+mod sequence;
+
+pub use adamw::{adamw_advance, adamw_step};
+pub use clip::{clipped, square_sums};
+pub use sequence::*;
+
+use manyhands_programs::EVERY_LAYER;
 use manyhands_shaders::compare::compare;
 use manyhands_shaders::matmul::{Epilogue, Rows, Shape, Transposed, Variant};
 use manyhands_shaders::sgd_momentum::Rates;
-use manyhands_shaders::{column_sum, matmul, relu_backward, sgd_momentum, softmax_cross_entropy};
+use manyhands_shaders::{add, clear, column_sum, matmul, relu_backward, relu_forward, sgd_momentum, softmax_cross_entropy};
 
 use crate::init::word;
 use crate::plan::{Buffer, Matmul, Op, Program};
@@ -46,6 +56,11 @@ impl Case {
         self.answers.push(Answer { buffer, expected, tolerance });
     }
 
+    /// Whether the case is of a kernel, or of the family of products.
+    pub fn is_of(&self, kernel: &str) -> bool {
+        self.name.strip_prefix(kernel).is_some_and(|rest| rest.starts_with(' '))
+    }
+
     /// Compares every answer. An empty tensor is right if it is empty: there is nothing in it to be wrong.
     pub fn compare(&self, buffers: &[Vec<f32>]) -> Result<f64, String> {
         let mut worst = 0.0f64;
@@ -71,7 +86,7 @@ fn wide(values: &[f32]) -> Vec<f64> {
 
 /// A product by a fixed variant, or by the device's choice.
 pub fn product(shape: Shape, transposed: Transposed, epilogue: Epilogue, variant: Option<Variant>) -> Case {
-    let kernel = variant.map_or("matmul", |variant| variant.kernel().name);
+    let kernel = variant.map_or(matmul::FAMILY, |variant| variant.kernel().name);
     let mut case = Case::new(format!("{kernel} {shape:?} {transposed:?} {epilogue:?}"));
     let (m, k, n) = (shape.m as usize, shape.k as usize, shape.n as usize);
     let (a, b, bias) = (values(1, m * k), values(2, k * n), values(3, n));
@@ -94,6 +109,37 @@ pub fn column_sums(rows: usize, columns: usize) -> Case {
     let (input, sums) = (case.input(values), case.output(columns));
     case.program.ops.push(Op::ColumnSum { x: input, sums, rows: rows as u32, columns: columns as u32 });
     case.expect(sums, column_sum::reference(rows, columns, &x), column_sum::tolerance(rows, columns, &x));
+    case
+}
+
+pub fn sum(count: usize) -> Case {
+    let mut case = Case::new(format!("{} {count}", add::KERNEL.name));
+    let [x, y] = [12, 13].map(|stream| values(stream, count));
+    let (expected, tolerance) = (add::reference(&wide(&x), &wide(&y)), add::tolerance(&wide(&x), &wide(&y)));
+    let ([x, y], sum) = ([x, y].map(|values| case.input(values)), case.output(count));
+    case.program.ops.push(Op::Add { x, y, sum, values: count as u32 });
+    case.expect(sum, expected, tolerance);
+    case
+}
+
+pub fn cleared(count: usize) -> Case {
+    let mut case = Case::new(format!("{} {count}", clear::KERNEL.name));
+    let x = values(15, count);
+    let range = clear::Params { first: count as u32 / 3, end: 2 * (count as u32 / 3) };
+    let expected = clear::reference(range, &wide(&x));
+    let x = case.input(x);
+    case.program.ops.push(Op::Clear { x, range });
+    case.expect(x, expected, clear::tolerance(count));
+    case
+}
+
+pub fn relu(count: usize) -> Case {
+    let mut case = Case::new(format!("{} {count}", relu_forward::KERNEL.name));
+    let x = values(14, count);
+    let expected = relu_forward::reference(&wide(&x));
+    let (x, y) = (case.input(x), case.output(count));
+    case.program.ops.push(Op::ReluForward { x, y, values: count as u32 });
+    case.expect(y, expected, relu_forward::tolerance(count));
     case
 }
 
@@ -140,6 +186,12 @@ pub fn sgd_step(count: usize) -> Case {
     case
 }
 
+/// The kernel of a call, for [`Case::is_of`]: of products the family, whose variant the device chooses.
+pub fn kernel_of(op: &Op) -> &'static str {
+    let kernel = op.call(|_| Variant::Blocked).kernel.name;
+    if matches!(op, Op::Matmul(_)) { matmul::FAMILY } else { kernel }
+}
+
 /// Every pipeline that training and products use, at shapes with edges: more than one block, tile and chunk of k.
 pub fn self_test_cases() -> Vec<Case> {
     let fours = Shape { m: 36, k: 132, n: 44 };
@@ -159,7 +211,20 @@ pub fn self_test_cases() -> Vec<Case> {
             cases.push(product(shape, transposed, epilogue, None));
         }
     }
-    cases.extend([column_sums(67, 70), relu_gradient(301), cross_entropy(35, 10, 8.0), sgd_step(301)]);
+    cases.extend([
+        column_sums(67, 70),
+        sum(301),
+        cleared(301),
+        relu(301),
+        relu_gradient(301),
+        cross_entropy(35, 10, 8.0),
+        sgd_step(301),
+    ]);
+    if EVERY_LAYER {
+        cases.extend([adamw_advance(), adamw_step(301, 1), square_sums(2500), clipped(301, 1.0)]);
+        cases.extend(sequence::self_test_cases());
+        cases.extend(image::self_test_cases());
+    }
     cases
 }
 
@@ -196,10 +261,10 @@ mod tests {
     /// The self-test covers every kernel; of the products, the variant that the device chooses.
     #[test]
     fn every_kernel_in_use_has_a_case() {
-        let names: Vec<String> = self_test_cases().into_iter().map(|case| case.name).collect();
+        let cases = self_test_cases();
         for kernel in manyhands_shaders::KERNELS {
-            let name = if kernel.name.starts_with("matmul") { "matmul" } else { kernel.name };
-            assert!(names.iter().any(|case| case.starts_with(&format!("{name} "))), "{name}");
+            let name = if kernel.name.starts_with(matmul::FAMILY) { matmul::FAMILY } else { kernel.name };
+            assert!(cases.iter().any(|case| case.is_of(name)), "{name}");
         }
     }
 }

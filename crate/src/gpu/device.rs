@@ -40,6 +40,8 @@ pub struct GpuEngine {
     pub(super) limits: wgpu::Limits,
     pub(super) pipelines: Mutex<HashMap<PipelineKey, Pipeline>>,
     pub(super) fault: Fault,
+    /// Kernels that passed their self-test here.
+    tested: Mutex<Vec<&'static str>>,
     info: wgpu::AdapterInfo,
     options: GpuOptions,
 }
@@ -84,7 +86,16 @@ impl GpuEngine {
         });
         let uncaptured = fault.clone();
         device.on_uncaptured_error(std::sync::Arc::new(move |error| uncaptured.raise(engine_error(error))));
-        Ok(Self { device, queue, limits: required_limits, pipelines: Mutex::default(), fault, info, options })
+        Ok(Self {
+            device,
+            queue,
+            limits: required_limits,
+            pipelines: Mutex::default(),
+            fault,
+            tested: Mutex::default(),
+            info,
+            options,
+        })
     }
 
     pub fn device_class(&self) -> DeviceClass {
@@ -95,7 +106,18 @@ impl GpuEngine {
     }
 
     pub fn is_software(&self) -> bool {
-        self.info.device_type == wgpu::DeviceType::Cpu || self.info.name.to_lowercase().contains("swiftshader")
+        self.info.device_type == wgpu::DeviceType::Cpu || self.info.name.to_ascii_lowercase().contains("swiftshader")
+    }
+
+    /// Those of these kernels that have not passed their self-test on this device.
+    pub(crate) fn untested(&self, mut kernels: Vec<&'static str>) -> Vec<&'static str> {
+        let tested = self.tested.lock().expect("no code panics while it holds this lock");
+        kernels.retain(|kernel| !tested.contains(kernel));
+        kernels
+    }
+
+    pub(crate) fn passed(&self, mut kernels: Vec<&'static str>) {
+        self.tested.lock().expect("no code panics while it holds this lock").append(&mut kernels);
     }
 
     /// Destroys the device, as a crash of its driver would, so that a test can see what follows.

@@ -4,7 +4,7 @@
 use super::device::{GpuEngine, Memory};
 use super::pipelines::Pipeline;
 use crate::engine::EngineError;
-use crate::plan::{Buffer, Call, Op, Program, Slicer};
+use crate::plan::{Buffer, Call, Op, Program, Slicer, check_bytes};
 
 /// Buffers are whole vec4, and never empty, so that any of them can be bound.
 const BUFFER_STEP: u64 = 16;
@@ -28,7 +28,7 @@ impl GpuEngine {
     /// Compiles and allocates what a program needs. [`EngineError::TooLarge`] before anything is allocated where a
     /// buffer is past what the device binds.
     pub(super) async fn record(&self, program: &Program) -> Result<Recording, EngineError> {
-        program.bytes(0)?;
+        check_bytes(program, 0)?;
         let most = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
         let sizes: Vec<u64> = program.values.iter().map(|v| (v * 4).next_multiple_of(BUFFER_STEP).max(BUFFER_STEP)).collect();
         if let Some(&bytes) = sizes.iter().find(|&&bytes| bytes > most) {

@@ -21,28 +21,20 @@ impl GpuEngine {
     }
 
     /// Uploads `rows` rows of `width` values from row `first` on, wrapping at the end.
-    pub(super) async fn upload_rows<T: Row>(
+    pub(super) async fn upload_rows<T: bytemuck::NoUninit>(
         &self,
         values: &[T],
         width: usize,
         first: usize,
         rows: usize,
-        clip: bool,
     ) -> Result<Memory, EngineError> {
         let buffer = self.scratch((rows * width * 4) as u64).await?;
         let (before, after) = values.split_at(first * width);
         let upper = after.len().min(rows * width);
         let lower = rows * width - upper;
         for (offset, part) in [(0, &after[..upper]), (upper, &before[..lower])] {
-            if part.is_empty() {
-                continue;
-            }
-            let at = (offset * 4) as u64;
-            if clip {
-                let clipped: Vec<T> = part.iter().map(|v| v.at_least_zero()).collect();
-                self.queue.write_buffer(&buffer, at, bytemuck::cast_slice(&clipped));
-            } else {
-                self.queue.write_buffer(&buffer, at, bytemuck::cast_slice(part));
+            if !part.is_empty() {
+                self.queue.write_buffer(&buffer, (offset * 4) as u64, bytemuck::cast_slice(part));
             }
         }
         Ok(buffer)
@@ -76,22 +68,5 @@ impl GpuEngine {
         drop(view);
         staging.unmap();
         Ok(results)
-    }
-}
-
-/// An element of a shard.
-pub(super) trait Row: bytemuck::Pod {
-    fn at_least_zero(self) -> Self;
-}
-
-impl Row for f32 {
-    fn at_least_zero(self) -> Self {
-        self.max(0.0)
-    }
-}
-
-impl Row for u32 {
-    fn at_least_zero(self) -> Self {
-        self
     }
 }

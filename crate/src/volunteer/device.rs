@@ -11,7 +11,7 @@ const LOSSES_MAX: u32 = 2;
 /// What the visitor, or a test, asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
-    /// A hardware GPU that passes its self-test, else the CPU.
+    /// A hardware GPU that passes its self-tests, else the CPU.
     Auto,
     /// A GPU, software adapters included, or nothing.
     Gpu,
@@ -106,7 +106,7 @@ async fn gpu(choice: Choice) -> Result<Engine, EngineError> {
         let adapter = engine.device_class().adapter;
         return Err(EngineError::NoAdapter(format!("{adapter} is a software adapter, slower than the CPU path")));
     }
-    engine.self_test().await?;
+    engine.self_test_products().await?;
     Ok(engine)
 }
 

@@ -119,6 +119,7 @@ impl VolunteerError {
             | VolunteerError::CoordinatorChanged
             | VolunteerError::ConsentExpired
             | VolunteerError::DataLimit
+            | VolunteerError::Engine(EngineError::Unsupported(_))
             | VolunteerError::Host(HostError::Crypto(_)) => true,
             VolunteerError::Refused { .. } => {
                 [Code::BadConsent, Code::BadSignature, Code::WrongKey, Code::WrongAlgorithm, Code::ForeignOrigin]

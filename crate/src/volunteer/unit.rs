@@ -250,6 +250,7 @@ async fn compute(engine: &Engine, prepared: Prepared, control: &Control) -> Resu
             Ok(Computed { output: tensors::write_f32(&[("c", &[shape.m, shape.n], &c)]), losses: Vec::new() })
         }
         Prepared::Train { work, parameters: start, shard } => {
+            engine.self_test_training(&work).await?;
             let trained = engine.train(&work, &start, &shard, control).await?;
             let declared = parameters(&work)?;
             let shapes = shapes(&declared);

@@ -1,6 +1,9 @@
 //! What every backend must pass, natively and in a browser: tables of shapes per kernel, and a whole training unit
 //! against the reference. The programs around this module choose the backend; it asserts and prints.
 
+mod image;
+pub mod sequence;
+
 use manyhands::control::Control;
 use manyhands::engine::{Engine, EngineError, MatmulShape, Trained, init_parameters, known};
 use manyhands::tensors::Shard;
@@ -9,6 +12,8 @@ use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
 use manyhands_protocol::work::{InnerOptimizer, TrainWork};
 use manyhands_shaders::compare::relative_distance;
 use manyhands_shaders::matmul::{Epilogue, Shape, Transposed, Variant};
+
+mod models;
 
 /// Extents at 0, 1, block and tile edges, odd, long and thin, and past one chunk of k.
 const PRODUCTS: [[u32; 3]; 17] = [
@@ -57,11 +62,14 @@ pub async fn kernels(engine: &Engine) {
     println(&format!("products: {count} cases, at most {worst:.3} of the tolerance used"));
     let mut others = Vec::new();
     others.extend([[1, 1], [64, 64], [65, 63], [3, 200], [200, 3], [4096, 1]].map(|[r, c]| known::column_sums(r, c)));
-    others.extend([1, 4, 5, 255, 257, 100_003].map(known::relu_gradient));
-    others.extend([1, 4, 5, 255, 257, 100_003].map(known::sgd_step));
+    for elementwise in [known::sum, known::cleared, known::relu, known::relu_gradient, known::sgd_step] {
+        others.extend([1, 4, 5, 255, 257, 100_003].map(elementwise));
+    }
     others.extend([[1, 2], [31, 10], [32, 10], [33, 7], [2, 1000]].map(|[r, c]| known::cross_entropy(r, c, 4.0)));
     others.push(known::cross_entropy(40, 10, 80.0));
     others.push(known::cross_entropy(5, 3, 0.0));
+    others.extend(sequence::cases());
+    others.extend(image::cases());
     let mut worst = 0.0f64;
     for case in &others {
         worst = worst.max(engine.answer(case).await.unwrap());
@@ -75,6 +83,7 @@ pub async fn a_changed_input_is_seen(engine: &Engine) {
     for mut case in [
         known::product(shape, Transposed::default(), Epilogue::None, None),
         known::column_sums(10, 10),
+        known::sum(9),
         known::relu_gradient(30),
         known::cross_entropy(8, 5, 4.0),
         known::sgd_step(9),
@@ -352,12 +361,17 @@ pub async fn all(engine: &Engine, name: &str) {
     println(&format!("{name}: self-test, compilation included: {:.0} ms", now_ms() - start));
     kernels(engine).await;
     a_changed_input_is_seen(engine).await;
+    sequence::a_changed_input_is_seen(engine).await;
     slices_change_no_bits(engine).await;
+    image::changes_are_seen_and_parts_change_no_bits(engine).await;
+    sequence::slices_change_no_bits(engine).await;
     matmul_unit(engine).await;
     initial_weights();
     unit(engine, name).await;
     drift(engine, name).await;
     odd_units(engine).await;
+    models::units(engine, name).await;
+    models::gradients(engine).await;
     bad_units(engine).await;
     speed(engine, name).await;
 }

@@ -12,4 +12,4 @@ pub const WORKGROUP_COLUMNS: u32 = 4;
 pub const TILE_ROWS: u32 = BLOCK * WORKGROUP_ROWS;
 pub const TILE_COLUMNS: u32 = BLOCK * WORKGROUP_COLUMNS;
 
-pub static KERNEL: Kernel = super::kernel("matmul_blocked", include_str!("blocked.wgsl"));
+pub static KERNEL: Kernel = super::kernel("matmul_blocked", crate::wgsl!("matmul/blocked.wgsl"));

@@ -4,7 +4,7 @@
 use super::{Shape, Transposed};
 use crate::Kernel;
 
-pub static KERNEL: Kernel = super::kernel("matmul_blocked_vec4", include_str!("blocked_vec4.wgsl"));
+pub static KERNEL: Kernel = super::kernel("matmul_blocked_vec4", crate::wgsl!("matmul/blocked_vec4.wgsl"));
 
 /// k is walked in fours, C is stored in fours along n, and a transposed A is read in fours along m.
 pub fn takes(shape: Shape, transposed: Transposed) -> bool {

@@ -5,4 +5,4 @@ use crate::Kernel;
 /// Invocations per workgroup.
 pub const WORKGROUP: u32 = 64;
 
-pub static KERNEL: Kernel = super::kernel("matmul_naive", include_str!("naive.wgsl"));
+pub static KERNEL: Kernel = super::kernel("matmul_naive", crate::wgsl!("matmul/naive.wgsl"));

@@ -36,6 +36,7 @@ struct Rule {
 const RULES: &[Rule] = &[
     Rule { package: "manyhands-protocol", features: &["--all-features"], never: &[IO, &["manyhands-shaders", "manyhands"]] },
     Rule { package: "manyhands-shaders", features: &["--all-features"], never: &[IO, &["manyhands-protocol", "manyhands"]] },
+    Rule { package: "manyhands-programs", features: &["--all-features"], never: &[IO, &["manyhands-protocol", "manyhands"]] },
     Rule {
         package: "manyhands",
         features: &["--features", "cpu,gpu"],
@@ -90,11 +91,12 @@ pub fn check_sources(tree: &Tree) -> Vec<String> {
     let mut complaints = Vec::new();
     for (path, text) in ending(tree, ".rs") {
         let code = rust_text::blank(text);
-        let browser_side = ["crate/src/web", "crate/tests/", "worker/"].iter().any(|place| path.starts_with(place));
+        let browser_side =
+            ["crate/src/web", "crate/tests/", "tests/bench/", "worker/"].iter().any(|place| path.starts_with(place));
         if !browser_side {
             for name in ["web_sys", "js_sys", "gloo", "wasm_bindgen", "wasm_bindgen_futures"] {
                 if has_word(&code, name) {
-                    complaints.push(format!("{path}: names {name}; only crate/src/web/, crate/tests/ and worker/ may"));
+                    complaints.push(format!("{path}: names {name}; only crate/src/web/, worker/ and browser tests may"));
                 }
             }
         }

@@ -5,14 +5,16 @@ use manyhands_shaders::column_sum::CHUNK;
 use manyhands_shaders::matmul::{Epilogue, Shape};
 use manyhands_shaders::sgd_momentum::Rates;
 
-use crate::plan::{Matmul, Op};
+use crate::{EVERY_LAYER, Matmul, NOT_BUILT, Op};
 
 /// Memory that products reuse from call to call.
 #[derive(Default)]
 pub struct Scratch {
-    #[cfg(any(target_arch = "wasm32", not(feature = "cpu")))]
+    #[cfg(any(target_arch = "wasm32", not(feature = "gemm")))]
     panels: super::packed::Panels,
     sums: Vec<f32>,
+    pub(super) sequence: super::sequence::Scratch,
+    images: super::image::Scratch,
 }
 
 /// A matrix in memory: the value at row i, column j is `values[i * row + j * column]`.
@@ -37,6 +39,19 @@ pub fn run(op: &Op, buffers: &mut [Vec<f32>], scratch: &mut Scratch) {
             column_sum(columns as usize, &buffers[x.0], &mut out, scratch);
             buffers[sums.0] = out;
         }
+        Op::Clear { x, range } => buffers[x.0][range.first as usize..range.end as usize].fill(0.0),
+        Op::Add { x, y, sum, .. } => {
+            let mut out = std::mem::take(&mut buffers[sum.0]);
+            for ((sum, x), y) in out.iter_mut().zip(&buffers[x.0]).zip(&buffers[y.0]) {
+                *sum = x + y;
+            }
+            buffers[sum.0] = out;
+        }
+        Op::ReluForward { x, y, .. } => {
+            let mut out = std::mem::take(&mut buffers[y.0]);
+            out.iter_mut().zip(&buffers[x.0]).for_each(|(y, x)| *y = x.max(0.0));
+            buffers[y.0] = out;
+        }
         Op::ReluBackward { activation, gradient, .. } => {
             let mut out = std::mem::take(&mut buffers[gradient.0]);
             for (g, y) in out.iter_mut().zip(&buffers[activation.0]) {
@@ -55,6 +70,15 @@ pub fn run(op: &Op, buffers: &mut [Vec<f32>], scratch: &mut Scratch) {
             sgd_momentum(rates, &buffers[gradient.0], &mut v, &mut p);
             (buffers[velocity.0], buffers[parameter.0]) = (v, p);
         }
+        _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
+        Op::AdamWAdvance { powers, rates } => super::adamw::advance(rates, &mut buffers[powers.0]),
+        Op::AdamW { powers, gradient, first, second, parameter, rates, .. } => {
+            super::adamw::run(rates, powers, gradient, [first, second, parameter], buffers)
+        }
+        Op::SquareSums { gradient, parts, first_part, .. } => super::clip::square_sums(gradient, parts, first_part, buffers),
+        Op::Clip { squares, gradient, most, .. } => super::clip::clip(squares, gradient, most, buffers),
+        Op::Sequence(op) => super::sequence::run(&op, buffers, scratch),
+        Op::Image(op) => super::image::run(&op, buffers, &mut scratch.images),
     }
 }
 
@@ -82,8 +106,8 @@ fn matmul(op: &Matmul, buffers: &[Vec<f32>], c: &mut [f32], scratch: &mut Scratc
 
 /// `C = A · B`, C row-major. Sums over k run in chunks of 128: this arithmetic rounds to nearest, so that meets the
 /// numerics contract of `manyhands_shaders::matmul`.
-#[cfg(all(feature = "cpu", not(target_arch = "wasm32")))]
-fn product(shape: Shape, a: Strided, b: Strided, c: &mut [f32], _scratch: &mut Scratch) {
+#[cfg(all(feature = "gemm", not(target_arch = "wasm32")))]
+pub(super) fn product(shape: Shape, a: Strided, b: Strided, c: &mut [f32], _scratch: &mut Scratch) {
     let (m, k, n) = (shape.m as usize, shape.k as usize, shape.n as usize);
     if m == 0 || n == 0 || k == 0 {
         return c.fill(0.0);
@@ -120,8 +144,8 @@ fn product(shape: Shape, a: Strided, b: Strided, c: &mut [f32], _scratch: &mut S
     }
 }
 
-#[cfg(any(target_arch = "wasm32", not(feature = "cpu")))]
-fn product(shape: Shape, a: Strided, b: Strided, c: &mut [f32], scratch: &mut Scratch) {
+#[cfg(any(target_arch = "wasm32", not(feature = "gemm")))]
+pub(super) fn product(shape: Shape, a: Strided, b: Strided, c: &mut [f32], scratch: &mut Scratch) {
     super::packed::product(shape, a, b, c, &mut scratch.panels);
 }
 

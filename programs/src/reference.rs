@@ -1,10 +1,15 @@
 //! Kernel calls through the reference functions beside the shaders: f64 inside a call, f32 between calls. Slow and
 //! clear; what the other backends are compared with.
 
-use manyhands_shaders::matmul::{self, Shape, Transposed};
-use manyhands_shaders::{column_sum, relu_backward, sgd_momentum, softmax_cross_entropy};
+mod adamw;
+mod image;
+mod sequence;
 
-use crate::plan::{Buffer, Matmul, Op};
+use manyhands_shaders::gradient_norm::{clip, squares};
+use manyhands_shaders::matmul::{self, Shape, Transposed};
+use manyhands_shaders::{add, clear, column_sum, relu_backward, relu_forward, sgd_momentum, softmax_cross_entropy};
+
+use crate::{Buffer, Matmul, Op};
 
 fn widen(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&v| f64::from(v)).collect()
@@ -22,6 +27,9 @@ pub fn run(op: &Op, buffers: &mut [Vec<f32>]) {
         Op::ColumnSum { x, sums, rows, columns } => {
             buffers[sums.0] = narrow(&column_sum::reference(rows as usize, columns as usize, &read(x)));
         }
+        Op::Clear { x, range } => buffers[x.0] = narrow(&clear::reference(range, &read(x))),
+        Op::Add { x, y, sum, .. } => buffers[sum.0] = narrow(&add::reference(&read(x), &read(y))),
+        Op::ReluForward { x, y, .. } => buffers[y.0] = narrow(&relu_forward::reference(&read(x))),
         Op::ReluBackward { activation, gradient, .. } => {
             buffers[gradient.0] = narrow(&relu_backward::reference(&read(activation), &read(gradient)));
         }
@@ -36,6 +44,19 @@ pub fn run(op: &Op, buffers: &mut [Vec<f32>]) {
             buffers[velocity.0] = narrow(&updated.velocity);
             buffers[parameter.0] = narrow(&updated.parameter);
         }
+        Op::AdamWAdvance { powers, rates } => adamw::advance(powers, rates, buffers),
+        Op::AdamW { powers, gradient, first, second, parameter, rates, .. } => {
+            adamw::run(powers, gradient, [first, second, parameter], rates, buffers)
+        }
+        Op::SquareSums { gradient, parts, first_part, .. } => {
+            let sums = narrow(&squares::reference(&read(gradient)));
+            buffers[parts.0][first_part as usize..][..sums.len()].copy_from_slice(&sums);
+        }
+        Op::Clip { squares, gradient, most, .. } => {
+            buffers[gradient.0] = narrow(&clip::reference(most, read(squares)[0], &read(gradient)));
+        }
+        Op::Sequence(op) => sequence::run(&op, buffers),
+        Op::Image(op) => image::run(&op, buffers),
     }
 }
 

@@ -1,0 +1,83 @@
+//! A training run kept on its device: compiled, allocated and loaded once, then stepped as often as wanted. A unit is one
+//! such run of its inner steps.
+
+use manyhands_protocol::work::{TrainWork, Work};
+
+use super::{Engine, EngineError, Trained, finite, parameters_fit, shard_fits};
+use crate::control::Control;
+use crate::cpu::{self, CpuTrainer};
+#[cfg(feature = "gpu")]
+use crate::gpu::GpuTrainer;
+use crate::plan::{TrainPlan, check_bytes};
+use crate::tensors::Shard;
+
+/// A run of training steps.
+pub enum Trainer<'a> {
+    Cpu(Box<CpuTrainer<'a>>),
+    #[cfg(feature = "gpu")]
+    Gpu(Box<GpuTrainer<'a>>),
+}
+
+impl Engine {
+    /// A run of `work` from `parameters` (in the model's order), whose batches are taken from `shard` as the work says,
+    /// those of `inner_steps` steps over and over. [`EngineError::Input`] where these do not fit each other,
+    /// [`EngineError::TooLarge`] before anything is allocated where the device cannot hold the run.
+    pub async fn trainer<'a>(
+        &'a self,
+        work: &TrainWork,
+        parameters: &[Vec<f32>],
+        shard: &'a Shard,
+    ) -> Result<Trainer<'a>, EngineError> {
+        // The bounds on extents come first: what follows allocates by them.
+        Work::Train(work.clone()).validate().map_err(|e| EngineError::Input(e.to_string()))?;
+        let plan = TrainPlan::compile(work)?;
+        parameters_fit(&plan.program, &plan.forward.parameters, parameters)?;
+        shard_fits(work, &plan, shard)?;
+        check_bytes(&plan.program, shard.x.len() as u64 * 4)?;
+        Ok(match self {
+            Engine::Cpu(cpu) => Trainer::Cpu(Box::new(cpu.trainer(work, plan, parameters, shard))),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(gpu) => Trainer::Gpu(Box::new(gpu.trainer(work, plan, parameters, shard).await?)),
+        })
+    }
+
+    /// The inner steps of a unit from `parameters` (the checkpoint, in the model's order).
+    pub async fn train(
+        &self,
+        work: &TrainWork,
+        parameters: &[Vec<f32>],
+        shard: &Shard,
+        control: &Control,
+    ) -> Result<Trained, EngineError> {
+        let mut trainer = self.trainer(work, parameters, shard).await?;
+        let losses = trainer.run(work.inner_steps, control).await?;
+        let after = trainer.parameters().await?;
+        let delta: Vec<_> = parameters.iter().zip(&after).map(|(before, after)| cpu::subtract(before, after)).collect();
+        for delta in &delta {
+            finite("delta", delta)?;
+        }
+        Ok(Trained { delta, losses })
+    }
+}
+
+impl Trainer<'_> {
+    /// Runs so many steps; gives each one's mean loss over its batch before its update.
+    pub async fn run(&mut self, steps: u32, control: &Control) -> Result<Vec<f32>, EngineError> {
+        let losses = match self {
+            Trainer::Cpu(trainer) => trainer.run(steps, control).await?,
+            #[cfg(feature = "gpu")]
+            Trainer::Gpu(trainer) => trainer.run(steps, control).await?,
+        };
+        finite("losses", &losses)?;
+        Ok(losses)
+    }
+
+    /// The parameters as they are, in the model's order.
+    pub async fn parameters(&self) -> Result<Vec<Vec<f32>>, EngineError> {
+        match self {
+            Trainer::Cpu(trainer) => Ok(trainer.parameters()),
+            #[cfg(feature = "gpu")]
+            Trainer::Gpu(trainer) => trainer.parameters().await,
+        }
+    }
+}

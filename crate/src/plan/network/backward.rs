@@ -1,0 +1,194 @@
+//! The backward pass: the nodes in reverse, from the gradient by the logits to the gradient of every parameter.
+
+use manyhands_shaders::matmul::{Shape, Transposed};
+use manyhands_shaders::{attention, clear, convolution, convolution_weight_gradient, layer_norm};
+
+use super::{Node, count, product};
+use crate::plan::{AttentionBackward, Buffer, EVERY_LAYER, ImageOp, Matmul, NOT_BUILT, Op, Program, Saved, SequenceOp};
+
+/// A parameter and its gradient.
+pub struct Gradient {
+    pub parameter: Buffer,
+    pub gradient: Buffer,
+}
+
+/// The walk over the nodes.
+struct Walk<'a> {
+    program: &'a mut Program,
+    gradients: Vec<Gradient>,
+    /// The gradient by the output of the node that comes next.
+    at: Buffer,
+    /// By the output of the residual walked through, until its branch has begun.
+    skip: Option<Buffer>,
+}
+
+/// Adds the calls of the backward pass; `gradient` is by the logits.
+pub fn compile(program: &mut Program, nodes: &[Node], gradient: Buffer) -> Vec<Gradient> {
+    let first = nodes.iter().position(Node::trains).unwrap_or(nodes.len());
+    let mut walk = Walk { program, gradients: Vec::new(), at: gradient, skip: None };
+    for (index, node) in nodes.iter().enumerate().skip(first).rev() {
+        let neighbours = [index.checked_sub(1).map(|before| &nodes[before]), nodes.get(index + 1)];
+        // Nothing before the first node that trains needs a gradient.
+        walk.node(node, index > first, neighbours);
+    }
+    walk.gradients
+}
+
+impl Walk<'_> {
+    fn node(&mut self, node: &Node, needs_input: bool, [before, after]: [Option<&Node>; 2]) {
+        let gradient = self.at;
+        let opens_branch = matches!(before, Some(Node::Branch { .. }));
+        let feeds_attention = matches!(after, Some(Node::Attention { .. }));
+        match *node {
+            Node::Dense { rows, inputs, outputs, weight, bias, input, output, relu } => {
+                self.cut_off(relu, output, u64::from(rows) * u64::from(outputs));
+                self.dense([rows, inputs, outputs], [weight, input], needs_input);
+                if let Some(bias) = bias {
+                    let d_bias = self.gradient_of(bias);
+                    self.program.ops.push(Op::ColumnSum { x: gradient, sums: d_bias, rows, columns: outputs });
+                    if feeds_attention {
+                        // The keys' part: zero but for rounding, which an optimiser such as AdamW would blow up.
+                        let range = clear::Params { first: outputs / 3, end: outputs / 3 * 2 };
+                        self.program.ops.push(Op::Clear { x: d_bias, range });
+                    }
+                }
+            }
+            Node::Relu { output, values } => self.cut_off(true, output, values.into()),
+            Node::Join => self.skip = Some(self.at),
+            Node::Branch { values } => {
+                let skip = self.skip.take().expect("a branch is joined");
+                // A norm that opens the branch has added its gradient to the skip's already.
+                if skip != self.at {
+                    let sum = self.like(skip);
+                    self.program.ops.push(Op::Add { x: skip, y: self.at, sum, values });
+                    self.at = sum;
+                }
+            }
+            _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
+            Node::Convolution { shape, parameters, input, output, relu } => {
+                self.cut_off(relu, output, shape.values()[2]);
+                self.convolution(shape, parameters, input, needs_input);
+            }
+            Node::MaxPool { shape, places } => {
+                let (input_gradient, images) = (self.program.buffer(shape.values()[0]), shape.images());
+                self.program.images(ImageOp::MaxPoolBackward { gradient, places, input_gradient, shape, images });
+                self.at = input_gradient;
+            }
+            Node::AveragePool { shape } => {
+                let (input_gradient, images) = (self.program.buffer(shape.values()[0]), shape.images());
+                self.program.images(ImageOp::AveragePoolBackward { gradient, input_gradient, shape, images });
+                self.at = input_gradient;
+            }
+            Node::Gelu { input, values } => {
+                self.sequence(SequenceOp::GeluBackward { x: input, gradient, values });
+            }
+            Node::Embedding { extents, parameters: [token, position], ids } => {
+                let [d_token, d_position] = [token, position].map(|parameter| self.gradient_of(parameter));
+                let d_out = self.at;
+                self.sequence(SequenceOp::EmbeddingTokenGradient { ids, d_out, gradient: d_token, extents });
+                self.sequence(SequenceOp::EmbeddingPositionGradient { d_out, gradient: d_position, extents });
+            }
+            Node::LayerNorm { extents, parameters, saved } => {
+                self.layer_norm(extents, parameters, saved, needs_input, opens_branch);
+            }
+            Node::Attention { shape, qkv, output, logsumexp } => self.attention(shape, qkv, output, logsumexp),
+        }
+    }
+
+    fn sequence(&mut self, op: SequenceOp) {
+        self.program.ops.push(Op::Sequence(op));
+    }
+
+    /// A new buffer of the size of another.
+    fn like(&mut self, other: Buffer) -> Buffer {
+        self.program.buffer(self.program.values[other.0])
+    }
+
+    fn gradient_of(&mut self, parameter: Buffer) -> Buffer {
+        let gradient = self.like(parameter);
+        self.gradients.push(Gradient { parameter, gradient });
+        gradient
+    }
+
+    /// The gradient through a ReLU, in place: no residual ends with one, so that nobody else reads it.
+    fn cut_off(&mut self, relu: bool, activation: Buffer, values: u64) {
+        if relu {
+            let (gradient, values) = (self.at, count(values));
+            self.program.ops.push(Op::ReluBackward { activation, gradient, values });
+        }
+    }
+
+    /// `dW = inputᵀ · dY` and `dX = dY · Wᵀ`.
+    fn dense(&mut self, [rows, inputs, outputs]: [u32; 3], [weight, input]: [Buffer; 2], needs_input: bool) {
+        let d_weight = self.gradient_of(weight);
+        self.program.matmul(Matmul {
+            a: input,
+            b: self.at,
+            transposed: Transposed { a: true, b: false },
+            ..product(Shape { m: inputs, k: rows, n: outputs }, d_weight)
+        });
+        if needs_input {
+            let d_input = self.like(input);
+            self.program.matmul(Matmul {
+                a: self.at,
+                b: weight,
+                transposed: Transposed { a: false, b: true },
+                ..product(Shape { m: rows, k: outputs, n: inputs }, d_input)
+            });
+            self.at = d_input;
+        }
+    }
+
+    /// `dW` as a sum over parts of the batch, `db` as one over all pixels, and `dX`.
+    fn convolution(&mut self, shape: convolution::Shape, [weight, bias]: [Buffer; 2], x: Buffer, needs_input: bool) {
+        let gradient = self.at;
+        let (d_weight, d_bias) = (self.gradient_of(weight), self.gradient_of(bias));
+        let splits = convolution_weight_gradient::splits(shape);
+        let [_, weights, outputs] = shape.values();
+        let partial = self.program.buffer(u64::from(splits.count) * weights);
+        self.program.images(ImageOp::ConvolutionWeightGradient { x, gradient, partial, shape, splits: splits.all() });
+        self.program.ops.push(Op::ColumnSum { x: partial, sums: d_weight, rows: splits.count, columns: count(weights) });
+        let pixels = count(outputs / u64::from(shape.outputs));
+        self.program.ops.push(Op::ColumnSum { x: gradient, sums: d_bias, rows: pixels, columns: shape.outputs });
+        if needs_input {
+            let (input_gradient, images) = (self.like(x), shape.images());
+            self.program.images(ImageOp::ConvolutionInputGradient { weight, gradient, input_gradient, shape, images });
+            self.at = input_gradient;
+        }
+    }
+
+    fn layer_norm(
+        &mut self,
+        extents: layer_norm::Params,
+        parameters: [Buffer; 2],
+        saved: Saved,
+        needs_input: bool,
+        opens_branch: bool,
+    ) {
+        let d_y = self.at;
+        let chunks = extents.rows.div_ceil(layer_norm::CHUNK);
+        let partial = parameters.map(|parameter| self.program.buffer(u64::from(chunks) * self.program.values[parameter.0]));
+        let [gain, shift] = partial;
+        self.sequence(SequenceOp::LayerNormParameters { saved, d_y, gain, shift, extents });
+        for (parameter, x) in parameters.into_iter().zip(partial) {
+            let sums = self.gradient_of(parameter);
+            self.program.ops.push(Op::ColumnSum { x, sums, rows: chunks, columns: extents.channels });
+        }
+        if needs_input {
+            // What opens a branch is the last to read the gradient by the residual's output: it adds its own to that.
+            let skip = self.skip.filter(|_| opens_branch);
+            let d_x = skip.unwrap_or_else(|| self.like(saved.x));
+            let (gain, accumulate) = (parameters[0], skip.is_some());
+            self.sequence(SequenceOp::LayerNormBackward { saved, gain, d_y, d_x, extents, accumulate });
+            self.at = d_x;
+        }
+    }
+
+    fn attention(&mut self, shape: attention::Shape, qkv: Buffer, out: Buffer, logsumexp: Buffer) {
+        let (d_out, delta) = (self.at, self.like(logsumexp));
+        self.sequence(SequenceOp::AttentionDelta { out, d_out, delta, shape });
+        let d_qkv = self.like(qkv);
+        self.program.attention_backward(AttentionBackward { qkv, logsumexp, delta, d_out, d_qkv }, shape);
+        self.at = d_qkv;
+    }
+}

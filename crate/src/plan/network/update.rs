@@ -1,0 +1,36 @@
+//! The update of every parameter by the inner optimiser.
+
+use manyhands_protocol::work::InnerOptimizer;
+use manyhands_shaders::sgd_momentum::Rates;
+use manyhands_shaders::{adamw, adamw_advance};
+
+use super::backward::Gradient;
+use super::count;
+use crate::plan::{Buffer, EVERY_LAYER, NOT_BUILT, Op, Program};
+
+/// Adds the updates; gives what the optimiser's state is before the first step, where that is not zero.
+pub fn compile(program: &mut Program, gradients: &[Gradient], optimizer: &InnerOptimizer) -> Vec<(Buffer, Vec<f32>)> {
+    match *optimizer {
+        InnerOptimizer::Sgd { learning_rate, momentum } => {
+            let rates = Rates { learning_rate, momentum };
+            for &Gradient { parameter, gradient } in gradients {
+                let values = program.values[parameter.0];
+                let velocity = program.buffer(values);
+                program.ops.push(Op::SgdMomentum { gradient, velocity, parameter, values: count(values), rates });
+            }
+            Vec::new()
+        }
+        _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
+        InnerOptimizer::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay } => {
+            let rates = adamw::Rates { learning_rate, beta1, beta2, epsilon, weight_decay };
+            let powers = program.buffer(adamw_advance::START.len() as u64);
+            program.ops.push(Op::AdamWAdvance { powers, rates });
+            for &Gradient { parameter, gradient } in gradients {
+                let values = program.values[parameter.0];
+                let [first, second] = [0; 2].map(|_| program.buffer(values));
+                program.ops.push(Op::AdamW { powers, gradient, first, second, parameter, values: count(values), rates });
+            }
+            vec![(powers, adamw_advance::START.to_vec())]
+        }
+    }
+}

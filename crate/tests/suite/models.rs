@@ -1,0 +1,143 @@
+//! Whole models of every kind of layer: training units against the reference, and the reference's gradients against
+//! finite differences of its own losses.
+
+use manyhands::control::Control;
+use manyhands::engine::{Engine, init_parameters, known};
+use manyhands::tensors::Shard;
+use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
+use manyhands_protocol::work::{InnerOptimizer, TrainWork};
+use manyhands_shaders::compare::relative_distance;
+
+use super::{println, work};
+
+fn dense(outputs: u32) -> Layer {
+    Layer::Dense { outputs }
+}
+
+fn model(shape: &[u32], dtype: InputType, layers: Vec<Layer>) -> Model {
+    let input = Input { shape: shape.to_vec(), dtype, scale: 1.0, offset: 0.0 };
+    Model { input, layers, loss: Loss::SoftmaxCrossEntropy }
+}
+
+/// Convolutions with and without padding and stride, both pools, ReLU as an epilogue and by itself.
+fn images() -> Model {
+    let convolution = |channels, kernel, stride, padding| Layer::Convolution { channels, kernel, stride, padding };
+    let layers = vec![
+        convolution(5, 3, 1, 1),
+        Layer::Relu,
+        Layer::MaxPool { size: 2, stride: 2 },
+        Layer::Residual { layers: 1 },
+        convolution(5, 3, 1, 1),
+        Layer::Relu,
+        convolution(8, 3, 2, 0),
+        Layer::AveragePool { size: 2, stride: 1 },
+        dense(10),
+    ];
+    model(&[14, 12, 3], InputType::F32, layers)
+}
+
+/// A transformer of two blocks, one with norms that open the branches, one without.
+fn text(width: u32, heads: u32) -> Model {
+    let layers = vec![
+        Layer::Embedding { vocabulary: 11, width },
+        Layer::Residual { layers: 2 },
+        Layer::LayerNorm,
+        Layer::Attention { heads },
+        Layer::Residual { layers: 4 },
+        Layer::LayerNorm,
+        dense(3 * width),
+        Layer::Gelu,
+        dense(width),
+        Layer::Residual { layers: 1 },
+        Layer::Attention { heads },
+        Layer::Relu,
+        Layer::LayerNorm,
+        dense(11),
+    ];
+    model(&[9], InputType::U8, layers)
+}
+
+/// Random examples that a model takes.
+fn examples(model: &Model, rows: usize) -> Shard {
+    let values = model.input_values().unwrap() as usize;
+    let noise = known::values(50, rows * values);
+    let x = match model.vocabulary() {
+        Some(ids) => noise.iter().map(|v| f32::from_bits(((v + 1.0) / 2.0 * ids as f32) as u32 % ids)).collect(),
+        None => noise,
+    };
+    let labels = rows * model.labels_count() as usize;
+    let y = known::values(51, labels).iter().map(|v| ((v + 1.0) * 500.0) as u32 % model.classes()).collect();
+    Shard { rows, x, y }
+}
+
+const ADAMW: InnerOptimizer =
+    InnerOptimizer::AdamW { learning_rate: 1e-3, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.01 };
+const SGD: InnerOptimizer = InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.5 };
+
+/// Units of each model by each optimiser, on `engine` and on the reference.
+pub async fn units(engine: &Engine, name: &str) {
+    let cases = [("images", images(), 8), ("text", text(16, 2), 12), ("text, odd", text(12, 1), 12)];
+    for (kind, model, steps) in cases {
+        for (optimizer, most) in [(SGD, 1e-4), (ADAMW, 2e-3)] {
+            let work = TrainWork { optimizer, first_row: 3, ..work(model.clone(), 3, steps) };
+            let (parameters, shard, control) = (init_parameters(&model, 3), examples(&model, 9), Control::new());
+            let got = engine.train(&work, &parameters, &shard, &control).await.unwrap();
+            let expected = Engine::reference().train(&work, &parameters, &shard, &control).await.unwrap();
+            let distance = relative_distance(&got.delta, &expected.delta).expect("an update that is finite and not zero");
+            println(&format!("{name}: {kind}, {:?}: distance {distance:.1e}", work.optimizer));
+            assert!(distance < most, "{kind} {:?}: {distance}", work.optimizer);
+            assert!(expected.losses.last() < expected.losses.first(), "{kind} learns: {:?}", expected.losses);
+        }
+        let (parameters, shard) = (init_parameters(&model, 3), examples(&model, 5));
+        let got = engine.logits(&model, &parameters, &shard.x, 5).await.unwrap();
+        let expected = Engine::reference().logits(&model, &parameters, &shard.x, 5).await.unwrap();
+        assert_eq!(got.len(), 5 * (model.labels_count() * model.classes()) as usize);
+        assert!(relative_distance(&[got], &[expected]).expect("logits") < 1e-5);
+    }
+}
+
+/// The loss at the parameters moved by `step` along `direction`, each parameter tensor by itself; and the gradient's
+/// component along it, from one step of plain SGD.
+pub async fn gradients(engine: &Engine) {
+    for model in [images(), text(8, 2)] {
+        let optimizer = InnerOptimizer::Sgd { learning_rate: 1.0, momentum: 0.0 };
+        let work = TrainWork { optimizer, ..work(model.clone(), 4, 1) };
+        let (shard, control) = (examples(&model, 4), Control::new());
+        let mut parameters = init_parameters(&model, 9);
+        // Away from zeros and ones, where errors could hide.
+        for (stream, values) in parameters.iter_mut().enumerate() {
+            let noise = known::values(60 + stream as u64, values.len());
+            values.iter_mut().zip(noise).for_each(|(p, v)| *p += 0.1 * v);
+        }
+        let gradient = engine.train(&work, &parameters, &shard, &control).await.unwrap().delta;
+        let names = model.parameters().unwrap();
+        for (index, name) in names.iter().map(|p| &p.name).enumerate() {
+            let norm = gradient[index].iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+            assert!(norm > 0.0, "{name} has no gradient");
+            let step = 3e-4 / norm.max(0.05);
+            let mut losses = [0.0; 2];
+            for (loss, sign) in losses.iter_mut().zip([-1.0, 1.0]) {
+                let mut moved = parameters.clone();
+                for (p, g) in moved[index].iter_mut().zip(&gradient[index]) {
+                    *p += (sign * step * f64::from(*g)) as f32;
+                }
+                *loss = loss_of(engine, &model, &moved, &shard).await;
+            }
+            let slope = (losses[1] - losses[0]) / (2.0 * step);
+            let error = (slope / norm.powi(2) - 1.0).abs();
+            assert!(error < 0.02, "{name}: slope {slope}, the gradient says {}", norm.powi(2));
+        }
+    }
+}
+
+/// Mean loss in f64 from the engine's logits.
+async fn loss_of(engine: &Engine, model: &Model, parameters: &[Vec<f32>], shard: &Shard) -> f64 {
+    let logits = engine.logits(model, parameters, &shard.x, shard.rows).await.unwrap();
+    let rows = logits.chunks_exact(model.classes() as usize).zip(&shard.y);
+    let losses = rows.map(|(z, &label)| {
+        let largest = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = z.iter().map(|&z| f64::from(z - largest).exp()).sum();
+        sum.ln() + f64::from(largest) - f64::from(z[label as usize])
+    });
+    losses.sum::<f64>() / shard.y.len() as f64
+}

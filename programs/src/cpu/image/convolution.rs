@@ -1,0 +1,320 @@
+//! Convolutions as products that read images in place. Under one row of the kernel, what a window holds stands together
+//! in memory (`kernel_width · channels` values, a *run*), so that a register tile of 6 pixels by 8 outputs needs no copy
+//! of the windows; padding is made real by copying images into a larger one. Sums run over chunks of at most 128 terms,
+//! as `manyhands_shaders::matmul` asks of arithmetic that rounds to nearest. On x86-64 the loops are compiled a second
+//! time, for processors with AVX2 and fused multiply-add.
+
+mod layout;
+
+use manyhands_shaders::convolution::Shape;
+use manyhands_shaders::convolution_weight_gradient::splits;
+use manyhands_shaders::images::Part;
+use manyhands_shaders::matmul::K_CHUNK_IEEE;
+
+use self::layout::{Extents, image_values, inner_rows, pack, pack_transposed, pad, row_values};
+use super::Scratch;
+
+const ROWS: usize = 6;
+const COLUMNS: usize = 8;
+const CHUNK: usize = K_CHUNK_IEEE as usize;
+
+type Tile<const R: usize> = [[f32; COLUMNS]; R];
+
+/// Defines a function that runs loops written as `$body::<FUSED>` on the widest arithmetic the processor has.
+macro_rules! widest {
+    ($name:ident, $body:ident, $($argument:ident: $type:ty),+) => {
+        fn $name($($argument: $type),+) {
+            #[cfg(target_arch = "x86_64")]
+            if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                #[target_feature(enable = "avx2,fma")]
+                fn fused($($argument: $type),+) {
+                    $body::<true>($($argument),+);
+                }
+                // SAFETY: the processor has the features that `fused` is compiled for.
+                return unsafe { fused($($argument),+) };
+            }
+            $body::<false>($($argument),+);
+        }
+    };
+}
+
+/// `sum + a·b`, rounded once where FUSED.
+#[inline(always)]
+fn multiply_add<const FUSED: bool>(a: f32, b: f32, sum: f32) -> f32 {
+    if FUSED { a.mul_add(b, sum) } else { sum + a * b }
+}
+
+/// `sums[i] += Σ_p rows[i][p] · panel[p]`; all rows are as long as the panel.
+#[inline(always)]
+fn accumulate<const FUSED: bool>(mut sums: Tile<ROWS>, rows: [&[f32]; ROWS], panel: &[f32]) -> Tile<ROWS> {
+    let panel = panel.as_chunks::<COLUMNS>().0;
+    let rows = rows.map(|row| &row[..panel.len()]);
+    for (p, weights) in panel.iter().enumerate() {
+        for i in 0..ROWS {
+            for j in 0..COLUMNS {
+                sums[i][j] = multiply_add::<FUSED>(rows[i][p], weights[j], sums[i][j]);
+            }
+        }
+    }
+    sums
+}
+
+fn add(totals: &mut Tile<ROWS>, sums: &Tile<ROWS>) {
+    totals.as_flattened_mut().iter_mut().zip(sums.as_flattened()).for_each(|(total, sum)| *total += sum);
+}
+
+/// What follows the sums: a bias per output, filled up with zeros to whole panels, and ReLU.
+#[derive(Clone, Copy)]
+struct Finish<'a> {
+    bias: &'a [f32],
+    relu: bool,
+}
+
+/// y of images `x`; `bias` is empty where there is none.
+pub fn forward(shape: Shape, x: &[f32], w: &[f32], bias: &[f32], relu: bool, y: &mut [f32], scratch: &mut Scratch) {
+    let pixels = y.len() / (shape.outputs as usize).max(1);
+    let extents = Extents::new(shape, pixels / (shape.plane() as usize).max(1));
+    let Scratch { padded, panels, corners, bias: whole } = scratch;
+    let x = pad(shape, x, padded);
+    panels.clear();
+    whole.clear();
+    whole.extend_from_slice(bias);
+    whole.resize(extents.outputs.next_multiple_of(COLUMNS), 0.0);
+    pack(w, extents.outputs, panels);
+    extents.corners(corners);
+    tiles(extents, x, panels, corners, Finish { bias: whole, relu }, y);
+}
+
+widest!(
+    tiles, tiles_in, extents: Extents, x: &[f32], panels: &[f32], corners: &[usize], finish: Finish, y: &mut [f32]
+);
+
+#[inline(always)]
+fn tiles_in<const FUSED: bool>(extents: Extents, x: &[f32], panels: &[f32], corners: &[usize], finish: Finish, y: &mut [f32]) {
+    if y.is_empty() {
+        return;
+    }
+    let each = panels.len() / extents.outputs.div_ceil(COLUMNS);
+    let chunk = each <= CHUNK * COLUMNS;
+    for (corners, y) in corners.chunks(ROWS).zip(y.chunks_mut(ROWS * extents.outputs)) {
+        // Past the end the last pixel again, which is not stored.
+        let corners: [usize; ROWS] = std::array::from_fn(|i| corners[i.min(corners.len() - 1)]);
+        for (bias, first) in finish.bias.as_chunks::<COLUMNS>().0.iter().zip((0..).step_by(COLUMNS)) {
+            let panel = &panels[first / COLUMNS * each..][..each];
+            // Kernels of one channel have runs too short for a loop.
+            let tile = match extents.run {
+                3 if chunk => short_windows::<FUSED, 3>(extents, x, corners, panel),
+                5 if chunk => short_windows::<FUSED, 5>(extents, x, corners, panel),
+                0 => Tile::default(),
+                _ => windows::<FUSED>(extents, x, corners, panel),
+            };
+            for (y, sums) in y.chunks_exact_mut(extents.outputs).zip(&tile) {
+                let sums: [f32; COLUMNS] = std::array::from_fn(|j| sums[j] + bias[j]);
+                let values = if finish.relu { sums.map(|sum| sum.max(0.0)) } else { sums };
+                let to = &mut y[first..];
+                match to.first_chunk_mut() {
+                    Some(to) => *to = values,
+                    None => to.copy_from_slice(&values[..to.len()]),
+                }
+            }
+        }
+    }
+}
+
+/// The sums of six pixels by eight outputs.
+#[inline(always)]
+fn windows<const FUSED: bool>(extents: Extents, x: &[f32], corners: [usize; ROWS], panel: &[f32]) -> Tile<ROWS> {
+    let (mut totals, mut sums, mut count) = (Tile::default(), Tile::default(), 0);
+    for (ky, weights) in panel.chunks_exact(extents.run * COLUMNS).enumerate() {
+        let rows = corners.map(|corner| &x[corner + ky * extents.row..][..extents.run]);
+        for (piece, weights) in weights.chunks(CHUNK * COLUMNS).enumerate() {
+            let terms = weights.len() / COLUMNS;
+            if count + terms > CHUNK {
+                add(&mut totals, &sums);
+                (sums, count) = (Tile::default(), 0);
+            }
+            sums = accumulate::<FUSED>(sums, rows.map(|row| &row[piece * CHUNK..][..terms]), weights);
+            count += terms;
+        }
+    }
+    add(&mut totals, &sums);
+    totals
+}
+
+/// The same where a run has RUN values and all terms are one chunk.
+#[inline(always)]
+fn short_windows<const FUSED: bool, const RUN: usize>(
+    extents: Extents,
+    x: &[f32],
+    corners: [usize; ROWS],
+    panel: &[f32],
+) -> Tile<ROWS> {
+    let mut sums: Tile<ROWS> = Tile::default();
+    for (ky, weights) in panel.as_chunks::<COLUMNS>().0.as_chunks::<RUN>().0.iter().enumerate() {
+        let x = &x[ky * extents.row..];
+        let rows: [[f32; RUN]; ROWS] = corners.map(|corner| *x[corner..].first_chunk().expect("windows lie inside x"));
+        for (p, weights) in weights.iter().enumerate() {
+            for i in 0..ROWS {
+                for j in 0..COLUMNS {
+                    sums[i][j] = multiply_add::<FUSED>(rows[i][p], weights[j], sums[i][j]);
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// dX of the images of `gradient`: per output pixel and row of the kernel, a run of `dY · Wᵀ` is added where the window
+/// has it. Six rows of windows at a time, because no two of them share a row of x under the same row of the kernel.
+pub fn input_gradient(shape: Shape, w: &[f32], gradient: &[f32], to: &mut [f32], scratch: &mut Scratch) {
+    let images = to.len() / image_values(shape).max(1);
+    let extents = Extents::new(shape, images);
+    let Extents { run, outputs, .. } = extents;
+    let Scratch { padded, panels, .. } = scratch;
+    panels.clear();
+    for w in w.chunks_exact((run * outputs).max(1)) {
+        pack_transposed(w, outputs, panels);
+    }
+    if shape.padding == 0 {
+        to.fill(0.0);
+        return scatter(extents, panels, gradient, to);
+    }
+    padded.clear();
+    padded.resize(images * extents.image, 0.0);
+    scatter(extents, panels, gradient, padded);
+    for (padded, to) in padded.chunks_exact_mut(extents.image.max(1)).zip(to.chunks_exact_mut(image_values(shape).max(1))) {
+        for (padded, to) in inner_rows(shape, extents, padded).zip(to.chunks_exact_mut(row_values(shape))) {
+            to.copy_from_slice(padded);
+        }
+    }
+}
+
+widest!(scatter, scatter_in, extents: Extents, panels: &[f32], gradient: &[f32], to: &mut [f32]);
+
+/// Adds every window's part to padded images.
+#[inline(always)]
+fn scatter_in<const FUSED: bool>(extents: Extents, panels: &[f32], gradient: &[f32], to: &mut [f32]) {
+    let Extents { run, outputs, out_width, .. } = extents;
+    if outputs == 0 || run == 0 {
+        return;
+    }
+    let lines = extents.images * extents.out_height;
+    let each = run.div_ceil(COLUMNS) * outputs * COLUMNS;
+    for line in (0..lines).step_by(ROWS) {
+        let count = ROWS.min(lines - line);
+        // Past the end the last row again, which is not added.
+        let lines: [usize; ROWS] = std::array::from_fn(|i| line + i.min(count - 1));
+        let first = lines.map(|l| l / extents.out_height * extents.image + l % extents.out_height * extents.row_step);
+        for j in 0..out_width {
+            let rows = lines.map(|line| &gradient[(line * out_width + j) * outputs..][..outputs]);
+            for (ky, panels) in panels.chunks_exact(each).enumerate() {
+                let at = first.map(|first| first + ky * extents.row + j * extents.step);
+                for (panel, column) in panels.chunks_exact(outputs * COLUMNS).zip((0..run).step_by(COLUMNS)) {
+                    for (piece, panel) in panel.chunks(CHUNK * COLUMNS).enumerate() {
+                        let rows = rows.map(|row| &row[piece * CHUNK..]);
+                        let sums = accumulate::<FUSED>(Tile::default(), rows, panel);
+                        for (at, sums) in at.iter().zip(&sums).take(count) {
+                            add_run(&mut to[at + column..at + run], sums);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds to the beginning of a run.
+#[inline(always)]
+fn add_run(run: &mut [f32], sums: &[f32; COLUMNS]) {
+    match run.first_chunk_mut::<COLUMNS>() {
+        Some(run) => run.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum),
+        None => run.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum),
+    }
+}
+
+/// The sums of the splits of `part`.
+pub fn weight_gradient(shape: Shape, part: Part, x: &[f32], gradient: &[f32], partial: &mut [f32], scratch: &mut Scratch) {
+    let extents = Extents::new(shape, shape.batch as usize);
+    let Extents { run, outputs, .. } = extents;
+    let values = shape.terms() as usize * outputs;
+    if values == 0 {
+        return;
+    }
+    let Scratch { padded, panels, corners, .. } = scratch;
+    let x = pad(shape, x, padded);
+    extents.corners(corners);
+    let pixels = splits(shape).pixels as usize;
+    for split in part.first as usize..part.end as usize {
+        let partial = &mut partial[split * values..][..values];
+        partial.fill(0.0);
+        let end = corners.len().min((split + 1) * pixels);
+        for first in (split * pixels..end).step_by(CHUNK) {
+            let corners = &corners[first..end.min(first + CHUNK)];
+            let gradient = &gradient[first * outputs..][..corners.len() * outputs];
+            panels.clear();
+            pack(gradient, outputs, panels);
+            for (panel, column) in panels.chunks_exact(corners.len() * COLUMNS).zip((0..outputs).step_by(COLUMNS)) {
+                for (ky, partial) in partial.chunks_exact_mut(run * outputs).enumerate() {
+                    outer(extents, &x[ky * extents.row..], corners, panel, column, partial);
+                }
+            }
+        }
+    }
+}
+
+widest!(
+    outer, outer_in, extents: Extents, x: &[f32], corners: &[usize], panel: &[f32], column: usize, partial: &mut [f32]
+);
+
+/// Adds `Σ_pixels runᵀ · dY` to eight columns of the rows of w under one row of the kernel, in tiles of equal height.
+#[inline(always)]
+fn outer_in<const FUSED: bool>(
+    extents: Extents,
+    x: &[f32],
+    corners: &[usize],
+    panel: &[f32],
+    column: usize,
+    partial: &mut [f32],
+) {
+    let height = extents.run.div_ceil(extents.run.div_ceil(ROWS));
+    let mut next = 0;
+    while next < extents.run {
+        let height = height.min(extents.run - next);
+        let to = &mut partial[next * extents.outputs..][..height * extents.outputs];
+        let x = &x[next..];
+        let tile = match height {
+            1 => spread(outer_tile::<FUSED, 1>(x, corners, panel)),
+            2 => spread(outer_tile::<FUSED, 2>(x, corners, panel)),
+            3 => spread(outer_tile::<FUSED, 3>(x, corners, panel)),
+            4 => spread(outer_tile::<FUSED, 4>(x, corners, panel)),
+            5 => spread(outer_tile::<FUSED, 5>(x, corners, panel)),
+            _ => outer_tile::<FUSED, 6>(x, corners, panel),
+        };
+        for (to, sums) in to.chunks_exact_mut(extents.outputs).zip(&tile) {
+            add_run(&mut to[column..], sums);
+        }
+        next += height;
+    }
+}
+
+/// A tile with rows of zeros after it.
+fn spread<const R: usize>(tile: Tile<R>) -> Tile<ROWS> {
+    std::array::from_fn(|i| tile.get(i).copied().unwrap_or_default())
+}
+
+#[inline(always)]
+fn outer_tile<const FUSED: bool, const R: usize>(x: &[f32], corners: &[usize], panel: &[f32]) -> Tile<R> {
+    let mut sums = [[0.0f32; COLUMNS]; R];
+    for (&corner, gradient) in corners.iter().zip(panel.as_chunks::<COLUMNS>().0) {
+        let Some(run) = x[corner..].first_chunk::<R>() else { return sums };
+        for i in 0..R {
+            for j in 0..COLUMNS {
+                sums[i][j] = multiply_add::<FUSED>(run[i], gradient[j], sums[i][j]);
+            }
+        }
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! Programs: device-neutral lists of kernel calls over numbered buffers, compiled once and run many times by any
+//! backend; and the two ways in which a processor runs them, fast (`cpu`) and by the kernels' references (`reference`).
+//! A program owns no memory and knows no model. A package of its own because a build for the tab optimises it for speed
+//! and everything around it for size.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod cpu;
+mod image;
+mod op;
+pub mod reference;
+mod sequence;
+
+pub use image::ImageOp;
+pub use op::{Call, Matmul, Op};
+pub use sequence::{AttentionBackward, Saved, SequenceOp};
+
+use manyhands_shaders::matmul::{ROW_STEP, Rows, Shape};
+
+/// Whether this build has the kernels of images, sequences and AdamW. Without them plans refuse such models before they
+/// make a program, and the compiler drops what only those would call: the worker is built so.
+pub const EVERY_LAYER: bool = cfg!(feature = "every-layer");
+
+/// What a call that this build has no kernel for would say; no plan makes one.
+pub const NOT_BUILT: &str = "plans make no calls that this build has no kernels for";
+
+/// Most work one kernel call may do, in floating-point operations: a tenth of a second on a software adapter.
+pub const CALL_FLOP_MAX: u64 = 1 << 28;
+
+/// A buffer of a [`Program`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buffer(pub usize);
+
+/// Kernel calls in order, and the number of values of each buffer they name.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Program {
+    pub values: Vec<u64>,
+    pub ops: Vec<Op>,
+}
+
+impl Program {
+    pub fn buffer(&mut self, values: u64) -> Buffer {
+        self.values.push(values);
+        Buffer(self.values.len() - 1)
+    }
+
+    /// Adds a product over all rows, cut into calls of at most [`CALL_FLOP_MAX`]. Cuts divide rows of C, never a sum, so
+    /// they change no bits.
+    pub fn matmul(&mut self, product: Matmul) {
+        let Shape { m, k, n } = product.shape;
+        let row_flop = 2 * u64::from(k) * u64::from(n);
+        let step = u64::from(ROW_STEP);
+        let height = (CALL_FLOP_MAX / row_flop.max(1) / step).max(1) * step;
+        let height = u32::try_from(height).unwrap_or(u32::MAX / 2);
+        let mut first = 0;
+        while first < m {
+            let end = first.saturating_add(height).min(m);
+            self.ops.push(Op::Matmul(Matmul { rows: Rows { first, end }, ..product }));
+            first = end;
+        }
+    }
+
+    /// Bytes of all buffers and of `more` beside them; what is past 2⁶⁴ counts as that.
+    pub fn bytes(&self, more: u64) -> u64 {
+        self.values.iter().fold(more, |sum, values| sum.saturating_add(values.saturating_mul(4)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use manyhands_shaders::matmul::{Epilogue, Transposed};
+
+    use super::*;
+
+    fn product(m: u32, k: u32, n: u32) -> Program {
+        let mut program = Program::default();
+        let [a, b, c] = [m * k, k * n, m * n].map(|values| program.buffer(values.into()));
+        program.matmul(Matmul {
+            a,
+            b,
+            bias: None,
+            c,
+            shape: Shape { m, k, n },
+            transposed: Transposed::default(),
+            epilogue: Epilogue::None,
+            rows: Rows { first: 0, end: 0 },
+            variant: None,
+        });
+        program
+    }
+
+    #[test]
+    fn products_are_cut_along_rows() {
+        let check = |m, k, n, calls: usize| {
+            let program = product(m, k, n);
+            assert_eq!(program.ops.len(), calls);
+            let mut next = 0;
+            for op in &program.ops {
+                let Op::Matmul(Matmul { rows, .. }) = op else { panic!("a product") };
+                assert_eq!(rows.first, next);
+                assert_eq!(rows.first % ROW_STEP, 0);
+                assert!(op.flop() <= CALL_FLOP_MAX || rows.end - rows.first <= ROW_STEP);
+                next = rows.end;
+            }
+            assert_eq!(next, m);
+        };
+        check(1, 1, 1, 1);
+        check(0, 5, 5, 0);
+        check(1024, 1024, 1024, 8);
+        check(130, 4096, 2048, 3);
+        check(1 << 24, 1, 1, 1);
+    }
+
+    #[test]
+    fn bytes_do_not_wrap() {
+        let mut program = Program::default();
+        program.buffer(1024);
+        assert_eq!(program.bytes(4), 4100);
+        program.buffer(u64::MAX / 2);
+        assert_eq!(program.bytes(4), u64::MAX);
+    }
+}

@@ -1,0 +1,205 @@
+//! Kernel calls: what each reads, writes and costs, and how a device binds it. The CPU backend and the reference run the
+//! same calls by their own means.
+
+use manyhands_shaders::gradient_norm::{clip, squares};
+use manyhands_shaders::matmul::{self, Epilogue, Rows, Shape, Transposed, Variant};
+use manyhands_shaders::sgd_momentum::Rates;
+use manyhands_shaders::{
+    Kernel, adamw, adamw_advance, add, clear, column_sum, relu_backward, relu_forward, sgd_momentum, softmax_cross_entropy,
+};
+
+use super::{Buffer, EVERY_LAYER, ImageOp, NOT_BUILT, SequenceOp};
+
+/// One call of a product kernel.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Matmul {
+    pub a: Buffer,
+    pub b: Buffer,
+    /// Read where the epilogue takes a bias.
+    pub bias: Option<Buffer>,
+    pub c: Buffer,
+    pub shape: Shape,
+    pub transposed: Transposed,
+    pub epilogue: Epilogue,
+    pub rows: Rows,
+    /// A fixed variant; none lets the device choose.
+    pub variant: Option<Variant>,
+}
+
+/// One kernel call. Labels are u32 bits in a buffer of 4-byte words; all else is f32.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Op {
+    Matmul(Matmul),
+    ColumnSum {
+        x: Buffer,
+        sums: Buffer,
+        rows: u32,
+        columns: u32,
+    },
+    /// Zeros in a range of x.
+    Clear {
+        x: Buffer,
+        range: clear::Params,
+    },
+    Add {
+        x: Buffer,
+        y: Buffer,
+        sum: Buffer,
+        values: u32,
+    },
+    ReluForward {
+        x: Buffer,
+        y: Buffer,
+        values: u32,
+    },
+    ReluBackward {
+        activation: Buffer,
+        gradient: Buffer,
+        values: u32,
+    },
+    SoftmaxCrossEntropy {
+        logits: Buffer,
+        labels: Buffer,
+        gradient: Buffer,
+        losses: Buffer,
+        rows: u32,
+        classes: u32,
+    },
+    SgdMomentum {
+        gradient: Buffer,
+        velocity: Buffer,
+        parameter: Buffer,
+        values: u32,
+        rates: Rates,
+    },
+    /// Advances the running powers `[4]` that start as [`adamw_advance::START`]; once per step, before the updates.
+    AdamWAdvance {
+        powers: Buffer,
+        rates: adamw::Rates,
+    },
+    AdamW {
+        powers: Buffer,
+        gradient: Buffer,
+        first: Buffer,
+        second: Buffer,
+        parameter: Buffer,
+        values: u32,
+        rates: adamw::Rates,
+    },
+    /// Sums of squares of a tensor in parts, written to `parts` from `first_part` on, for a column sum to add up.
+    SquareSums {
+        gradient: Buffer,
+        parts: Buffer,
+        values: u32,
+        first_part: u32,
+    },
+    /// Scales a gradient so that the norm whose square is `squares [1]` does not exceed `most`.
+    Clip {
+        squares: Buffer,
+        gradient: Buffer,
+        values: u32,
+        most: f32,
+    },
+    Sequence(SequenceOp),
+    Image(ImageOp),
+}
+
+impl Op {
+    /// Operations to slice time by: exact for products, a guess at what memory traffic costs for the rest.
+    pub fn flop(&self) -> u64 {
+        match *self {
+            Op::Matmul(Matmul { shape, rows, .. }) => {
+                2 * u64::from(rows.end.saturating_sub(rows.first)) * u64::from(shape.k) * u64::from(shape.n)
+            }
+            Op::ColumnSum { rows, columns, .. } => 4 * u64::from(rows) * u64::from(columns),
+            Op::Clear { range, .. } => 4 * u64::from(range.end - range.first),
+            Op::Add { values, .. } | Op::ReluForward { values, .. } | Op::ReluBackward { values, .. } => 4 * u64::from(values),
+            Op::SoftmaxCrossEntropy { rows, classes, .. } => 32 * u64::from(rows) * u64::from(classes),
+            Op::SgdMomentum { values, .. } => 8 * u64::from(values),
+            _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
+            Op::AdamWAdvance { .. } => 2,
+            Op::AdamW { values, .. } => 24 * u64::from(values),
+            Op::SquareSums { values, .. } | Op::Clip { values, .. } => 4 * u64::from(values),
+            Op::Sequence(ref op) => op.flop(),
+            Op::Image(op) => op.flop(),
+        }
+    }
+}
+
+/// A kernel call as a device binds and dispatches it.
+pub struct Call {
+    pub kernel: &'static Kernel,
+    /// Values of the kernel's `override` declarations.
+    pub constants: Vec<(&'static str, f64)>,
+    /// Bytes of the kernel's `Params`, binding 0.
+    pub params: Vec<u8>,
+    /// Bindings from 1 on.
+    pub buffers: Vec<Buffer>,
+    /// Workgroups; none where there is nothing to compute.
+    pub groups: [u32; 3],
+}
+
+impl Call {
+    pub(super) fn new(kernel: &'static Kernel, params: &impl bytemuck::NoUninit, buffers: Vec<Buffer>, groups: [u32; 3]) -> Self {
+        Self { kernel, constants: Vec::new(), params: bytemuck::bytes_of(params).to_vec(), buffers, groups }
+    }
+}
+
+impl Op {
+    /// How a device binds this call; `choose` picks the variant of a product.
+    pub fn call(&self, choose: impl FnOnce(&Matmul) -> Variant) -> Call {
+        match *self {
+            Op::Matmul(op) => {
+                let variant = choose(&op);
+                // Where there is no bias the binding still needs a buffer: A, which is only read as well.
+                let buffers = vec![op.a, op.b, op.bias.unwrap_or(op.a), op.c];
+                let groups = variant.dispatch(op.shape, op.rows);
+                let call = Call::new(variant.kernel(), &matmul::Params::new(op.shape, op.rows), buffers, groups);
+                Call { constants: matmul::constants(op.transposed, op.epilogue).to_vec(), ..call }
+            }
+            Op::ColumnSum { x, sums, rows, columns } => {
+                let params = column_sum::Params { rows, columns };
+                Call::new(&column_sum::KERNEL, &params, vec![x, sums], column_sum::dispatch(columns))
+            }
+            Op::Clear { x, range } => Call::new(&clear::KERNEL, &range, vec![x], clear::dispatch(range)),
+            Op::Add { x, y, sum, values } => {
+                Call::new(&add::KERNEL, &add::Params::new(values), vec![x, y, sum], add::dispatch(values))
+            }
+            Op::ReluForward { x, y, values } => {
+                let params = relu_forward::Params::new(values);
+                Call::new(&relu_forward::KERNEL, &params, vec![x, y], relu_forward::dispatch(values))
+            }
+            Op::ReluBackward { activation, gradient, values } => {
+                let params = relu_backward::Params::new(values);
+                Call::new(&relu_backward::KERNEL, &params, vec![activation, gradient], relu_backward::dispatch(values))
+            }
+            Op::SoftmaxCrossEntropy { logits, labels, gradient, losses, rows, classes } => {
+                let params = softmax_cross_entropy::Params { rows, classes };
+                let buffers = vec![logits, labels, gradient, losses];
+                Call::new(&softmax_cross_entropy::KERNEL, &params, buffers, softmax_cross_entropy::dispatch(rows))
+            }
+            Op::SgdMomentum { gradient, velocity, parameter, values, rates } => {
+                let params = sgd_momentum::Params::new(values, rates);
+                Call::new(&sgd_momentum::KERNEL, &params, vec![gradient, velocity, parameter], sgd_momentum::dispatch(values))
+            }
+            _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
+            Op::AdamWAdvance { powers, rates } => {
+                let params = adamw_advance::Params { beta1: rates.beta1, beta2: rates.beta2 };
+                Call::new(&adamw_advance::KERNEL, &params, vec![powers], adamw_advance::dispatch())
+            }
+            Op::AdamW { powers, gradient, first, second, parameter, values, rates } => {
+                let buffers = vec![powers, gradient, first, second, parameter];
+                Call::new(&adamw::KERNEL, &adamw::Params::new(values, rates), buffers, adamw::dispatch(values))
+            }
+            Op::SquareSums { gradient, parts, values, first_part } => {
+                let params = squares::Params::new(values, first_part);
+                Call::new(&squares::KERNEL, &params, vec![gradient, parts], squares::dispatch(values))
+            }
+            Op::Clip { squares, gradient, values, most } => {
+                Call::new(&clip::KERNEL, &clip::Params::new(values, most), vec![squares, gradient], clip::dispatch(values))
+            }
+            Op::Sequence(ref op) => op.call(),
+            Op::Image(op) => op.call(),
+        }
+    }
+}

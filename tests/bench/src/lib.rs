@@ -1,0 +1,105 @@
+//! The engine for a benchmark's page: products and training steps that stay on their device between calls. Times nothing;
+//! the page does. Never shipped.
+#![cfg(target_arch = "wasm32")]
+
+mod models;
+
+use js_sys::{Array, Float32Array};
+use manyhands::control::Control;
+use manyhands::engine::{AdapterChoice, Engine, EngineError, Resident, Trainer};
+use manyhands::plan::{Buffer, Matmul, Program};
+use manyhands::tensors::Shard;
+use manyhands_shaders::matmul::{Epilogue, Rows, Shape, Transposed};
+use wasm_bindgen::prelude::*;
+
+fn fault(error: EngineError) -> JsError {
+    JsError::new(&error.to_string())
+}
+
+/// A device; it lives as long as the page.
+#[wasm_bindgen]
+pub struct Device(&'static Engine);
+
+/// Opens a backend, `gpu` or `cpu`, whatever adapter the browser gives.
+#[wasm_bindgen]
+pub async fn open(backend: String) -> Result<Device, JsError> {
+    let engine = match backend.as_str() {
+        "gpu" => Engine::gpu(AdapterChoice::Fastest).await.map_err(fault)?,
+        "cpu" => Engine::cpu(),
+        other => return Err(JsError::new(&format!("no backend {other}"))),
+    };
+    Ok(Device(Box::leak(Box::new(engine))))
+}
+
+#[wasm_bindgen]
+impl Device {
+    /// What result statements say of the device.
+    pub fn adapter(&self) -> String {
+        self.0.device_class().adapter
+    }
+
+    /// `C = A · B` with both operands on the device.
+    pub async fn product(&self, m: u32, k: u32, n: u32, a: Vec<f32>, b: Vec<f32>) -> Result<Product, JsError> {
+        let engine = self.0;
+        let mut program = Program::default();
+        let [ia, ib, c] = [(m, k), (k, n), (m, n)].map(|(r, c)| program.buffer(u64::from(r) * u64::from(c)));
+        program.matmul(Matmul {
+            a: ia,
+            b: ib,
+            bias: None,
+            c,
+            shape: Shape { m, k, n },
+            transposed: Transposed::default(),
+            epilogue: Epilogue::None,
+            rows: Rows { first: 0, end: m },
+            variant: None,
+        });
+        // One program for each shape of a benchmark.
+        let program: &'static Program = Box::leak(Box::new(program));
+        let resident = engine.load(program, &[(ia, &a), (ib, &b)]).await.map_err(fault)?;
+        Ok(Product { resident, c })
+    }
+
+    /// Training steps of one of the benchmark's models, `mlp`, `cnn` or `gpt`: its parameters in order, and all batches one
+    /// after another; ids as the bits of u32.
+    pub async fn trainer(&self, name: String, parameters: Array, x: Vec<f32>, y: Vec<u32>) -> Result<Steps, JsError> {
+        let engine = self.0;
+        let work = models::work(&name, x.len()).ok_or_else(|| JsError::new(&format!("unsupported: {name}")))?;
+        let parameters: Vec<Vec<f32>> = parameters.iter().map(|values| Float32Array::from(values).to_vec()).collect();
+        let rows = (work.batch * work.inner_steps) as usize;
+        let shard: &'static Shard = Box::leak(Box::new(Shard { rows, x, y }));
+        Ok(Steps(engine.trainer(&work, &parameters, shard).await.map_err(fault)?))
+    }
+}
+
+/// A product that can be computed over and over.
+#[wasm_bindgen]
+pub struct Product {
+    resident: Resident<'static>,
+    c: Buffer,
+}
+
+#[wasm_bindgen]
+impl Product {
+    /// Computes it so many times; resolves when the device has finished the last.
+    pub async fn run(&mut self, times: u32) -> Result<(), JsError> {
+        self.resident.run(times, &Control::new()).await.map_err(fault)
+    }
+
+    pub async fn read(&mut self) -> Result<Vec<f32>, JsError> {
+        Ok(self.resident.read(&[self.c]).await.map_err(fault)?.swap_remove(0))
+    }
+}
+
+/// A training run.
+#[wasm_bindgen]
+pub struct Steps(Trainer<'static>);
+
+#[wasm_bindgen]
+impl Steps {
+    /// Runs so many steps; gives the last one's loss, computed before its update.
+    pub async fn run(&mut self, steps: u32) -> Result<f32, JsError> {
+        let losses = self.0.run(steps, &Control::new()).await.map_err(fault)?;
+        losses.last().copied().ok_or_else(|| JsError::new("no steps"))
+    }
+}

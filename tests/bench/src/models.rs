@@ -1,0 +1,53 @@
+//! The benchmark's three training problems as work of ours. Their weights and batches come from the page.
+
+use manyhands_protocol::BlobHash;
+use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
+use manyhands_protocol::work::{InnerOptimizer, TrainWork};
+
+fn dense(outputs: u32) -> Layer {
+    Layer::Dense { outputs }
+}
+
+/// 784-256-128-10.
+fn mlp() -> (Vec<u32>, Vec<Layer>) {
+    (vec![784], vec![dense(256), Layer::Relu, dense(128), Layer::Relu, dense(10)])
+}
+
+/// Two convolutions with pools, and a dense layer.
+fn cnn() -> (Vec<u32>, Vec<Layer>) {
+    let convolution = |channels| Layer::Convolution { channels, kernel: 5, stride: 1, padding: 0 };
+    let pool = Layer::MaxPool { size: 2, stride: 2 };
+    let layers = vec![convolution(8), Layer::Relu, pool.clone(), convolution(16), Layer::Relu, pool, dense(10)];
+    (vec![28, 28, 1], layers)
+}
+
+/// Four blocks of width 128, byte vocabulary, context 64.
+fn gpt() -> (Vec<u32>, Vec<Layer>) {
+    let width = 128;
+    let mut layers = vec![Layer::Embedding { vocabulary: 256, width }];
+    for _ in 0..4 {
+        layers.extend([Layer::Residual { layers: 2 }, Layer::LayerNorm, Layer::Attention { heads: 4 }]);
+        layers.extend([Layer::Residual { layers: 4 }, Layer::LayerNorm, dense(4 * width), Layer::Gelu, dense(width)]);
+    }
+    layers.extend([Layer::LayerNorm, Layer::Projection { outputs: 256 }]);
+    (vec![64], layers)
+}
+
+/// The work of a problem whose batches have `values` input values in all; none for a name that is not one.
+pub fn work(name: &str, values: usize) -> Option<TrainWork> {
+    let sgd = |learning_rate| InnerOptimizer::Sgd { learning_rate, momentum: 0.0 };
+    let adamw = InnerOptimizer::AdamW { learning_rate: 1e-3, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.01 };
+    let ((shape, layers), batch, optimizer) = match name {
+        "mlp" => (mlp(), 64, sgd(0.1)),
+        "cnn" => (cnn(), 64, sgd(0.05)),
+        "gpt" => (gpt(), 16, adamw),
+        _ => return None,
+    };
+    let dtype = if name == "gpt" { InputType::U8 } else { InputType::F32 };
+    let inputs: u32 = shape.iter().product();
+    let input = Input { shape, dtype, scale: 1.0, offset: 0.0 };
+    let model = Model { input, layers, loss: Loss::SoftmaxCrossEntropy };
+    let inner_steps = u32::try_from(values).ok()? / (inputs * batch);
+    let nothing = BlobHash([0; 32]);
+    Some(TrainWork { model, checkpoint: nothing, shard: nothing, round: 0, first_row: 0, batch, inner_steps, optimizer })
+}
