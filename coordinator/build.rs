@@ -9,8 +9,5 @@ fn main() {
     }
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=migrations");
-    // A release build embeds the files; a development build reads them when asked, and need not be built again.
-    if std::env::var("PROFILE").is_ok_and(|profile| profile == "release") {
-        println!("cargo:rerun-if-changed=../dist");
-    }
+    println!("cargo:rerun-if-changed=../dist");
 }

@@ -1,4 +1,4 @@
-//! The page and the worker, embedded: one file is the whole installation. A development build reads them from `dist/`.
+//! The page and the worker, embedded as they lie in `dist/` when this is built: one file is the whole installation.
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Response};

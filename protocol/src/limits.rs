@@ -1,6 +1,6 @@
 //! Every bound on what comes over the network, once. `docs/protocol.md` lists them and a test compares the two.
 //!
-//! Sizes are bytes, times milliseconds. A coordinator may be configured to be stricter where `Limits` says so.
+//! Sizes are bytes, times milliseconds.
 
 /// Protocol version spoken here.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -13,7 +13,7 @@ pub const CBOR_BODY_BYTES_MAX: usize = 64 * 1024;
 pub const JSON_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Largest blob: an input panel, a shard, a checkpoint or an output.
 pub const BLOB_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Most outputs one result may name.
+/// Most blobs that may be uploaded under one lease.
 pub const OUTPUTS_COUNT_MAX: usize = 4;
 /// Most bytes that one key may have uploaded and that no accepted result, nor anything else public, names yet.
 pub const UNACCEPTED_BYTES_PER_KEY_MAX: u64 = 512 * 1024 * 1024;
@@ -80,8 +80,9 @@ pub const ROUNDS_MAX: u32 = 1_000_000;
 pub const SHARDS_COUNT_MAX: usize = 65_536;
 // A hash in JSON has 64 digits, two quotes and a comma; 64 KiB are ample for the rest of a submission.
 const _: () = assert!(SHARDS_COUNT_MAX * 67 + 64 * 1024 <= JSON_BODY_BYTES_MAX);
-/// Most tensors in one safetensors file, and the longest header.
+/// Most tensors in one safetensors file.
 pub const TENSORS_PER_FILE_MAX: usize = 1_024;
+/// Longest header of a safetensors file.
 pub const SAFETENSORS_HEADER_BYTES_MAX: usize = 256 * 1024;
 
 /// Agreement of two executions of a gradient unit: ‖Δ₁ − Δ₂‖ ≤ this × ‖Δ₁‖.

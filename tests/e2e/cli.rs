@@ -93,6 +93,20 @@ async fn tokens_and_addresses() -> Result<()> {
     Ok(())
 }
 
+/// One file is the whole installation: the page is in it, not beside it.
+#[tokio::test]
+async fn the_binary_holds_the_page() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Server::start(&folder.path().join("data"))?;
+    for path in ["", "page/main.js"] {
+        let page = reqwest::get(format!("{}/{path}", server.url)).await?.error_for_status()?.bytes().await?;
+        assert!(page.len() > 1000, "{path}: {} bytes", page.len());
+        let held = std::fs::read(binary()?)?;
+        assert!(held.windows(page.len()).any(|part| part == page), "/{path} is not in the binary");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_coordinator_that_cannot_start_says_why() -> Result<()> {
     let folder = tempfile::tempdir()?;
