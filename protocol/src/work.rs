@@ -109,7 +109,8 @@ pub enum InnerOptimizer {
         momentum: f32,
     },
     /// With `t` the step, from 1: `m ← β₁m + (1 − β₁)g; v ← β₂v + (1 − β₂)g²;
-    /// p ← p − learning_rate · (m/(1 − β₁ᵗ) / (sqrt(v/(1 − β₂ᵗ)) + epsilon) + weight_decay · p)` (Loshchilov, Hutter, 2019).
+    /// p ← p − learning_rate · (m/(1 − β₁ᵗ) / (sqrt(v/(1 − β₂ᵗ)) + epsilon) + weight_decay · p)` (Loshchilov, Hutter, 2019), where
+    /// all gradients together are first scaled down to the norm `clip_norm` if theirs is larger; 0 leaves them alone.
     #[n(1)]
     #[cfg_attr(feature = "json", serde(rename = "adamw"))]
     AdamW {
@@ -123,6 +124,8 @@ pub enum InnerOptimizer {
         epsilon: f32,
         #[cbor(n(4), with = "short_f32")]
         weight_decay: f32,
+        #[cbor(n(5), with = "short_f32")]
+        clip_norm: f32,
     },
 }
 
@@ -137,12 +140,15 @@ impl InnerOptimizer {
                 positive(learning_rate, "learning_rate")?;
                 share(momentum, "momentum")
             }
-            InnerOptimizer::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay } => {
+            InnerOptimizer::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, clip_norm } => {
                 positive(learning_rate, "learning_rate")?;
                 share(beta1, "beta1")?;
                 share(beta2, "beta2")?;
                 check((1e-12..1.0).contains(&epsilon), "epsilon", "must be 1e-12 or more and below 1")?;
-                check(weight_decay.is_finite() && weight_decay >= 0.0, "weight_decay", "must be finite and not negative")
+                for (value, field) in [(weight_decay, "weight_decay"), (clip_norm, "clip_norm")] {
+                    check(value.is_finite() && value >= 0.0, field, "must be finite and not negative")?;
+                }
+                Ok(())
             }
         }
     }

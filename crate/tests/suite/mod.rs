@@ -372,6 +372,7 @@ pub async fn all(engine: &Engine, name: &str) {
     odd_units(engine).await;
     models::units(engine, name).await;
     models::gradients(engine).await;
+    models::clipping(engine).await;
     bad_units(engine).await;
     speed(engine, name).await;
 }

@@ -70,15 +70,17 @@ fn examples(model: &Model, rows: usize) -> Shard {
     Shard { rows, x, y }
 }
 
-const ADAMW: InnerOptimizer =
-    InnerOptimizer::AdamW { learning_rate: 1e-3, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.01 };
+const fn adamw(clip_norm: f32) -> InnerOptimizer {
+    InnerOptimizer::AdamW { learning_rate: 1e-3, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.01, clip_norm }
+}
+
 const SGD: InnerOptimizer = InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.5 };
 
 /// Units of each model by each optimiser, on `engine` and on the reference.
 pub async fn units(engine: &Engine, name: &str) {
     let cases = [("images", images(), 8), ("text", text(16, 2), 12), ("text, odd", text(12, 1), 12)];
     for (kind, model, steps) in cases {
-        for (optimizer, most) in [(SGD, 1e-4), (ADAMW, 2e-3)] {
+        for (optimizer, most) in [(SGD, 1e-4), (adamw(0.0), 2e-3), (adamw(0.1), 2e-3)] {
             let work = TrainWork { optimizer, first_row: 3, ..work(model.clone(), 3, steps) };
             let (parameters, shard, control) = (init_parameters(&model, 3), examples(&model, 9), Control::new());
             let got = engine.train(&work, &parameters, &shard, &control).await.unwrap();
@@ -140,4 +142,27 @@ async fn loss_of(engine: &Engine, model: &Model, parameters: &[Vec<f32>], shard:
         sum.ln() + f64::from(largest) - f64::from(z[label as usize])
     });
     losses.sum::<f64>() / shard.y.len() as f64
+}
+
+/// Clipping is by the norm of all gradients together: one step of plain AdamW divides every gradient by its own size, so
+/// that it shows in ε alone; with a large ε the step is the clipped gradient.
+pub async fn clipping(engine: &Engine) {
+    let model = text(8, 2);
+    let step = |clip_norm| InnerOptimizer::AdamW {
+        learning_rate: 1.0,
+        beta1: 0.0,
+        beta2: 0.0,
+        epsilon: 0.999,
+        weight_decay: 0.0,
+        clip_norm,
+    };
+    let (parameters, shard, control) = (init_parameters(&model, 3), examples(&model, 4), Control::new());
+    let mut norms = Vec::new();
+    for optimizer in [step(0.0), step(1e-3), step(1e9)] {
+        let work = TrainWork { optimizer, ..work(model.clone(), 4, 1) };
+        let delta = engine.train(&work, &parameters, &shard, &control).await.unwrap().delta;
+        norms.push(delta.iter().flatten().map(|&d| f64::from(d).powi(2)).sum::<f64>().sqrt());
+    }
+    assert!((norms[1] / 1e-3 * 0.999 - 1.0).abs() < 0.01, "clipped to {}", norms[1]);
+    assert!(norms[0] > 0.01 && norms[0] == norms[2], "{norms:?}");
 }

@@ -36,7 +36,8 @@ fn gpt() -> (Vec<u32>, Vec<Layer>) {
 /// The work of a problem whose batches have `values` input values in all; none for a name that is not one.
 pub fn work(name: &str, values: usize) -> Option<TrainWork> {
     let sgd = |learning_rate| InnerOptimizer::Sgd { learning_rate, momentum: 0.0 };
-    let adamw = InnerOptimizer::AdamW { learning_rate: 1e-3, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.01 };
+    let (learning_rate, beta1, beta2, epsilon, weight_decay, clip_norm) = (1e-3, 0.9, 0.95, 1e-8, 0.01, 0.0);
+    let adamw = InnerOptimizer::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, clip_norm };
     let ((shape, layers), batch, optimizer) = match name {
         "mlp" => (mlp(), 64, sgd(0.1)),
         "cnn" => (cnn(), 64, sgd(0.05)),

@@ -1,6 +1,7 @@
 //! The update of every parameter by the inner optimiser.
 
 use manyhands_protocol::work::InnerOptimizer;
+use manyhands_shaders::gradient_norm::squares;
 use manyhands_shaders::sgd_momentum::Rates;
 use manyhands_shaders::{adamw, adamw_advance};
 
@@ -21,7 +22,10 @@ pub fn compile(program: &mut Program, gradients: &[Gradient], optimizer: &InnerO
             Vec::new()
         }
         _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
-        InnerOptimizer::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay } => {
+        InnerOptimizer::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, clip_norm } => {
+            if clip_norm > 0.0 {
+                clip_to(program, gradients, clip_norm);
+            }
             let rates = adamw::Rates { learning_rate, beta1, beta2, epsilon, weight_decay };
             let powers = program.buffer(adamw_advance::START.len() as u64);
             program.ops.push(Op::AdamWAdvance { powers, rates });
@@ -32,5 +36,21 @@ pub fn compile(program: &mut Program, gradients: &[Gradient], optimizer: &InnerO
             }
             vec![(powers, adamw_advance::START.to_vec())]
         }
+    }
+}
+
+/// Scales all gradients together down to the norm `most` where theirs is larger.
+fn clip_to(program: &mut Program, gradients: &[Gradient], most: f32) {
+    let sizes: Vec<u32> = gradients.iter().map(|g| count(program.values[g.gradient.0])).collect();
+    let rows = sizes.iter().map(|&values| squares::parts(values)).sum();
+    let (parts, total) = (program.buffer(u64::from(rows)), program.buffer(1));
+    let mut first_part = 0;
+    for (&Gradient { gradient, .. }, &values) in gradients.iter().zip(&sizes) {
+        program.ops.push(Op::SquareSums { gradient, parts, values, first_part });
+        first_part += squares::parts(values);
+    }
+    program.ops.push(Op::ColumnSum { x: parts, sums: total, rows, columns: 1 });
+    for (&Gradient { gradient, .. }, &values) in gradients.iter().zip(&sizes) {
+        program.ops.push(Op::Clip { squares: total, gradient, values, most });
     }
 }
