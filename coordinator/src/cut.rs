@@ -169,7 +169,9 @@ impl<'a> Examples<'a> {
             let wanted = positions.map_or("[examples]".to_owned(), |positions| format!("[examples, {positions}]"));
             return Err(fault("y", format!("has shape {:?}, {wanted} is expected", y.shape())));
         }
-        if x.shape().split_first() != Some((&rows, shape.as_slice())) {
+        // An example may also come as one row of values: the model says what they mean.
+        let flat = [rows, shape.iter().product()];
+        if x.shape().split_first() != Some((&rows, shape.as_slice())) && x.shape() != flat {
             let expected = [&[rows], shape.as_slice()].concat();
             return Err(fault("x", format!("has shape {:?}, {expected:?} is expected", x.shape())));
         }

@@ -108,6 +108,107 @@ pub fn train(folder: &Path, small: SmallTrain) -> Result<JobFiles> {
     Ok(JobFiles { manifest: write_manifest(folder, "small-train", work)?, data })
 }
 
+/// A job of a kind of model that is not dense, and the accuracy it has to reach.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// A convolutional net tells which of four corners of a noisy picture is bright.
+    Images,
+    /// A transformer continues texts in which each letter follows from the one before it.
+    Text,
+}
+
+/// Writes a job of this kind into `folder`.
+pub fn model(folder: &Path, kind: Kind) -> Result<JobFiles> {
+    const SIDE: usize = 8;
+    const POSITIONS: usize = 12;
+    const LETTERS: u64 = 8;
+    let mut numbers = Numbers(23);
+    let data = folder.join("model-data");
+    std::fs::create_dir_all(&data)?;
+    for (name, rows) in [("train", 4 * ROWS_PER_SHARD), ("test", 64)] {
+        let (mut x, mut y) = (Vec::new(), Vec::new());
+        for row in 0..rows {
+            match kind {
+                Kind::Images => {
+                    let corner = row % 4;
+                    y.push(corner as u8);
+                    x.extend((0..SIDE * SIDE).map(|at| {
+                        let inside = at / SIDE / (SIDE / 2) == corner / 2 && at % SIDE / (SIDE / 2) == corner % 2;
+                        numbers.byte() / 2 + if inside { 100 } else { 0 }
+                    }));
+                }
+                Kind::Text => {
+                    let mut letter = numbers.next() % LETTERS;
+                    for _ in 0..POSITIONS {
+                        x.push(letter as u8);
+                        letter = (letter * 3 + 1) % LETTERS;
+                        y.push(letter as u8);
+                    }
+                }
+            }
+        }
+        let (x_shape, y_shape) = match kind {
+            // Flat, as picture files often are: the manifest says what the values mean.
+            Kind::Images => (vec![rows, SIDE * SIDE], vec![rows]),
+            Kind::Text => (vec![rows, POSITIONS], vec![rows, POSITIONS]),
+        };
+        let (x, y) = (TensorView::new(Dtype::U8, x_shape, &x)?, TensorView::new(Dtype::U8, y_shape, &y)?);
+        std::fs::write(data.join(format!("{name}.safetensors")), safetensors::serialize([("x", x), ("y", y)], None)?)?;
+    }
+    let (model, optimizer) = match kind {
+        Kind::Images => (
+            json!({
+                "input": { "shape": [SIDE, SIDE, 1], "dtype": "u8", "scale": 0.01, "offset": -1.0 },
+                "layers": [
+                    { "type": "convolution", "channels": 4, "kernel": 3, "stride": 1, "padding": 1 },
+                    { "type": "relu" },
+                    { "type": "max_pool", "size": 2, "stride": 2 },
+                    { "type": "dense", "outputs": 4 },
+                ],
+                "loss": "softmax_cross_entropy",
+            }),
+            json!({ "type": "sgd", "learning_rate": 0.05, "momentum": 0.9 }),
+        ),
+        Kind::Text => (
+            json!({
+                "input": { "shape": [POSITIONS], "dtype": "u8", "scale": 1.0, "offset": 0.0 },
+                "layers": [
+                    { "type": "embedding", "vocabulary": LETTERS, "width": 16 },
+                    { "type": "residual", "layers": 2 },
+                    { "type": "layer_norm" },
+                    { "type": "attention", "heads": 2 },
+                    { "type": "residual", "layers": 4 },
+                    { "type": "layer_norm" },
+                    { "type": "dense", "outputs": 32 },
+                    { "type": "gelu" },
+                    { "type": "dense", "outputs": 16 },
+                    { "type": "layer_norm" },
+                    { "type": "projection", "outputs": LETTERS },
+                ],
+                "loss": "softmax_cross_entropy",
+            }),
+            json!({
+                "type": "adamw", "learning_rate": 0.003, "beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8,
+                "weight_decay": 0.01, "clip_norm": 1.0,
+            }),
+        ),
+    };
+    let work = json!({
+        "kind": "train",
+        "model": model,
+        "inner_steps": 16,
+        "batch": BATCH,
+        "inner_optimizer": optimizer,
+        "outer_optimizer": { "type": "nesterov", "learning_rate": 0.8, "momentum": 0.3 },
+        "units_per_round": 4,
+        "rounds_max": 20,
+        "target_accuracy": 0.95,
+        "rows_per_shard": ROWS_PER_SHARD,
+        "seed": 5,
+    });
+    Ok(JobFiles { manifest: write_manifest(folder, "small-model", work)?, data })
+}
+
 /// Writes a product's job, A `[m, k]` times B `[k, n]`, into `folder`.
 pub fn matmul(folder: &Path, [m, k, n]: [usize; 3], block: u32) -> Result<JobFiles> {
     let mut numbers = Numbers(11);
