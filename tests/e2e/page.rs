@@ -111,6 +111,20 @@ async fn the_page_says_why_it_does_nothing() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_model_that_the_worker_cannot_compute_is_not_offered() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Server::start(&folder.path().join("data"))?;
+    let files = jobs::model(folder.path(), jobs::Kind::Images)?;
+    server.submit(&files.manifest, &files.data)?;
+    let visitor = Visitor::open(&server.url).await?;
+    visitor.wait_until("d.jobState === 'running'", LIMIT).await?;
+    assert_eq!(visitor.run("return document.getElementById('start').checkVisibility();").await?, false);
+    let banner = visitor.run("return document.getElementById('banner').textContent;").await?;
+    assert!(banner.as_str().is_some_and(|text| text.contains("manyhands volunteer")), "{banner}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn nothing_of_the_worker_comes_before_the_visitor_asks() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (_server, _, proxy) = endless(folder.path()).await?;

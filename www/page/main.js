@@ -5,7 +5,7 @@
 import { CallError, info as fetchInfo, jobs as fetchJobs } from "./coordinator.js";
 import { Contribution } from "./contribution.js";
 import { build, element, setText } from "./dom.js";
-import { JobDisplay } from "./jobview.js";
+import { JobDisplay, parametersOf } from "./jobview.js";
 import { follow } from "./live.js";
 import { Panel } from "./panel.js";
 import * as text from "./text.js";
@@ -123,6 +123,7 @@ function run() {
     if (link === "offline") return text.page.lost_text;
     if (info?.stopped) return `${text.page.stopped_title}. ${text.page.stopped_text}`;
     if (current.state === "finished") return text.job.finished;
+    if (current.train && !parametersOf(current.train.model)) return text.job.needs_more;
     return current.state === "running" ? "" : text.job[current.state];
   }
 
@@ -223,14 +224,15 @@ function run() {
 }
 
 /**
- * The job asked for; else one that takes work, training first; else the newest.
+ * The job asked for; else one that takes this worker's work, training first; else the newest.
  * @param {JobView[]} list
  * @param {string | null} wanted
  */
 function pick(list, wanted) {
   if (wanted !== null) return list.find((entry) => String(entry.id) === wanted);
   const running = list.filter((entry) => entry.state === "running");
-  return running.find((entry) => entry.train) ?? running[0] ?? list.find((entry) => entry.train) ?? list[0];
+  const known = running.filter((entry) => !entry.train || parametersOf(entry.train.model));
+  return known.find((entry) => entry.train) ?? known[0] ?? running[0] ?? list.find((entry) => entry.train) ?? list[0];
 }
 
 if (!isSecureContext) {

@@ -158,6 +158,7 @@ export const job = {
   paused: "The operator has paused this job. Nothing runs until it is resumed.",
   cancelled: "This job was cancelled.",
   submitted: "This job waits for the operator’s approval.",
+  needs_more: "This page cannot compute this model’s layers yet; `manyhands volunteer` in a terminal can.",
   matmul: "One large matrix product, cut into blocks. Each returned block is checked before it counts.",
   no_history: "The first evaluation comes with the first merged round.",
   /** @param {number} round */
