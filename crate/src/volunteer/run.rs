@@ -275,6 +275,8 @@ impl<H: Host> Visit<'_, H> {
     pub fn tell_verdict(&self, leased: &Leased, loss: Option<f32>, answer: &ResultResponse, again: bool) {
         let steps = lease::steps(&leased.manifest.work);
         let mut totals = self.totals.get();
+        // What is no longer pending was counted by the answer to a lease since.
+        let counted = again && totals.pending == 0;
         let phase = match answer.verdict {
             Verdict::Pending => {
                 totals.pending += 1;
@@ -294,7 +296,9 @@ impl<H: Host> Visit<'_, H> {
             totals.pending = totals.pending.saturating_sub(1);
         }
         self.tell_unit(leased, phase, steps, loss, &answer.reason);
-        self.tell_totals(totals);
+        if !counted {
+            self.tell_totals(totals);
+        }
     }
 
     fn tell_totals(&self, totals: Totals) {
