@@ -20,7 +20,7 @@ fn model(shape: &[u32], dtype: InputType, layers: Vec<Layer>) -> Model {
 }
 
 /// Convolutions with and without padding and stride, both pools, ReLU as an epilogue and by itself.
-fn images() -> Model {
+pub fn images() -> Model {
     let convolution = |channels, kernel, stride, padding| Layer::Convolution { channels, kernel, stride, padding };
     let layers = vec![
         convolution(5, 3, 1, 1),
@@ -37,7 +37,7 @@ fn images() -> Model {
 }
 
 /// A transformer of two blocks, one with norms that open the branches, one without.
-fn text(width: u32, heads: u32) -> Model {
+pub fn text(width: u32, heads: u32) -> Model {
     let layers = vec![
         Layer::Embedding { vocabulary: 11, width },
         Layer::Residual { layers: 2 },
@@ -58,7 +58,7 @@ fn text(width: u32, heads: u32) -> Model {
 }
 
 /// Random examples that a model takes.
-fn examples(model: &Model, rows: usize) -> Shard {
+pub fn examples(model: &Model, rows: usize) -> Shard {
     let values = model.input_values().unwrap() as usize;
     let noise = known::values(50, rows * values);
     let x = match model.vocabulary() {
@@ -70,11 +70,11 @@ fn examples(model: &Model, rows: usize) -> Shard {
     Shard { rows, x, y }
 }
 
-const fn adamw(clip_norm: f32) -> InnerOptimizer {
+pub const fn adamw(clip_norm: f32) -> InnerOptimizer {
     InnerOptimizer::AdamW { learning_rate: 1e-3, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.01, clip_norm }
 }
 
-const SGD: InnerOptimizer = InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.5 };
+pub const SGD: InnerOptimizer = InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.5 };
 
 /// Units of each model by each optimiser, on `engine` and on the reference.
 pub async fn units(engine: &Engine, name: &str) {

@@ -16,10 +16,9 @@ use manyhands_protocol::problem::Code;
 use manyhands_protocol::statement::{Consent, ResultStatement};
 use manyhands_protocol::wire::*;
 use manyhands_protocol::work::{MatmulWork, UnitManifest, Work};
-use manyhands_protocol::{BlobHash, JobId, KeyId, LeaseId, UnitId, cbor, limits};
+use manyhands_protocol::{BlobHash, JobId, LeaseId, UnitId, cbor, limits};
 use sha2::{Digest, Sha256};
 
-use crate::control::Control;
 use crate::volunteer::host::*;
 use crate::volunteer::identity::Identity;
 use crate::volunteer::*;
