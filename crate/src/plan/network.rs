@@ -209,7 +209,7 @@ impl TrainPlan {
         program.ops.push(Op::SoftmaxCrossEntropy { logits: forward.logits, labels, gradient, losses, rows, classes });
         program.ops.push(Op::ColumnSum { x: losses, sums: loss, rows, columns: 1 });
         let (gradients, traces) = backward::compile(&mut program, &forward.nodes, gradient);
-        let (state, initial) = update::compile(&mut program, &gradients, &work.optimizer);
+        let update::Kept { state, initial } = update::compile(&mut program, &gradients, &work.optimizer);
         let parameters = forward.parameters.iter();
         let parameters =
             parameters.map(|&buffer| (State { parameter: Some(buffer.0 as u32), kind: StateKind::Parameter }, buffer));

@@ -9,12 +9,15 @@ use super::backward::Gradient;
 use super::{State, StateKind, count};
 use crate::plan::{Buffer, EVERY_LAYER, NOT_BUILT, Op, Program};
 
-/// Adds the updates; gives the optimiser's state, and what that is before the first step where it is not zero.
-pub fn compile(
-    program: &mut Program,
-    gradients: &[Gradient],
-    optimizer: &InnerOptimizer,
-) -> (Vec<(State, Buffer)>, Vec<(Buffer, Vec<f32>)>) {
+/// The optimiser's state, and what it is before the first step where that is not zero.
+#[derive(Default)]
+pub struct Kept {
+    pub state: Vec<(State, Buffer)>,
+    pub initial: Vec<(Buffer, Vec<f32>)>,
+}
+
+/// Adds the updates.
+pub fn compile(program: &mut Program, gradients: &[Gradient], optimizer: &InnerOptimizer) -> Kept {
     // Parameters are the first buffers of a plan.
     let of = |parameter: Buffer, kind| State { parameter: Some(parameter.0 as u32), kind };
     let mut state = Vec::new();
@@ -27,7 +30,7 @@ pub fn compile(
                 state.push((of(parameter, StateKind::Velocity), velocity));
                 program.ops.push(Op::SgdMomentum { gradient, velocity, parameter, values: count(values), rates });
             }
-            (state, Vec::new())
+            Kept { state, ..Kept::default() }
         }
         _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
         InnerOptimizer::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, clip_norm } => {
@@ -45,7 +48,7 @@ pub fn compile(
                 program.ops.push(Op::AdamW { powers, gradient, first, second, parameter, values: count(values), rates });
             }
             state.push((State { parameter: None, kind: StateKind::Powers }, powers));
-            (state, vec![(powers, adamw_advance::START.to_vec())])
+            Kept { state, initial: vec![(powers, adamw_advance::START.to_vec())] }
         }
     }
 }
