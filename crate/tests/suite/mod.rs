@@ -14,6 +14,7 @@ use manyhands_shaders::compare::relative_distance;
 use manyhands_shaders::matmul::{Epilogue, Shape, Transposed, Variant};
 
 mod models;
+mod sampling;
 
 /// Extents at 0, 1, block and tile edges, odd, long and thin, and past one chunk of k.
 const PRODUCTS: [[u32; 3]; 17] = [
@@ -373,6 +374,9 @@ pub async fn all(engine: &Engine, name: &str) {
     models::units(engine, name).await;
     models::gradients(engine).await;
     models::clipping(engine).await;
+    sampling::keeps(engine, name).await;
+    sampling::writes().await;
+    sampling::refuses();
     bad_units(engine).await;
     speed(engine, name).await;
 }

@@ -37,7 +37,7 @@ fn images() -> Model {
 }
 
 /// A transformer of two blocks, one with norms that open the branches, one without.
-fn text(width: u32, heads: u32) -> Model {
+pub fn text(width: u32, heads: u32) -> Model {
     let layers = vec![
         Layer::Embedding { vocabulary: 11, width },
         Layer::Residual { layers: 2 },
