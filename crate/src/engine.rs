@@ -4,10 +4,12 @@
 mod error;
 pub mod known;
 mod resident;
+mod sample;
 mod trainer;
 
 pub use error::EngineError;
 pub use resident::Resident;
+pub use sample::{Sampler, Sampling};
 pub use trainer::Trainer;
 
 pub use crate::init::init_parameters;

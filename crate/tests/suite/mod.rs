@@ -14,6 +14,7 @@ use manyhands_shaders::compare::relative_distance;
 use manyhands_shaders::matmul::{Epilogue, Shape, Transposed, Variant};
 
 mod models;
+mod sampling;
 mod state;
 
 /// Extents at 0, 1, block and tile edges, odd, long and thin, and past one chunk of k.
@@ -377,6 +378,9 @@ pub async fn all(engine: &Engine, name: &str) {
     state::cuts_change_no_bits(engine).await;
     state::shared_memory_changes_no_bits(engine).await;
     state::steps_can_be_seen(engine).await;
+    sampling::keeps(engine, name).await;
+    sampling::writes().await;
+    sampling::refuses();
     bad_units(engine).await;
     speed(engine, name).await;
 }

@@ -94,7 +94,7 @@ pub async fn steps_can_be_seen(engine: &Engine) {
         assert_eq!(got.len(), expected.len());
         for ((of, got), (other, expected)) in got.iter().zip(&expected) {
             assert_eq!(of, other);
-            let distance = relative_distance(&[got.clone()], &[expected.clone()]);
+            let distance = relative_distance(std::slice::from_ref(got), std::slice::from_ref(expected));
             assert!(distance.is_some_and(|distance| distance < 1e-4), "{of:?}: {distance:?}");
         }
         every_layer_is_seen(&work.model, &got);
