@@ -5,10 +5,12 @@ mod error;
 pub mod known;
 mod resident;
 mod trainer;
+mod tuning;
 
 pub use error::EngineError;
 pub use resident::Resident;
 pub use trainer::Trainer;
+pub use tuning::TunedAdapter;
 
 pub use crate::init::init_parameters;
 
