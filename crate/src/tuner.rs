@@ -44,6 +44,11 @@ pub fn variant_named(name: &str) -> Option<Variant> {
     Variant::ALL.into_iter().find(|variant| variant.kernel().name == name)
 }
 
+/// The names of all variants' kernels.
+pub fn variant_names() -> Vec<&'static str> {
+    Variant::ALL.iter().map(|variant| variant.kernel().name).collect()
+}
+
 /// What a list of kernels was found good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdapterClass {

@@ -16,7 +16,10 @@ use crate::engine::{Engine, EngineError};
 /// What is to be kept before the next step, so that it outlives a crash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kept {
-    Markers(String),
+    /// All markers, with one more set than before.
+    Marked(String),
+    /// All markers, with that one taken away.
+    Unmarked(String),
     Notes(String),
 }
 
@@ -85,7 +88,7 @@ impl Tuner {
                     continue;
                 }
                 self.mark(variant);
-                keep(Kept::Markers(self.markers())).await;
+                keep(Kept::Marked(self.markers())).await;
                 let attempt = sliced(control, budget, {
                     let (engine, bench, clock) = (engine.clone(), bench.clone(), control.clone());
                     beside(move || async move { bench.attempt(&engine, variant, &clock).await })
@@ -95,7 +98,7 @@ impl Tuner {
                     return outcome.map(drop);
                 }
                 self.unmark(variant);
-                keep(Kept::Markers(self.markers())).await;
+                keep(Kept::Unmarked(self.markers())).await;
                 match outcome {
                     Ok(share) => self.notes.add(&task.name(), variant, Measured::Share(share)),
                     Err(EngineError::SelfTest { .. } | EngineError::Validation(_)) => {

@@ -86,11 +86,13 @@ impl<H: Host> Visit<'_, H> {
         let start_ms = client.host.now_ms();
         let prepared = self.prepare(&leased.manifest.work).await?;
         let fetched_ms = client.host.now_ms();
+        self.tune(&leased.manifest.work, control).await?;
+        let tuned_ms = client.host.now_ms();
         self.tell_unit(leased, Phase::Computing, 0, None, "");
         let (engine, steered) = (self.engine(), control.clone());
         let computed = beside(move || async move { compute(&engine, prepared, &steered).await }).await?;
         let timings =
-            Timings { fetch_ms: elapsed_ms(start_ms, fetched_ms), compute_ms: elapsed_ms(fetched_ms, client.host.now_ms()) };
+            Timings { fetch_ms: elapsed_ms(start_ms, fetched_ms), compute_ms: elapsed_ms(tuned_ms, client.host.now_ms()) };
         let output = self.upload(leased, &computed.output).await?;
         let statement = ResultStatement {
             version: limits::PROTOCOL_VERSION,

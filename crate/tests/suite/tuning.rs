@@ -82,7 +82,7 @@ pub async fn measures_once_and_chooses(engine: Engine, name: &str) {
     let kept = kept.into_inner();
     assert_eq!(kept.len(), 3 * tries);
     for steps in kept.chunks(3) {
-        let [Kept::Markers(set), Kept::Markers(unset), Kept::Notes(_)] = steps else { panic!("{steps:?}") };
+        let [Kept::Marked(set), Kept::Unmarked(unset), Kept::Notes(_)] = steps else { panic!("{steps:?}") };
         assert!(!set.is_empty() && unset.is_empty(), "{steps:?}");
     }
     tuner.settle(&engine, &tasks).await.unwrap();
@@ -195,7 +195,7 @@ pub async fn ends_in_time(engine: Engine) {
     let got = fresh(&engine).measure(&engine, &tasks, &clock(), &Budget::of(LONG_MS), losing).await;
     assert!(matches!(got, Err(EngineError::DeviceLost(_))), "{got:?}");
     let kept = kept.into_inner();
-    let [Kept::Markers(marked)] = kept.as_slice() else { panic!("{kept:?}") };
+    let [Kept::Marked(marked)] = kept.as_slice() else { panic!("{kept:?}") };
     let survivor = Tuner::new(AdapterClass::Device, marked, "");
     let lost = variant_named(marked.trim_end()).expect("one marker");
     assert!(tasks.iter().any(|task| fresh(&engine).untried(task, Variant::Naive).contains(&lost)));

@@ -18,6 +18,7 @@ use manyhands_protocol::{BlobHash, JobId, KeyId, LeaseId, UnitId, cbor, limits};
 use sha2::{Digest, Sha256};
 
 use crate::control::Control;
+use crate::tuner::Tune;
 use crate::volunteer::host::*;
 use crate::volunteer::identity::Identity;
 use crate::volunteer::unit::PROGRESS_MS;
@@ -58,6 +59,7 @@ pub struct World {
     pub sessions_max: Cell<u64>,
     pub blobs: RefCell<HashMap<BlobHash, Vec<u8>>>,
     pub stored: RefCell<HashMap<String, StoredSession>>,
+    pub tuning: RefCell<HashMap<String, String>>,
     /// Heartbeats answer this; none: the time for one never comes.
     pub keep: Cell<Option<bool>>,
     pub events: RefCell<Vec<Event>>,
@@ -101,6 +103,7 @@ pub fn settings() -> Settings {
         site: String::new(),
         job: None,
         choice: Choice::Cpu,
+        tune: Tune::Auto,
         duty_percent: 100,
         data_bytes_max: 0,
         units_max: None,
@@ -139,6 +142,7 @@ impl ScriptHost {
             sessions_max: Cell::new(u64::MAX),
             blobs: RefCell::new(blobs),
             stored: RefCell::default(),
+            tuning: RefCell::default(),
             keep: Cell::new(None),
             events: RefCell::default(),
             switch: Switch::new(),
@@ -311,6 +315,7 @@ fn payload<T: for<'b> minicbor::Decode<'b, ()> + minicbor::Encode<()>>(kind: Kin
 
 impl Host for ScriptHost {
     type SessionLock = ();
+    type TuningLock = ();
 
     async fn request(&self, request: Request<'_>) -> Result<Response, HostError> {
         let call = format!("{} {}", request.method.name(), request.path);
@@ -420,5 +425,21 @@ impl Host for ScriptHost {
             Some(session) => stored.insert(name.to_owned(), session.clone()),
             None => stored.remove(name),
         };
+    }
+
+    fn environment(&self) -> String {
+        "script".to_owned()
+    }
+
+    async fn lock_tuning(&self) -> Option<()> {
+        Some(())
+    }
+
+    async fn load_tuning(&self, name: &str) -> Option<String> {
+        self.0.tuning.borrow().get(name).cloned()
+    }
+
+    async fn store_tuning(&self, name: &str, text: &str) {
+        self.0.tuning.borrow_mut().insert(name.to_owned(), text.to_owned());
     }
 }
