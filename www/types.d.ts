@@ -88,9 +88,19 @@ export interface ProblemView {
 }
 
 // page → worker
+export type Tune = "auto" | "off";
 export type Backend = "auto" | "gpu" | "cpu";
 export type ToWorker =
-  | { type: "start"; job: number | null; site: string; backend: Backend; duty_percent: number; data_bytes_max: number }
+  | {
+      type: "start";
+      job: number | null;
+      site: string;
+      backend: Backend;
+      /** Whether the fastest kernels are found by measuring. */
+      tune: Tune;
+      duty_percent: number;
+      data_bytes_max: number;
+    }
   | { type: "pause" }
   | { type: "resume" }
   | { type: "stop" }
@@ -100,6 +110,7 @@ export type ToWorker =
 export type WorkerState =
   | "starting"
   | "self_test"
+  | "tuning"
   | "waiting"
   | "working"
   | "paused"
@@ -169,6 +180,7 @@ export type VisitState =
   | "loading"
   | "starting"
   | "self_test"
+  | "tuning"
   | "waiting"
   | "working"
   | "paused"

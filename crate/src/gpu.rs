@@ -2,6 +2,7 @@
 //! groups, pipelines) and replayed; device loss, refusals and lack of memory are errors, never panics. It chooses no
 //! work and knows no model.
 
+mod choice;
 mod device;
 mod fault;
 mod pipelines;

@@ -8,8 +8,9 @@ use std::sync::Mutex;
 use futures::future::{Either, select};
 use manyhands_protocol::limits;
 use manyhands_protocol::statement::{Backend, DeviceClass};
-use manyhands_shaders::matmul::Variant;
+use manyhands_shaders::matmul::{Shape, Transposed, Variant};
 
+use super::choice::Choices;
 use super::fault::{Fault, engine_error};
 use super::pipelines::{Pipeline, PipelineKey};
 use crate::engine::EngineError;
@@ -42,6 +43,7 @@ pub struct GpuEngine {
     pub(super) fault: Fault,
     /// Kernels that passed their self-test here.
     tested: Mutex<Vec<&'static str>>,
+    pub(super) choices: Mutex<Choices>,
     info: wgpu::AdapterInfo,
     options: GpuOptions,
 }
@@ -93,6 +95,7 @@ impl GpuEngine {
             pipelines: Mutex::default(),
             fault,
             tested: Mutex::default(),
+            choices: Mutex::default(),
             info,
             options,
         })
@@ -125,13 +128,23 @@ impl GpuEngine {
         self.device.destroy();
     }
 
-    /// The variant of the product that a call runs on. A browser's software adapter (SwiftShader) runs the scalar kernel
-    /// as fast as the vec4 one and compiles it in half the time; lavapipe runs it at half the speed.
+    /// The adapter by itself, and what drives it where the browser does not.
+    pub fn adapter(&self) -> (String, String) {
+        let told = [self.info.driver.as_str(), &self.info.driver_info].join(" ");
+        (format!("{} {:x}:{:x}", self.info.name, self.info.vendor, self.info.device), told.trim().to_owned())
+    }
+
+    /// The variant of the product that a call runs on.
     pub(super) fn variant(&self, op: &Matmul) -> Variant {
-        match op.variant {
-            Some(fixed) => fixed,
-            None if self.is_software() && self.info.backend == wgpu::Backend::BrowserWebGpu => Variant::Blocked,
-            None => Variant::default_for(op.shape, op.transposed),
+        op.variant.or_else(|| self.chosen(op.shape, op.transposed)).unwrap_or_else(|| self.usual(op.shape, op.transposed))
+    }
+
+    /// The variant that runs where nothing was measured. A browser's software adapter (SwiftShader) runs the scalar kernel
+    /// as fast as the vec4 one and compiles it in half the time; lavapipe runs it at half the speed.
+    pub(crate) fn usual(&self, shape: Shape, transposed: Transposed) -> Variant {
+        match self.is_software() && self.info.backend == wgpu::Backend::BrowserWebGpu {
+            true => Variant::Blocked,
+            false => Variant::default_for(shape, transposed),
         }
     }
 
@@ -154,6 +167,11 @@ impl GpuEngine {
             let mut first = None;
             for error in caught {
                 first = first.or(error.await);
+            }
+            // A lost device refuses calls before its loss is told of: natively that takes a turn of the device.
+            #[cfg(not(target_arch = "wasm32"))]
+            if first.is_some() {
+                let _ = self.device.poll(wgpu::PollType::Poll);
             }
             self.fault.check()?;
             first.map_or(Ok(made), |error| Err(engine_error(error)))

@@ -3,6 +3,8 @@
 
 mod image;
 pub mod sequence;
+#[cfg(feature = "gpu")]
+pub mod tuning;
 
 use manyhands::control::Control;
 use manyhands::engine::{Engine, EngineError, MatmulShape, Trained, init_parameters, known};
