@@ -29,6 +29,15 @@ impl Engine {
         }
     }
 
+    /// Whether the device has what a variant's kernel needs.
+    pub fn runs_variant(&self, variant: Variant) -> bool {
+        match self {
+            Engine::Cpu(_) => !variant.kernel().needs_subgroups(),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(gpu) => gpu.runs(variant.kernel()),
+        }
+    }
+
     /// Runs every product that this variant takes on it.
     pub fn fix_variant(&self, variant: Variant) {
         let _ = variant;

@@ -65,7 +65,8 @@ impl Tuner {
     ) -> Result<(), EngineError> {
         for task in tasks {
             let usual = engine.usual_variant(task);
-            let untried = self.untried(task, usual);
+            let untried =
+                self.untried(task, usual).into_iter().filter(|&variant| engine.runs_variant(variant)).collect::<Vec<_>>();
             if untried.is_empty() || !budget.has_room() {
                 continue;
             }
