@@ -14,6 +14,7 @@ use manyhands_shaders::compare::relative_distance;
 use manyhands_shaders::matmul::{Epilogue, Shape, Transposed, Variant};
 
 mod models;
+pub mod vectors;
 
 /// Extents at 0, 1, block and tile edges, odd, long and thin, and past one chunk of k.
 const PRODUCTS: [[u32; 3]; 17] = [
@@ -373,6 +374,7 @@ pub async fn all(engine: &Engine, name: &str) {
     models::units(engine, name).await;
     models::gradients(engine).await;
     models::clipping(engine).await;
+    vectors::agree(engine, name).await;
     bad_units(engine).await;
     speed(engine, name).await;
 }
