@@ -6,12 +6,15 @@ Complex Variables to Estimate Derivatives of Real Functions, SIAM Review 40, 199
 h = 1e-30 it is exact to the rounding of f64. ReLU and max pooling decide by real parts, and `Margin` sees to it that no
 decision is close enough for f32 to fall the other way.
 
+Dropout's masks come from Philox4x32-10 written again here, keyed by the hashes of a unit as section 7 says.
+
 models.safetensors holds, for each model: its parameters (f32) and one batch, the mean loss, the gradient of every
 parameter (f64), and the parameters after three steps of AdamW on that batch, without and with clipping.
 `--check` compares with the committed file: values to 1e-11, since libraries of linear algebra sum in different orders.
 crate/tests/suite/vectors.rs compares the engine's backends with it.
 """
 
+import functools
 import json
 import pathlib
 import struct
@@ -36,6 +39,10 @@ def convolution(channels, kernel, stride, padding):
     return {"type": "convolution", "channels": channels, "kernel": kernel, "stride": stride, "padding": padding}
 
 
+def dropout(rate):
+    return {"type": "dropout", "rate": float(np.float32(rate))}
+
+
 RELU, GELU, NORM = {"type": "relu"}, {"type": "gelu"}, {"type": "layer_norm"}
 BLOCK = [
     {"type": "residual", "layers": 2}, NORM, {"type": "attention", "heads": 2},
@@ -50,7 +57,34 @@ MODELS = {
     ]),
     "gpt": ([6], 3, [{"type": "embedding", "vocabulary": 13, "width": 8}, *BLOCK, *BLOCK, NORM,
                      {"type": "projection", "outputs": 13}]),
+    "dropout": ([6], 3, [
+        {"type": "embedding", "vocabulary": 5, "width": 8}, dropout(0.1),
+        {"type": "residual", "layers": 3}, NORM, {"type": "attention", "heads": 2}, dropout(0.5),
+        NORM, dense(7), RELU, dropout(0.3), dense(5),
+    ]),
 }
+# Of the unit, for dropout; its first row is that of the batch after the next.
+CHECKPOINT, SHARD = bytes(range(32)), bytes(range(100, 132))
+
+
+def philox(counter, key):
+    """Philox4x32-10 (Salmon et al., SC 2011)."""
+    (a, b, c, d), (k0, k1), low = counter, key, 0xFFFFFFFF
+    for _ in range(10):
+        p, q = 0xD2511F53 * a, 0xCD9E8D57 * c
+        a, b, c, d = (q >> 32) ^ b ^ k0, q & low, (p >> 32) ^ d ^ k1, p & low
+        k0, k1 = (k0 + 0x9E3779B9) & low, (k1 + 0xBB67AE85) & low
+    return a, b, c, d
+
+
+@functools.cache
+def mask_of(rate, layer, step, shape):
+    """What dropout multiplies an activation by."""
+    count, first_row = int(np.prod(shape)), 2 * shape[0]
+    key = struct.unpack("<2I", bytes(a ^ b for a, b in zip(CHECKPOINT[:8], SHARD[:8])))
+    words = [word for i in range(-(-count // 4)) for word in philox((i, layer, step, first_row), key)]
+    keep = np.array(words[:count]).reshape(shape) >= int(rate * 2**32)
+    return np.where(keep, float(np.float32(1 / (1 - rate))), 0.0)
 
 
 class Margin:
@@ -139,8 +173,8 @@ def apply(kind, layer, p, x, margin):
     return attention(x, p, layer["heads"])
 
 
-def loss_of(layers, parameters, x, y, margin):
-    """Mean of -log softmax(logits)[label]."""
+def loss_of(layers, parameters, x, y, margin, step=0):
+    """Mean of -log softmax(logits)[label], in inner step `step`."""
     branch = None
     for index, layer in enumerate(layers):
         if layer["type"] == "residual":
@@ -148,7 +182,10 @@ def loss_of(layers, parameters, x, y, margin):
             continue
         prefix = f"layers.{index}."
         own = {name[len(prefix):]: value for name, value in parameters.items() if name.startswith(prefix)}
-        x = apply(layer["type"], layer, own, x, margin)
+        if layer["type"] == "dropout":
+            x = x * mask_of(layer["rate"], index, step, x.shape)
+        else:
+            x = apply(layer["type"], layer, own, x, margin)
         if branch and branch[0] == index:
             x = branch[1] + x
             branch = None
@@ -157,14 +194,14 @@ def loss_of(layers, parameters, x, y, margin):
     return (np.log(np.exp(shifted).sum(axis=-1)) - shifted[np.arange(len(labels)), labels]).mean()
 
 
-def gradient_of(layers, parameters, x, y):
+def gradient_of(layers, parameters, x, y, step=0):
     wide = {name: value.astype(np.complex128) for name, value in parameters.items()}
     gradients = {}
     for name, value in wide.items():
         gradient = np.empty(value.shape)
         for at in np.ndindex(value.shape):
             value[at] += 1j * STEP
-            gradient[at] = loss_of(layers, wide, x, y, Margin()).imag / STEP
+            gradient[at] = loss_of(layers, wide, x, y, Margin(), step).imag / STEP
             value[at] = value[at].real
         gradients[name] = gradient
     return gradients
@@ -175,7 +212,7 @@ def adamw(layers, parameters, x, y, clip_norm):
     p = {name: value.astype(np.float64) for name, value in parameters.items()}
     m, v = ({name: np.zeros(value.shape) for name, value in p.items()} for _ in range(2))
     for t in range(1, STEPS + 1):
-        gradients = gradient_of(layers, p, x, y)
+        gradients = gradient_of(layers, p, x, y, t - 1)
         norm = np.sqrt(sum((g**2).sum() for g in gradients.values()))
         scale = clip_norm / norm if 0 < clip_norm < norm else 1.0
         assert clip_norm == 0 or scale < 1, "the vector with clipping must clip"

@@ -8,7 +8,7 @@ mod update;
 use manyhands_protocol::model::Model;
 use manyhands_protocol::work::TrainWork;
 use manyhands_shaders::matmul::{Epilogue, Rows, Shape, Transposed};
-use manyhands_shaders::{attention, convolution, embedding, layer_norm, pool};
+use manyhands_shaders::{attention, convolution, dropout, embedding, layer_norm, pool};
 
 use super::{Buffer, Matmul, Op, Program, Saved, check_built};
 use crate::engine::EngineError;
@@ -99,6 +99,12 @@ enum Node {
         output: Buffer,
         logsumexp: Buffer,
     },
+    /// `step` holds the inner step, which the mask is of.
+    Dropout {
+        step: Buffer,
+        mask: dropout::Mask,
+        values: u32,
+    },
     /// A residual's branch begins.
     Branch {
         values: u32,
@@ -111,12 +117,28 @@ impl Node {
     fn trains(&self) -> bool {
         matches!(self, Node::Dense { .. } | Node::Convolution { .. } | Node::Embedding { .. } | Node::LayerNorm { .. })
     }
+
+    /// The counter of inner steps that it reads.
+    fn step(&self) -> Option<Buffer> {
+        match self {
+            Node::Dropout { step, .. } => Some(*step),
+            _ => None,
+        }
+    }
+}
+
+/// What a unit fixes of the masks of its dropouts.
+#[derive(Clone, Copy)]
+struct Drawn {
+    key: [u32; 2],
+    first_row: u32,
 }
 
 impl ForwardPlan {
+    /// Without dropout, as a model is used.
     pub fn compile(model: &Model, batch: u32) -> Result<Self, EngineError> {
         check_built(model, None)?;
-        forward::compile(model, batch)
+        forward::compile(model, batch, None)
     }
 }
 
@@ -124,7 +146,8 @@ impl TrainPlan {
     /// The step of `work`, whose extents the caller has validated.
     pub fn compile(work: &TrainWork) -> Result<Self, EngineError> {
         check_built(&work.model, Some(&work.optimizer))?;
-        let forward = ForwardPlan::compile(&work.model, work.batch)?;
+        let drawn = Drawn { key: work.dropout_key(), first_row: work.first_row };
+        let forward = forward::compile(&work.model, work.batch, Some(drawn))?;
         let (rows, classes) = (work.batch * forward.labels, forward.classes);
         let mut program = forward.program.clone();
         let [labels, losses] = [0; 2].map(|_| program.buffer(rows.into()));
@@ -134,6 +157,9 @@ impl TrainPlan {
         program.ops.push(Op::ColumnSum { x: losses, sums: loss, rows, columns: 1 });
         let gradients = backward::compile(&mut program, &forward.nodes, gradient);
         let initial = update::compile(&mut program, &gradients, &work.optimizer);
+        if let Some(step) = forward.nodes.iter().find_map(Node::step) {
+            program.ops.push(Op::DropoutAdvance { step });
+        }
         Ok(Self { forward, program, labels, loss, initial })
     }
 }

@@ -1,6 +1,7 @@
 //! What every backend must pass, natively and in a browser: tables of shapes per kernel, and a whole training unit
 //! against the reference. The programs around this module choose the backend; it asserts and prints.
 
+pub mod dropout;
 mod image;
 pub mod sequence;
 
@@ -71,6 +72,7 @@ pub async fn kernels(engine: &Engine) {
     others.push(known::cross_entropy(5, 3, 0.0));
     others.extend(sequence::cases());
     others.extend(image::cases());
+    others.extend(dropout::cases());
     let mut worst = 0.0f64;
     for case in &others {
         worst = worst.max(engine.answer(case).await.unwrap());
@@ -366,6 +368,9 @@ pub async fn all(engine: &Engine, name: &str) {
     slices_change_no_bits(engine).await;
     image::changes_are_seen_and_parts_change_no_bits(engine).await;
     sequence::slices_change_no_bits(engine).await;
+    dropout::masks_are_the_same_bits(engine).await;
+    dropout::the_unit_names_its_masks(engine).await;
+    dropout::logits_drop_nothing(engine).await;
     matmul_unit(engine).await;
     initial_weights();
     unit(engine, name).await;

@@ -58,7 +58,7 @@ fn text(width: u32, heads: u32) -> Model {
 }
 
 /// Random examples that a model takes.
-fn examples(model: &Model, rows: usize) -> Shard {
+pub fn examples(model: &Model, rows: usize) -> Shard {
     let values = model.input_values().unwrap() as usize;
     let noise = known::values(50, rows * values);
     let x = match model.vocabulary() {

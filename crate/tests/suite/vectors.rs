@@ -5,6 +5,7 @@
 use manyhands::control::Control;
 use manyhands::engine::Engine;
 use manyhands::tensors::Shard;
+use manyhands_protocol::ids::BlobHash;
 use manyhands_protocol::model::{InputType, Layer, Model};
 use manyhands_protocol::work::{InnerOptimizer, TrainWork};
 use safetensors::tensor::{Dtype, SafeTensors};
@@ -32,7 +33,7 @@ fn adamw(clip_norm: f32) -> InnerOptimizer {
 }
 
 /// The script's models and the rows of their batches.
-fn models() -> [(&'static str, Model, usize); 3] {
+fn models() -> [(&'static str, Model, usize); 4] {
     let convolution = |channels, kernel, stride, padding| Layer::Convolution { channels, kernel, stride, padding };
     let mlp = vec![dense(9), Layer::Relu, dense(6), Layer::Relu, dense(4)];
     let cnn = vec![
@@ -50,10 +51,24 @@ fn models() -> [(&'static str, Model, usize); 3] {
         gpt.extend([Layer::Residual { layers: 4 }, Layer::LayerNorm, dense(16), Layer::Gelu, dense(8)]);
     }
     gpt.extend([Layer::LayerNorm, Layer::Projection { outputs: 13 }]);
+    let dropped = vec![
+        Layer::Embedding { vocabulary: 5, width: 8 },
+        Layer::Dropout { rate: 0.1 },
+        Layer::Residual { layers: 3 },
+        Layer::LayerNorm,
+        Layer::Attention { heads: 2 },
+        Layer::Dropout { rate: 0.5 },
+        Layer::LayerNorm,
+        dense(7),
+        Layer::Relu,
+        Layer::Dropout { rate: 0.3 },
+        dense(5),
+    ];
     [
         ("mlp", model(&[7], InputType::F32, mlp), 6),
         ("cnn", model(&[9, 8, 2], InputType::F32, cnn), 4),
         ("gpt", model(&[6], InputType::U8, gpt), 3),
+        ("dropout", model(&[6], InputType::U8, dropped), 3),
     ]
 }
 
@@ -116,7 +131,7 @@ impl Vectors {
 
     /// The update after some steps, divided by `scale`, and the loss before the first.
     async fn update(&self, engine: &Engine, work: TrainWork, scale: f32) -> (Vec<Vec<f64>>, f64) {
-        let trained = engine.train(&work, &self.parameters, &self.shard, &Control::new()).await.unwrap();
+        let trained = engine.train(&unit(work), &self.parameters, &self.shard, &Control::new()).await.unwrap();
         let wide = |delta: &Vec<f32>| delta.iter().map(|&d| f64::from(d) / f64::from(scale)).collect();
         (trained.delta.iter().map(wide).collect(), trained.losses[0].into())
     }
@@ -132,6 +147,12 @@ impl Vectors {
         };
         self.gradient.iter().zip(&self.parameters).map(bound).collect()
     }
+}
+
+/// The script's unit, which dropout's masks depend on.
+fn unit(work: TrainWork) -> TrainWork {
+    let hash = |first: usize| BlobHash(std::array::from_fn(|i| (first + i) as u8));
+    TrainWork { checkpoint: hash(0), shard: hash(100), first_row: 2 * work.batch, ..work }
 }
 
 fn norm(values: &[f64]) -> f64 {
@@ -161,7 +182,7 @@ fn compare(names: &[String], got: &[Vec<f64>], expected: &[Vec<f64>], bounds: &[
     Ok(worst)
 }
 
-/// Losses, gradients and updates of the three models.
+/// Losses, gradients and updates of the models.
 pub async fn agree(engine: &Engine, name: &str) {
     let file = SafeTensors::deserialize(VECTORS).unwrap();
     for (kind, model, rows) in models() {
