@@ -1,6 +1,7 @@
 //! What every backend must pass, natively and in a browser: tables of shapes per kernel, and a whole training unit
 //! against the reference. The programs around this module choose the backend; it asserts and prints.
 
+mod curves;
 pub mod dropout;
 mod image;
 pub mod sequence;
@@ -380,6 +381,7 @@ pub async fn all(engine: &Engine, name: &str) {
     models::gradients(engine).await;
     models::clipping(engine).await;
     vectors::agree(engine, name).await;
+    curves::agree(engine, name).await;
     bad_units(engine).await;
     speed(engine, name).await;
 }

@@ -19,7 +19,7 @@ const VECTORS: &[u8] = include_bytes!("../../../tests/vectors/models.safetensors
 /// transformer's from an embedding to the loss and back, passes about 1,100 f32 operations (each layer's sums count their
 /// terms, and backward is twice forward), each off by u = 2⁻²³ at most. Their errors do not know of each other and add up
 /// like √1100 · u = 4e-6; this is two and a half times that. What is measured is printed.
-const TOLERANCE: f64 = 1e-5;
+pub const TOLERANCE: f64 = 1e-5;
 /// Learning rate of the step that shows the gradient: a power of two, so large that the parameter itself, which the
 /// update is rounded with, is nothing beside it.
 const SHOWING: f32 = (1 << 20) as f32;
