@@ -87,7 +87,7 @@ fn the_self_test_catches_each_wrong_kernel() {
         let options = GpuOptions { replaced_kernel: Some((kernel.name, kernel.wgsl.replace(truth, lie))), ..Default::default() };
         pollster::block_on(Engine::gpu_with(options)).unwrap()
     };
-    for (name, truth, lie) in lies.into_iter().chain(suite::sequence::LIES) {
+    for (name, truth, lie) in lies.into_iter().chain(suite::sequence::LIES).chain(suite::dropout::LIES) {
         let shown = if name.starts_with("matmul") { "matmul " } else { name };
         match pollster::block_on(lying(name, truth, lie).self_test()) {
             Err(EngineError::SelfTest { kernel, .. }) => assert!(kernel.starts_with(shown), "{name}: {kernel}"),

@@ -5,7 +5,8 @@ use manyhands_shaders::gradient_norm::{clip, squares};
 use manyhands_shaders::matmul::{self, Epilogue, Rows, Shape, Transposed, Variant};
 use manyhands_shaders::sgd_momentum::Rates;
 use manyhands_shaders::{
-    Kernel, adamw, adamw_advance, add, clear, column_sum, relu_backward, relu_forward, sgd_momentum, softmax_cross_entropy,
+    Kernel, adamw, adamw_advance, add, clear, column_sum, dropout, dropout_advance, relu_backward, relu_forward, sgd_momentum,
+    softmax_cross_entropy,
 };
 
 use super::{Buffer, EVERY_LAYER, ImageOp, NOT_BUILT, SequenceOp};
@@ -100,6 +101,19 @@ pub enum Op {
         values: u32,
         most: f32,
     },
+    /// y is x with the values that the mask of this inner step drops at zero and the others scaled. `step [4]` holds the
+    /// step's u32 bits in its first value.
+    Dropout {
+        step: Buffer,
+        x: Buffer,
+        y: Buffer,
+        values: u32,
+        mask: dropout::Mask,
+    },
+    /// Counts an inner step; once after each.
+    DropoutAdvance {
+        step: Buffer,
+    },
     Sequence(SequenceOp),
     Image(ImageOp),
 }
@@ -120,6 +134,8 @@ impl Op {
             Op::AdamWAdvance { .. } => 2,
             Op::AdamW { values, .. } => 24 * u64::from(values),
             Op::SquareSums { values, .. } | Op::Clip { values, .. } => 4 * u64::from(values),
+            Op::Dropout { values, .. } => 40 * u64::from(values),
+            Op::DropoutAdvance { .. } => 1,
             Op::Sequence(ref op) => op.flop(),
             Op::Image(op) => op.flop(),
         }
@@ -197,6 +213,13 @@ impl Op {
             }
             Op::Clip { squares, gradient, values, most } => {
                 Call::new(&clip::KERNEL, &clip::Params::new(values, most), vec![squares, gradient], clip::dispatch(values))
+            }
+            Op::Dropout { step, x, y, values, mask } => {
+                Call::new(&dropout::KERNEL, &dropout::Params::new(values, mask), vec![step, x, y], dropout::dispatch(values))
+            }
+            Op::DropoutAdvance { step } => {
+                let params = dropout_advance::Params { steps: 1 };
+                Call::new(&dropout_advance::KERNEL, &params, vec![step], dropout_advance::dispatch())
             }
             Op::Sequence(ref op) => op.call(),
             Op::Image(op) => op.call(),

@@ -21,6 +21,8 @@ pub mod convolution;
 pub mod convolution_forward;
 pub mod convolution_input_gradient;
 pub mod convolution_weight_gradient;
+pub mod dropout;
+pub mod dropout_advance;
 pub mod embedding;
 pub mod gelu;
 pub mod gradient_norm;
@@ -77,7 +79,7 @@ pub enum Binding {
 }
 
 /// Every kernel of this crate.
-pub const KERNELS: [&Kernel; 34] = [
+pub const KERNELS: [&Kernel; 36] = [
     &matmul::naive::KERNEL,
     &matmul::blocked::KERNEL,
     &matmul::blocked_vec4::KERNEL,
@@ -91,6 +93,8 @@ pub const KERNELS: [&Kernel; 34] = [
     &softmax_cross_entropy::KERNEL,
     &adamw::KERNEL,
     &adamw_advance::KERNEL,
+    &dropout::KERNEL,
+    &dropout_advance::KERNEL,
     &attention::forward::KERNEL,
     &attention::delta::KERNEL,
     &attention::query_gradient::KERNEL,

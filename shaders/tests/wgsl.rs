@@ -76,7 +76,7 @@ fn params_have_one_layout_on_both_sides() {
 #[test]
 fn overrides_default_to_the_constants_of_the_rust_side() {
     use manyhands_shaders::{
-        adamw, add, attention, clear, column_sum, embedding, gelu, gradient_norm, layer_norm, matmul, relu_backward,
+        adamw, add, attention, clear, column_sum, dropout, embedding, gelu, gradient_norm, layer_norm, matmul, relu_backward,
         relu_forward, sgd_momentum, softmax_cross_entropy,
     };
     let blocked = [
@@ -107,6 +107,7 @@ fn overrides_default_to_the_constants_of_the_rust_side() {
     check(&sgd_momentum::KERNEL, &[("WORKGROUP", sgd_momentum::WORKGROUP)]);
     check(&softmax_cross_entropy::KERNEL, &[("WORKGROUP", softmax_cross_entropy::WORKGROUP)]);
     check(&adamw::KERNEL, &[("WORKGROUP", adamw::WORKGROUP)]);
+    check(&dropout::KERNEL, &[("WORKGROUP", dropout::WORKGROUP)]);
     use attention::{delta, forward, key_gradient, query_gradient};
     for kernel in [&forward::KERNEL, &delta::KERNEL, &query_gradient::KERNEL, &key_gradient::KERNEL] {
         check(kernel, &[("WORKGROUP", attention::WORKGROUP)]);

@@ -118,6 +118,8 @@ fn layer(fields: &Fields) -> Option<Layer> {
         "embedding" => Layer::Embedding { vocabulary: count("vocabulary")?, width: count("width")? },
         "layer_norm" => Layer::LayerNorm,
         "attention" => Layer::Attention { heads: count("heads")? },
+        // Trying a model out drops nothing, but its layers are numbered.
+        "dropout" => Layer::Dropout { rate: fields.number("rate")? as f32 },
         "residual" => Layer::Residual { layers: count("layers")? },
         _ => return None,
     })

@@ -23,7 +23,7 @@ export function parametersOf(model) {
     if (layer.type === "dense" && layer.outputs) {
       sum += width * layer.outputs + layer.outputs;
       width = layer.outputs;
-    } else if (layer.type !== "relu") {
+    } else if (layer.type !== "relu" && layer.type !== "dropout") {
       return 0;
     }
   }

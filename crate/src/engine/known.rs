@@ -3,11 +3,13 @@
 
 mod adamw;
 mod clip;
+mod dropout;
 pub mod image;
 mod sequence;
 
 pub use adamw::{adamw_advance, adamw_step};
 pub use clip::{clipped, square_sums};
+pub use dropout::{dropout_advance, dropped};
 pub use sequence::*;
 
 use manyhands_programs::EVERY_LAYER;
@@ -222,6 +224,7 @@ pub fn self_test_cases() -> Vec<Case> {
     ]);
     if EVERY_LAYER {
         cases.extend([adamw_advance(), adamw_step(301, 1), square_sums(2500), clipped(301, 1.0)]);
+        cases.extend([dropped(301, 0.3), dropout_advance()]);
         cases.extend(sequence::self_test_cases());
         cases.extend(image::self_test_cases());
     }

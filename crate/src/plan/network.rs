@@ -8,7 +8,7 @@ mod update;
 use manyhands_protocol::model::Model;
 use manyhands_protocol::work::TrainWork;
 use manyhands_shaders::matmul::{Epilogue, Rows, Shape, Transposed};
-use manyhands_shaders::{attention, convolution, embedding, layer_norm, pool};
+use manyhands_shaders::{attention, convolution, dropout, embedding, layer_norm, pool};
 
 use super::{Buffer, CALL_FLOP_MAX, Matmul, Op, Program, Saved, check_built};
 use crate::engine::EngineError;
@@ -67,6 +67,8 @@ pub enum StateKind {
     SecondMoment,
     /// AdamW's running powers of its two rates, `[4]`.
     Powers,
+    /// How many steps were taken, which dropout's masks depend on.
+    DropoutStep,
 }
 
 /// A tensor of a step on its way, complete once `after` calls of the program have run; later calls may write over it.
@@ -168,6 +170,12 @@ enum Node {
         output: Buffer,
         logsumexp: Buffer,
     },
+    /// `step` holds the inner step, which the mask is of.
+    Dropout {
+        step: Buffer,
+        mask: dropout::Mask,
+        values: u32,
+    },
     /// A residual's branch begins.
     Branch {
         values: u32,
@@ -180,12 +188,28 @@ impl Node {
     fn trains(&self) -> bool {
         matches!(self, Node::Dense { .. } | Node::Convolution { .. } | Node::Embedding { .. } | Node::LayerNorm { .. })
     }
+
+    /// The counter of inner steps that it reads.
+    fn step(&self) -> Option<Buffer> {
+        match self {
+            Node::Dropout { step, .. } => Some(*step),
+            _ => None,
+        }
+    }
+}
+
+/// What a unit fixes of the masks of its dropouts.
+#[derive(Clone, Copy)]
+struct Drawn {
+    key: [u32; 2],
+    first_row: u32,
 }
 
 impl ForwardPlan {
+    /// Without dropout, as a model is used.
     pub fn compile(model: &Model, batch: u32) -> Result<Self, EngineError> {
         check_built(model, None)?;
-        forward::compile(model, batch, CALL_FLOP_MAX)
+        forward::compile(model, batch, CALL_FLOP_MAX, None)
     }
 }
 
@@ -198,7 +222,8 @@ impl TrainPlan {
     /// The same in calls of at most so much work, where they can be cut; that changes no bits.
     pub fn compile_cut(work: &TrainWork, call_flop_max: u64) -> Result<Self, EngineError> {
         check_built(&work.model, Some(&work.optimizer))?;
-        let forward = forward::compile(&work.model, work.batch, call_flop_max)?;
+        let drawn = Drawn { key: work.dropout_key(), first_row: work.first_row };
+        let forward = forward::compile(&work.model, work.batch, call_flop_max, Some(drawn))?;
         let (rows, classes) = (work.batch * forward.labels, forward.classes);
         let mut program = forward.program.clone();
         // Only the loss is made of them.
@@ -210,10 +235,15 @@ impl TrainPlan {
         program.ops.push(Op::ColumnSum { x: losses, sums: loss, rows, columns: 1 });
         let (gradients, traces) = backward::compile(&mut program, &forward.nodes, gradient);
         let update::Kept { state, initial } = update::compile(&mut program, &gradients, &work.optimizer);
+        let step = forward.nodes.iter().find_map(|placed| placed.node.step());
+        if let Some(step) = step {
+            program.ops.push(Op::DropoutAdvance { step });
+        }
+        let step = step.map(|step| (State { parameter: None, kind: StateKind::DropoutStep }, step));
         let parameters = forward.parameters.iter();
         let parameters =
             parameters.map(|&buffer| (State { parameter: Some(buffer.0 as u32), kind: StateKind::Parameter }, buffer));
-        let mut state: Vec<_> = parameters.chain(state).collect();
+        let mut state: Vec<_> = parameters.chain(state).chain(step).collect();
         state.sort_by_key(|(of, _)| (of.parameter.unwrap_or(u32::MAX), of.kind));
         let traces = forward.traces.iter().copied().chain(traces).collect();
         Ok(Self { forward, program, labels, loss, initial, state, traces })

@@ -1,6 +1,8 @@
 //! What every backend must pass, natively and in a browser: tables of shapes per kernel, and a whole training unit
 //! against the reference. The programs around this module choose the backend; it asserts and prints.
 
+mod curves;
+pub mod dropout;
 mod image;
 pub mod sequence;
 #[cfg(feature = "gpu")]
@@ -18,6 +20,7 @@ use manyhands_shaders::matmul::{Epilogue, Shape, Transposed, Variant};
 mod models;
 mod sampling;
 mod state;
+pub mod vectors;
 
 /// Extents at 0, 1, block and tile edges, odd, long and thin, and past one chunk of k.
 const PRODUCTS: [[u32; 3]; 17] = [
@@ -74,6 +77,7 @@ pub async fn kernels(engine: &Engine) {
     others.push(known::cross_entropy(5, 3, 0.0));
     others.extend(sequence::cases());
     others.extend(image::cases());
+    others.extend(dropout::cases());
     let mut worst = 0.0f64;
     for case in &others {
         worst = worst.max(engine.answer(case).await.unwrap());
@@ -369,6 +373,9 @@ pub async fn all(engine: &Engine, name: &str) {
     slices_change_no_bits(engine).await;
     image::changes_are_seen_and_parts_change_no_bits(engine).await;
     sequence::slices_change_no_bits(engine).await;
+    dropout::masks_are_the_same_bits(engine).await;
+    dropout::the_unit_names_its_masks(engine).await;
+    dropout::logits_drop_nothing(engine).await;
     matmul_unit(engine).await;
     initial_weights();
     unit(engine, name).await;
@@ -383,6 +390,8 @@ pub async fn all(engine: &Engine, name: &str) {
     sampling::keeps(engine, name).await;
     sampling::writes().await;
     sampling::refuses();
+    vectors::agree(engine, name).await;
+    curves::agree(engine, name).await;
     bad_units(engine).await;
     speed(engine, name).await;
 }

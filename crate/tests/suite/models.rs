@@ -10,11 +10,11 @@ use manyhands_shaders::compare::relative_distance;
 
 use super::{println, work};
 
-fn dense(outputs: u32) -> Layer {
+pub fn dense(outputs: u32) -> Layer {
     Layer::Dense { outputs }
 }
 
-fn model(shape: &[u32], dtype: InputType, layers: Vec<Layer>) -> Model {
+pub fn model(shape: &[u32], dtype: InputType, layers: Vec<Layer>) -> Model {
     let input = Input { shape: shape.to_vec(), dtype, scale: 1.0, offset: 0.0 };
     Model { input, layers, loss: Loss::SoftmaxCrossEntropy }
 }

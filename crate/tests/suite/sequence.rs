@@ -83,6 +83,8 @@ fn changeable() -> Vec<(Case, usize)> {
         (known::layer_norm_forward(3, 8), 0),
         (known::layer_norm_backward(3, 8, true), 0),
         (known::layer_norm_parameters(3, 8), 0),
+        (known::dropped(9, 0.0), 1),
+        (known::dropout_advance(), 0),
         (known::gelu_forward(9), 0),
         (known::gelu_backward(9), 1),
         (known::attention_delta(shape), 0),

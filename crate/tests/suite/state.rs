@@ -13,9 +13,17 @@ use super::models::{SGD, adamw, examples, images, text};
 use super::{model, work};
 
 /// Units of every kind of layer and both optimisers, large enough to be cut.
-fn units() -> [TrainWork; 4] {
+fn units() -> [TrainWork; 5] {
     let unit = |model: Model, batch, optimizer| TrainWork { optimizer, ..work(model, batch, 3) };
-    [unit(model(&[96]), 130, SGD), unit(model(&[96]), 66, adamw(0.1)), unit(images(), 5, adamw(0.0)), unit(text(16, 2), 9, SGD)]
+    let mut dropped = model(&[96]);
+    dropped.layers.insert(2, Layer::Dropout { rate: 0.3 });
+    [
+        unit(model(&[96]), 130, SGD),
+        unit(dropped, 130, SGD),
+        unit(model(&[96]), 66, adamw(0.1)),
+        unit(images(), 5, adamw(0.0)),
+        unit(text(16, 2), 9, SGD),
+    ]
 }
 
 /// SHA-256 over a run's state, bit for bit.

@@ -77,6 +77,8 @@ pub fn run(op: &Op, buffers: &mut [Vec<f32>], scratch: &mut Scratch) {
         }
         Op::SquareSums { gradient, parts, first_part, .. } => super::clip::square_sums(gradient, parts, first_part, buffers),
         Op::Clip { squares, gradient, most, .. } => super::clip::clip(squares, gradient, most, buffers),
+        Op::Dropout { step, x, y, mask, .. } => super::dropout::run(mask, step, [x, y], buffers),
+        Op::DropoutAdvance { step } => super::dropout::advance(step, buffers),
         Op::Sequence(op) => super::sequence::run(&op, buffers, scratch),
         Op::Image(op) => super::image::run(&op, buffers, &mut scratch.images),
     }

@@ -97,6 +97,12 @@ impl Walk<'_> {
                 self.program.images(ImageOp::AveragePoolBackward { gradient, input_gradient, shape, images });
                 self.at = input_gradient;
             }
+            Node::Dropout { step, mask, values } => {
+                // Not in place: where a branch ends with it, the skip's gradient is the same buffer.
+                let y = self.like(gradient);
+                self.program.ops.push(Op::Dropout { step, x: gradient, y, values, mask });
+                self.at = y;
+            }
             Node::Gelu { input, values } => {
                 self.sequence(SequenceOp::GeluBackward { x: input, gradient, values });
             }

@@ -2,9 +2,9 @@
 
 use manyhands_protocol::model::{Extent, Layer, Model, Traced as TracedLayer};
 use manyhands_shaders::matmul::{Epilogue, Shape};
-use manyhands_shaders::{attention, convolution, embedding, layer_norm, pool};
+use manyhands_shaders::{attention, convolution, dropout, dropout_advance, embedding, layer_norm, pool};
 
-use super::{ForwardPlan, Node, Placed, Trace, Traced, What, count, product};
+use super::{Drawn, ForwardPlan, Node, Placed, Trace, Traced, What, count, product};
 use crate::engine::EngineError;
 use crate::plan::{Buffer, EVERY_LAYER, ImageOp, Matmul, NOT_BUILT, Op, PROGRAM_BYTES_MAX, Program, Saved, SequenceOp};
 
@@ -19,10 +19,14 @@ struct Walk {
     layer: usize,
     /// Of the residual walked through: itself, the layer behind its branch, and what it branched off from.
     branch: Option<(usize, usize, Buffer)>,
+    /// What dropout draws from in training, and the buffer that counts inner steps once a layer needs it.
+    drawn: Option<Drawn>,
+    step: Option<Buffer>,
     traces: Vec<Trace>,
 }
 
-pub fn compile(model: &Model, batch: u32, call_flop_max: u64) -> Result<ForwardPlan, EngineError> {
+/// With dropout where `drawn` says what from.
+pub fn compile(model: &Model, batch: u32, call_flop_max: u64, drawn: Option<Drawn>) -> Result<ForwardPlan, EngineError> {
     let invalid = |e: manyhands_protocol::model::ModelError| EngineError::Input(e.to_string());
     let (traced, inputs) = (model.trace().map_err(invalid)?, model.input_values().map_err(invalid)?);
     // What follows counts in u32: it is safe once all activations together are no more than may be allocated.
@@ -34,7 +38,17 @@ pub fn compile(model: &Model, batch: u32, call_flop_max: u64) -> Result<ForwardP
     let shapes = traced.iter().flat_map(|traced| &traced.parameters);
     let parameters: Vec<Buffer> = shapes.map(|p| program.buffer(p.values_count() as u64)).collect();
     let x = program.buffer(u64::from(batch) * u64::from(inputs));
-    let mut walk = Walk { program, nodes: Vec::new(), batch: batch.into(), at: x, layer: 0, branch: None, traces: Vec::new() };
+    let mut walk = Walk {
+        program,
+        nodes: Vec::new(),
+        batch: batch.into(),
+        at: x,
+        layer: 0,
+        branch: None,
+        drawn,
+        step: None,
+        traces: Vec::new(),
+    };
     let mut rest = &parameters[..];
     for (index, layer) in traced.iter().enumerate() {
         let (own, others) = rest.split_at(layer.parameters.len());
@@ -64,6 +78,7 @@ impl Walk {
                 self.push(Node::Branch { values: count(self.values(traced.input)) });
             }
             _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
+            Layer::Dropout { rate } => self.dropout(index, traced, rate),
             Layer::Gelu => {
                 let values = count(self.values(traced.input));
                 let output = self.buffer(traced.output);
@@ -158,6 +173,17 @@ impl Walk {
                 _ => {}
             }
         }
+    }
+
+    /// Nothing but in training.
+    fn dropout(&mut self, index: usize, traced: &TracedLayer, rate: f32) {
+        let Some(Drawn { key, first_row }) = self.drawn else { return };
+        let step = *self.step.get_or_insert_with(|| self.program.buffer(dropout_advance::VALUES));
+        let mask = dropout::Mask { rate, key, layer: index as u32, first_row };
+        let (x, values) = (self.at, count(self.values(traced.input)));
+        let y = self.buffer(traced.output);
+        self.program.ops.push(Op::Dropout { step, x, y, values, mask });
+        self.push(Node::Dropout { step, mask, values });
     }
 
     fn convolution(&mut self, traced: &TracedLayer, window: [u32; 3], parameters: [Buffer; 2]) {
