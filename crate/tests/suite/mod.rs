@@ -1,6 +1,7 @@
 //! What every backend must pass, natively and in a browser: tables of shapes per kernel, and a whole training unit
 //! against the reference. The programs around this module choose the backend; it asserts and prints.
 
+mod checks;
 mod curves;
 pub mod dropout;
 mod image;
@@ -366,6 +367,7 @@ pub async fn all(engine: &Engine, name: &str) {
     kernels(engine).await;
     a_changed_input_is_seen(engine).await;
     sequence::a_changed_input_is_seen(engine).await;
+    checks::wrong_results_are_seen(engine).await;
     slices_change_no_bits(engine).await;
     image::changes_are_seen_and_parts_change_no_bits(engine).await;
     sequence::slices_change_no_bits(engine).await;
