@@ -39,7 +39,8 @@ export interface TrainView {
   rounds_merged: number;
   rounds_max: number;
   units_per_round: number;
-  target_accuracy: number;
+  target_accuracy?: number;
+  target_bits_per_byte?: number;
   checkpoint: string;
   test: string;
   history: RoundView[];
@@ -47,14 +48,31 @@ export interface TrainView {
 
 export interface Model {
   input: { shape: number[]; dtype: string; scale: number; offset: number };
-  layers: { type: string; outputs?: number }[];
+  layers: Layer[];
   loss: string;
+}
+
+/** One layer with the figures of its type. */
+export interface Layer {
+  type: string;
+  outputs?: number;
+  channels?: number;
+  kernel?: number;
+  stride?: number;
+  padding?: number;
+  size?: number;
+  vocabulary?: number;
+  width?: number;
+  heads?: number;
+  layers?: number;
 }
 
 export interface RoundView {
   round: number;
   loss: number;
   accuracy: number;
+  /** The loss in bits; set for models of text. */
+  bits_per_byte?: number;
   checkpoint: string;
   at_ms: number;
 }
@@ -70,9 +88,19 @@ export interface ProblemView {
 }
 
 // page → worker
+export type Tune = "auto" | "off";
 export type Backend = "auto" | "gpu" | "cpu";
 export type ToWorker =
-  | { type: "start"; job: number | null; site: string; backend: Backend; duty_percent: number; data_bytes_max: number }
+  | {
+      type: "start";
+      job: number | null;
+      site: string;
+      backend: Backend;
+      /** Whether the fastest kernels are found by measuring. */
+      tune: Tune;
+      duty_percent: number;
+      data_bytes_max: number;
+    }
   | { type: "pause" }
   | { type: "resume" }
   | { type: "stop" }
@@ -82,6 +110,7 @@ export type ToWorker =
 export type WorkerState =
   | "starting"
   | "self_test"
+  | "tuning"
   | "waiting"
   | "working"
   | "paused"
@@ -151,6 +180,7 @@ export type VisitState =
   | "loading"
   | "starting"
   | "self_test"
+  | "tuning"
   | "waiting"
   | "working"
   | "paused"

@@ -3,17 +3,20 @@
 
 mod host;
 mod key;
+mod tuning;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use manyhands::tuner::{Tune, variant_names};
 use manyhands::volunteer::{Choice, Event, Host, Method, Phase, Request, Settings, State, Switch, UnitEvent, Volunteer, Wish};
 use manyhands_protocol::JobId;
 use manyhands_protocol::wire::Totals;
 
 use host::NativeHost;
+use tuning::TuningFile;
 
 /// How long the first answer may take: a mistyped address should not look like a coordinator that is away.
 const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -32,6 +35,9 @@ pub struct Args {
     /// Compute on a GPU or not at all; software adapters count.
     #[arg(long, conflicts_with = "cpu")]
     gpu: bool,
+    /// What a GPU's kernels are chosen by: `auto` measures, `off` takes the usual ones, a kernel's name that one.
+    #[arg(long, default_value = "auto", value_name = "auto|off|VARIANT", value_parser = tune)]
+    tune: Tune,
     /// End once this many units have a verdict; otherwise go on until stopped.
     #[arg(long)]
     units: Option<u64>,
@@ -52,7 +58,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Some(path) => (key::open(path)?, true),
         None => (key::fresh()?, false),
     };
-    let host = NativeHost::new(&args.coordinator, identity, stored)?;
+    let host = NativeHost::new(&args.coordinator, identity, stored, TuningFile::beside(args.key_file.as_deref()))?;
     greet(&host, &args.coordinator).await?;
     let choice = match (args.cpu, args.gpu) {
         (true, _) => Choice::Cpu,
@@ -64,6 +70,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         site: String::new(),
         job: args.job,
         choice,
+        tune: args.tune,
         duty_percent: args.duty,
         data_bytes_max: 0,
         units_max: args.units,
@@ -81,6 +88,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut printer = Printer::default();
     Volunteer { host, settings, switch }.run(move |event| printer.print(event)).await?;
     Ok(())
+}
+
+fn tune(text: &str) -> Result<Tune, String> {
+    Tune::parse(text).ok_or_else(|| format!("it is auto, off, or one of {}", variant_names().join(", ")))
 }
 
 /// Makes sure that a coordinator answers at all, before anything is signed.

@@ -4,11 +4,15 @@
 mod error;
 pub mod known;
 mod resident;
+mod sample;
 mod trainer;
+mod tuning;
 
 pub use error::EngineError;
 pub use resident::Resident;
+pub use sample::{Sampler, Sampling};
 pub use trainer::Trainer;
+pub use tuning::TunedAdapter;
 
 pub use crate::init::init_parameters;
 

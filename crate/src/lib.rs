@@ -2,6 +2,7 @@
 //! wire, and the loop that leases, computes and returns work units. It stores nothing and decides nothing about trust.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod beside;
 pub mod control;
 mod cpu;
 pub mod engine;
@@ -10,6 +11,7 @@ mod gpu;
 pub mod init;
 pub mod plan;
 pub mod tensors;
+pub mod tuner;
 pub mod volunteer;
 #[cfg(feature = "web")]
 pub mod web;

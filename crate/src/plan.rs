@@ -1,11 +1,14 @@
 //! From models to programs: what a model's forward pass and training step call, and how much of it runs between two
 //! breaths. Programs themselves are `manyhands_programs`.
 
+mod memory;
 mod network;
 mod slicer;
 
-pub use manyhands_programs::{AttentionBackward, Buffer, Call, ImageOp, Matmul, Op, Program, Saved, SequenceOp};
-pub use network::{ForwardPlan, TrainPlan};
+pub use manyhands_programs::memory::Placement;
+pub use manyhands_programs::{AttentionBackward, Buffer, CALL_FLOP_MAX, Call, ImageOp, Matmul, Op, Program, Saved, SequenceOp};
+pub use memory::MemoryUse;
+pub use network::{ForwardPlan, State, StateKind, Trace, Traced, TrainPlan, What};
 pub use slicer::Slicer;
 
 use manyhands_programs::{EVERY_LAYER, NOT_BUILT};
@@ -33,10 +36,8 @@ fn check_built(model: &Model, optimizer: Option<&InnerOptimizer>) -> Result<(), 
 /// Most memory one program may take, buffers and inputs together.
 pub const PROGRAM_BYTES_MAX: u64 = if cfg!(target_arch = "wasm32") { 1536 << 20 } else { 8 << 30 };
 
-/// [`EngineError::TooLarge`], before anything is allocated, if a program's buffers and `more` bytes beside them are past
-/// [`PROGRAM_BYTES_MAX`].
-pub fn check_bytes(program: &Program, more: u64) -> Result<(), EngineError> {
-    let bytes = program.bytes(more);
+/// [`EngineError::TooLarge`], before anything is allocated, if so many bytes are past [`PROGRAM_BYTES_MAX`].
+pub fn check_bytes(bytes: u64) -> Result<(), EngineError> {
     if bytes > PROGRAM_BYTES_MAX {
         return Err(EngineError::TooLarge { bytes, most: PROGRAM_BYTES_MAX });
     }
@@ -44,16 +45,8 @@ pub fn check_bytes(program: &Program, more: u64) -> Result<(), EngineError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_is_bounded_before_it_is_taken() {
-        let mut program = Program::default();
-        program.buffer(1024);
-        assert_eq!(check_bytes(&program, 4), Ok(()));
-        assert!(matches!(check_bytes(&program, PROGRAM_BYTES_MAX), Err(EngineError::TooLarge { .. })));
-        program.buffer(u64::MAX / 2);
-        assert!(matches!(check_bytes(&program, 0), Err(EngineError::TooLarge { .. })));
-    }
+#[test]
+fn memory_is_bounded_before_it_is_taken() {
+    assert_eq!(check_bytes(PROGRAM_BYTES_MAX), Ok(()));
+    assert!(matches!(check_bytes(PROGRAM_BYTES_MAX + 1), Err(EngineError::TooLarge { .. })));
 }

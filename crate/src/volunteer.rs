@@ -16,6 +16,7 @@ mod session;
 mod switch;
 #[cfg(test)]
 mod tests;
+mod tune;
 mod unit;
 
 pub use device::Choice;

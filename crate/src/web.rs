@@ -13,7 +13,7 @@ mod pace;
 mod timer;
 
 #[cfg(feature = "gpu")]
-pub use adapter::adapter_name;
+pub use adapter::{adapter_name, next_device_with_subgroups};
 pub use database::Database;
 pub use fetch::exchange;
 pub use host::{WebHost, origin};

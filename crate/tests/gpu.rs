@@ -191,3 +191,11 @@ fn a_buffer_past_the_device_is_refused() {
     let got = pollster::block_on(engine.load(&program, &[])).map(drop);
     assert!(matches!(got, Err(EngineError::TooLarge { bytes, .. }) if bytes > 1 << 32), "{got:?}");
 }
+
+#[test]
+fn the_tuner_measures_checks_and_ends() {
+    pollster::block_on(suite::tuning::measures_once_and_chooses(open(), "native GPU"));
+    pollster::block_on(suite::tuning::the_faster_one_wins(open()));
+    pollster::block_on(suite::tuning::no_wrong_kernel_wins());
+    pollster::block_on(suite::tuning::ends_in_time(open()));
+}

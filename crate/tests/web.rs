@@ -70,4 +70,12 @@ mod gpu {
         assert!(matches!(got, Err(EngineError::DeviceLost(_))), "{got:?}");
         assert!(open().await.answer(&manyhands::engine::known::sgd_step(9)).await.is_ok());
     }
+
+    #[wasm_bindgen_test]
+    async fn the_tuner_measures_checks_and_ends() {
+        suite::tuning::measures_once_and_chooses(open().await, "WebGPU").await;
+        suite::tuning::the_faster_one_wins(open().await).await;
+        suite::tuning::no_wrong_kernel_wins().await;
+        suite::tuning::ends_in_time(open().await).await;
+    }
 }

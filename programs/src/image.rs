@@ -8,7 +8,7 @@ use manyhands_shaders::{
     max_pool_backward, max_pool_forward, pool,
 };
 
-use super::{Buffer, CALL_FLOP_MAX, Call, Op, Program};
+use super::{Buffer, Call, Op, Program};
 
 /// One call on images. All is f32 but places, which are u32 bits. Outputs are written whole where a call makes all
 /// images (or splits); a call that makes a part of them leaves the rest as it is.
@@ -141,12 +141,12 @@ fn pooling(
 }
 
 impl Program {
-    /// Adds a call over its whole part, cut into calls of at most [`CALL_FLOP_MAX`] or of one image (or split). Cuts
+    /// Adds a call over its whole part, cut into calls of at most `call_flop_max` or of one image (or split). Cuts
     /// divide images and splits, never a sum, so they change no bits.
     pub fn images(&mut self, op: ImageOp) {
         let whole = op.part();
         let each = (op.flop() / u64::from(whole.count()).max(1)).max(1);
-        let step = u32::try_from((CALL_FLOP_MAX / each).max(1)).unwrap_or(u32::MAX);
+        let step = u32::try_from((self.call_flop_max / each).max(1)).unwrap_or(u32::MAX);
         let mut first = whole.first;
         while first < whole.end {
             let end = first.saturating_add(step).min(whole.end);
@@ -159,6 +159,7 @@ impl Program {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::CALL_FLOP_MAX;
 
     #[test]
     fn convolutions_are_cut_along_images() {

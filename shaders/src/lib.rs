@@ -60,6 +60,16 @@ pub struct Kernel {
     pub params_fields: &'static [(&'static str, usize)],
 }
 
+/// The directive of a kernel that exchanges values within a subgroup. It stands on a line of its own.
+pub const ENABLE_SUBGROUPS: &str = "enable subgroups;\n";
+
+impl Kernel {
+    /// Whether the kernel runs only on devices with WebGPU's `subgroups`, at least 4 wide.
+    pub fn needs_subgroups(&self) -> bool {
+        self.wgsl.starts_with(ENABLE_SUBGROUPS)
+    }
+}
+
 /// How a kernel uses a binding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
@@ -69,10 +79,11 @@ pub enum Binding {
 }
 
 /// Every kernel of this crate.
-pub const KERNELS: [&Kernel; 35] = [
+pub const KERNELS: [&Kernel; 36] = [
     &matmul::naive::KERNEL,
     &matmul::blocked::KERNEL,
     &matmul::blocked_vec4::KERNEL,
+    &matmul::quad::KERNEL,
     &add::KERNEL,
     &clear::KERNEL,
     &column_sum::KERNEL,

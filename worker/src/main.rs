@@ -101,6 +101,7 @@ async fn visit(start: Start, switch: Switch) {
         site: start.site,
         job: start.job,
         choice: start.choice,
+        tune: start.tune,
         duty_percent: start.duty_percent,
         data_bytes_max: start.data_bytes_max,
         units_max: None,

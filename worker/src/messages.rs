@@ -2,8 +2,8 @@
 //! copy of it for its type checker is www/types.d.ts. Fields are read and written by hand, which is smaller than a
 //! serializer; nothing here acts on a message.
 //!
-//! Page to worker: `start {job: number|null, site: "", backend: "auto"|"gpu"|"cpu", duty_percent, data_bytes_max}`,
-//! `pause`, `resume`, `stop`, `try {job, rows}`.
+//! Page to worker: `start {job: number|null, site: "", backend: "auto"|"gpu"|"cpu", tune: "auto"|"off"|KERNEL,
+//! duty_percent, data_bytes_max}`, `pause`, `resume`, `stop`, `try {job, rows}`.
 //!
 //! Worker to page: `ready`, `state {state, detail}`, `adapter {backend: "webgpu"|"wasm", adapter, reason}`,
 //! `key {id, stored}`, `unit {job, unit, kind, phase, step, steps, loss|null, reason}`, `totals {accepted, rejected,
@@ -11,6 +11,7 @@
 //! `error {code, message, retryable}`. After `state stopped` the worker may be started again.
 
 use js_sys::{Array, Uint8Array};
+use manyhands::tuner::Tune;
 use manyhands::volunteer::{Choice, Event};
 use manyhands::web::fields::{Fields, Record};
 use manyhands_protocol::JobId;
@@ -30,6 +31,7 @@ pub struct Start {
     pub job: Option<JobId>,
     pub site: String,
     pub choice: Choice,
+    pub tune: Tune,
     pub duty_percent: u32,
     pub data_bytes_max: u64,
 }
@@ -54,6 +56,7 @@ impl ToWorker {
                     Some("cpu") => Choice::Cpu,
                     _ => return Err("backend"),
                 },
+                tune: fields.text("tune").as_deref().and_then(Tune::parse).ok_or("tune")?,
                 duty_percent: fields.whole("duty_percent").filter(|d| (1..=100).contains(d)).ok_or("duty_percent")? as u32,
                 data_bytes_max: fields.whole("data_bytes_max").ok_or("data_bytes_max")?,
             })),

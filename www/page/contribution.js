@@ -12,6 +12,7 @@ import * as text from "./text.js";
 /** @typedef {import("../types").KeyMessage} KeyMessage */
 /** @typedef {import("../types").Answer} Answer */
 /** @typedef {import("../types").Backend} Backend */
+/** @typedef {import("../types").Tune} Tune */
 /** @typedef {{ accepted: number, rejected: number, pending: number, credit_flop: number }} Totals */
 
 /** What Start consents to, beside the job; the consent text says the same numbers. */
@@ -95,14 +96,15 @@ export class Contribution {
 
   /** The unit being worked on, or the last one until the next comes. @returns {UnitMessage | null} */
   get unit() {
-    return (this.state === "working" && this.recent[0]) || null;
+    return ((this.state === "working" || this.state === "tuning") && this.recent[0]) || null;
   }
 
   /**
    * @param {number} job
    * @param {Backend} backend
+   * @param {Tune} tune
    */
-  async start(job, backend) {
+  async start(job, backend, tune) {
     if (this.active) return;
     Object.assign(this, { done: 0, recent: [], adapter: null });
     this.#fault = null;
@@ -116,6 +118,7 @@ export class Contribution {
         job,
         site: "",
         backend,
+        tune,
         duty_percent: DUTY_PERCENT,
         data_bytes_max: DATA_BYTES_MAX,
       });

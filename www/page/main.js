@@ -15,6 +15,7 @@ import { setUpTryout } from "./tryout.js";
 /** @typedef {import("../types").JobView} JobView */
 /** @typedef {import("../types").Link} Link */
 /** @typedef {import("../types").Backend} Backend */
+/** @typedef {import("../types").Tune} Tune */
 
 const RETRY_MS_MIN = 2_000;
 const RETRY_MS_MAX = 30_000;
@@ -30,6 +31,8 @@ const wantedJob = query.get("job");
 const backend = /** @type {Backend} */ (
   ["gpu", "cpu"].includes(query.get("backend") ?? "") ? query.get("backend") : "auto"
 );
+/** @type {Tune} */
+const tune = query.get("tune") === "off" ? "off" : "auto";
 
 for (const target of document.querySelectorAll("[data-text]")) {
   const key = /** @type {keyof typeof text.fixed} */ (target.getAttribute("data-text"));
@@ -67,7 +70,7 @@ function run() {
   const visit = new Contribution(() => render());
   const display = new JobDisplay();
   const panel = new Panel(visit, () => {
-    if (job) void visit.start(job.id, backend);
+    if (job) void visit.start(job.id, backend, tune);
   });
   setUpTryout(visit, () => job);
   addEventListener("pagehide", () => visit.leave());
@@ -105,7 +108,7 @@ function run() {
     if (!job) return;
     element("main").hidden = false;
     element("notice").hidden = true;
-    const helping = visit.state === "working" || visit.state === "self_test" || visit.state === "waiting";
+    const helping = ["working", "self_test", "tuning", "waiting"].includes(visit.state);
     display.show(job, helping);
     panel.offer(job);
     panel.show(banner(job), job.state === "running" && !info?.stopped);

@@ -123,7 +123,7 @@ export class Panel {
     pause.hidden = !visit.active;
     stop.hidden = !visit.active;
     restart.hidden = visit.active || !open;
-    pause.disabled = !["working", "waiting", "paused", "unreachable"].includes(visit.state);
+    pause.disabled = !["working", "tuning", "waiting", "paused", "unreachable"].includes(visit.state);
     stop.disabled = visit.state === "stopping";
     setText(pause, visit.state === "paused" ? text.fixed.resume : text.fixed.pause);
     // A button that goes away must not take the keyboard's place in the page with it.

@@ -195,6 +195,7 @@ export const visit = {
   loading: "Loading the worker",
   starting: "Opening a session",
   self_test: "Testing the device with known answers",
+  tuning: "Finding out what is fastest here",
   waiting: "Waiting for work",
   working: "Working",
   paused: "Paused",

@@ -153,7 +153,7 @@ fn tables_line_up_and_show_no_control_characters() {
     assert!(text.contains("progress      3 of 4 units"), "{text}");
     assert!(text.contains("title         a?[2Jb"), "{text}");
     let text = print::jobs(std::slice::from_ref(&view), false);
-    assert_eq!(text.lines().last().unwrap(), "7   running  matmul  3 of 4 units  -         3         1         t");
+    assert_eq!(text.lines().last().unwrap(), "7   running  matmul  3 of 4 units  -       3         1         t");
     let back: JobView = serde_json::from_str(&print::job(&view, true)).unwrap();
     assert_eq!(back, view);
 }

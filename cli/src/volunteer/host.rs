@@ -14,6 +14,8 @@ use manyhands_protocol::{BlobHash, KeyId};
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use sha2::{Digest, Sha256};
 
+use super::tuning::{TuningFile, TuningLock};
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One terminal's platform.
@@ -23,10 +25,11 @@ pub struct NativeHost {
     identity: Identity,
     stored: bool,
     sessions: RefCell<HashMap<String, StoredSession>>,
+    tuning: TuningFile,
 }
 
 impl NativeHost {
-    pub fn new(coordinator: &str, identity: Identity, stored: bool) -> anyhow::Result<NativeHost> {
+    pub fn new(coordinator: &str, identity: Identity, stored: bool, tuning: TuningFile) -> anyhow::Result<NativeHost> {
         let base = coordinator.trim_end_matches('/').to_owned();
         ensure!(
             base.starts_with("http://"),
@@ -35,7 +38,7 @@ impl NativeHost {
         // The protocol has no redirects, and a token must not follow one.
         let redirects = reqwest::redirect::Policy::none();
         let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(redirects).build()?;
-        Ok(NativeHost { http, base, identity, stored, sessions: RefCell::default() })
+        Ok(NativeHost { http, base, identity, stored, sessions: RefCell::default(), tuning })
     }
 }
 
@@ -52,6 +55,7 @@ fn network(error: reqwest::Error) -> HostError {
 
 impl Host for NativeHost {
     type SessionLock = ();
+    type TuningLock = TuningLock;
 
     async fn request(&self, request: Request<'_>) -> Result<Response, HostError> {
         let method = match request.method {
@@ -144,6 +148,23 @@ impl Host for NativeHost {
             Some(session) => sessions.insert(name.to_owned(), session.clone()),
             None => sessions.remove(name),
         };
+    }
+
+    fn environment(&self) -> String {
+        // The adapter's driver says it all.
+        String::new()
+    }
+
+    async fn lock_tuning(&self) -> Option<TuningLock> {
+        self.tuning.lock()
+    }
+
+    async fn load_tuning(&self, name: &str) -> Option<String> {
+        self.tuning.load(name)
+    }
+
+    async fn store_tuning(&self, name: &str, text: &str) {
+        self.tuning.store(name, text);
     }
 }
 

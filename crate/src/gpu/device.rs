@@ -8,8 +8,10 @@ use std::sync::Mutex;
 use futures::future::{Either, select};
 use manyhands_protocol::limits;
 use manyhands_protocol::statement::{Backend, DeviceClass};
-use manyhands_shaders::matmul::Variant;
+use manyhands_shaders::matmul::{Shape, Transposed, Variant};
+use manyhands_shaders::{ENABLE_SUBGROUPS, Kernel};
 
+use super::choice::Choices;
 use super::fault::{Fault, engine_error};
 use super::pipelines::{Pipeline, PipelineKey};
 use crate::engine::EngineError;
@@ -42,7 +44,10 @@ pub struct GpuEngine {
     pub(super) fault: Fault,
     /// Kernels that passed their self-test here.
     tested: Mutex<Vec<&'static str>>,
+    pub(super) choices: Mutex<Choices>,
     info: wgpu::AdapterInfo,
+    /// Whether kernels may exchange values within quads.
+    subgroups: bool,
     options: GpuOptions,
 }
 
@@ -50,6 +55,8 @@ impl GpuEngine {
     /// Opens a device at WebGPU's default limits, with buffers as large as the adapter allows.
     pub async fn open(options: GpuOptions) -> Result<Self, EngineError> {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        #[cfg(all(target_arch = "wasm32", feature = "web"))]
+        let enabled = crate::web::next_device_with_subgroups();
         let adapter = instance
             .request_adapter(&wgpu::RequestAdapterOptions {
                 power_preference: wgpu::PowerPreference::HighPerformance,
@@ -71,14 +78,21 @@ impl GpuEngine {
             max_storage_buffer_binding_size: most.max_storage_buffer_binding_size,
             ..wgpu::Limits::defaults()
         };
+        let required_features = adapter.features() & wgpu::Features::SUBGROUP;
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("manyhands"),
+                required_features,
                 required_limits: required_limits.clone(),
                 ..Default::default()
             })
             .await
             .map_err(|e| EngineError::NoAdapter(e.to_string()))?;
+        let subgroups = required_features.contains(wgpu::Features::SUBGROUP);
+        #[cfg(all(target_arch = "wasm32", feature = "web"))]
+        let subgroups = subgroups || enabled.get();
+        // Quads lie within a subgroup.
+        let subgroups = subgroups && info.subgroup_min_size >= 4;
         let fault = Fault::default();
         let lost = fault.clone();
         device.set_device_lost_callback(move |reason, message| {
@@ -93,7 +107,9 @@ impl GpuEngine {
             pipelines: Mutex::default(),
             fault,
             tested: Mutex::default(),
+            choices: Mutex::default(),
             info,
+            subgroups,
             options,
         })
     }
@@ -125,22 +141,41 @@ impl GpuEngine {
         self.device.destroy();
     }
 
-    /// The variant of the product that a call runs on. A browser's software adapter (SwiftShader) runs the scalar kernel
-    /// as fast as the vec4 one and compiles it in half the time; lavapipe runs it at half the speed.
+    /// The adapter by itself, and what drives it where the browser does not.
+    pub fn adapter(&self) -> (String, String) {
+        let told = [self.info.driver.as_str(), &self.info.driver_info].join(" ");
+        (format!("{} {:x}:{:x}", self.info.name, self.info.vendor, self.info.device), told.trim().to_owned())
+    }
+
+    /// Whether the device has what a kernel needs.
+    pub fn runs(&self, kernel: &Kernel) -> bool {
+        self.subgroups || !kernel.needs_subgroups()
+    }
+
+    /// The variant of the product that a call runs on.
     pub(super) fn variant(&self, op: &Matmul) -> Variant {
-        match op.variant {
-            Some(fixed) => fixed,
-            None if self.is_software() && self.info.backend == wgpu::Backend::BrowserWebGpu => Variant::Blocked,
-            None => Variant::default_for(op.shape, op.transposed),
+        op.variant.or_else(|| self.chosen(op.shape, op.transposed)).unwrap_or_else(|| self.usual(op.shape, op.transposed))
+    }
+
+    /// The variant that runs where nothing was measured. A browser's software adapter (SwiftShader) has subgroups 4 wide, for
+    /// which the quad kernel is made; without them it runs the scalar kernel as fast as the vec4 one and compiles it in
+    /// half the time.
+    pub(crate) fn usual(&self, shape: Shape, transposed: Transposed) -> Variant {
+        match self.is_software() && self.info.backend == wgpu::Backend::BrowserWebGpu {
+            true if self.runs(Variant::Quad.kernel()) => Variant::Quad,
+            true => Variant::Blocked,
+            false => Variant::default_for(shape, transposed),
         }
     }
 
-    /// The WGSL to compile for a kernel.
-    pub(super) fn wgsl<'a>(&'a self, kernel: &'a manyhands_shaders::Kernel) -> &'a str {
-        match &self.options.replaced_kernel {
+    /// The WGSL to compile for a kernel. Natively that is naga, which knows subgroups but not the directive that enables
+    /// them (https://github.com/gfx-rs/wgpu/issues/5555).
+    pub(super) fn wgsl<'a>(&'a self, kernel: &'a Kernel) -> &'a str {
+        let wgsl = match &self.options.replaced_kernel {
             Some((name, wgsl)) if *name == kernel.name => wgsl,
             _ => kernel.wgsl,
-        }
+        };
+        if cfg!(target_arch = "wasm32") { wgsl } else { wgsl.strip_prefix(ENABLE_SUBGROUPS).unwrap_or(wgsl) }
     }
 
     /// Makes device objects under error scopes: what the device refuses comes back as an error.
@@ -154,6 +189,11 @@ impl GpuEngine {
             let mut first = None;
             for error in caught {
                 first = first.or(error.await);
+            }
+            // A lost device refuses calls before its loss is told of: natively that takes a turn of the device.
+            #[cfg(not(target_arch = "wasm32"))]
+            if first.is_some() {
+                let _ = self.device.poll(wgpu::PollType::Poll);
             }
             self.fault.check()?;
             first.map_or(Ok(made), |error| Err(engine_error(error)))

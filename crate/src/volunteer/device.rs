@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::engine::{Engine, EngineError};
+use crate::tuner::Tune;
 
 /// GPU devices that may be lost before the CPU path takes over.
 const LOSSES_MAX: u32 = 2;
@@ -26,14 +27,15 @@ pub(super) struct Device {
     /// Whether it was not yet told about.
     pub is_new: bool,
     choice: Choice,
+    tune: Tune,
     is_gpu: bool,
     losses: u32,
 }
 
 impl Device {
     /// Opens and tests what `choice` allows, best first.
-    pub async fn open(choice: Choice) -> Result<Device, EngineError> {
-        Device::best(choice, 0).await
+    pub async fn open(choice: Choice, tune: Tune) -> Result<Device, EngineError> {
+        Device::best(choice, tune, 0).await
     }
 
     /// The device to go on with after `fault`.
@@ -47,34 +49,34 @@ impl Device {
         }
         let losses = self.losses + 1;
         if matches!(fault, EngineError::DeviceLost(_)) && losses <= LOSSES_MAX {
-            let next = Device::best(self.choice, losses).await?;
+            let next = Device::best(self.choice, self.tune, losses).await?;
             return Ok(Device { reason: join(fault.to_string(), next.reason), ..next });
         }
         if self.choice == Choice::Gpu {
             return Err(fault.clone());
         }
-        Device::cpu(self.choice, losses, fault.to_string()).await
+        Device::cpu(self.choice, self.tune, losses, fault.to_string()).await
     }
 
-    async fn best(choice: Choice, losses: u32) -> Result<Device, EngineError> {
+    async fn best(choice: Choice, tune: Tune, losses: u32) -> Result<Device, EngineError> {
         let reason = match choice {
             Choice::Cpu => String::new(),
-            Choice::Auto | Choice::Gpu => match gpu(choice).await {
+            Choice::Auto | Choice::Gpu => match gpu(choice, tune).await {
                 Ok(engine) => {
                     let engine = shared(engine);
-                    return Ok(Device { engine, reason: String::new(), is_new: true, choice, is_gpu: true, losses });
+                    return Ok(Device { engine, reason: String::new(), is_new: true, choice, tune, is_gpu: true, losses });
                 }
                 Err(error) if choice == Choice::Gpu => return Err(error),
                 Err(error) => error.to_string(),
             },
         };
-        Device::cpu(choice, losses, reason).await
+        Device::cpu(choice, tune, losses, reason).await
     }
 
-    async fn cpu(choice: Choice, losses: u32, reason: String) -> Result<Device, EngineError> {
+    async fn cpu(choice: Choice, tune: Tune, losses: u32, reason: String) -> Result<Device, EngineError> {
         let engine = Engine::cpu();
         engine.self_test().await?;
-        Ok(Device { engine: shared(engine), reason, is_new: true, choice, is_gpu: false, losses })
+        Ok(Device { engine: shared(engine), reason, is_new: true, choice, tune, is_gpu: false, losses })
     }
 }
 
@@ -89,12 +91,12 @@ fn join(first: String, second: String) -> String {
 }
 
 #[cfg(not(feature = "gpu"))]
-async fn gpu(_choice: Choice) -> Result<Engine, EngineError> {
+async fn gpu(_choice: Choice, _tune: Tune) -> Result<Engine, EngineError> {
     Err(EngineError::NoAdapter("this program was built without GPU support".to_owned()))
 }
 
 #[cfg(feature = "gpu")]
-async fn gpu(choice: Choice) -> Result<Engine, EngineError> {
+async fn gpu(choice: Choice, tune: Tune) -> Result<Engine, EngineError> {
     use crate::engine::AdapterChoice;
 
     let engine = match Engine::gpu(AdapterChoice::Fastest).await {
@@ -105,6 +107,9 @@ async fn gpu(choice: Choice) -> Result<Engine, EngineError> {
     if choice == Choice::Auto && engine.is_software_adapter() {
         let adapter = engine.device_class().adapter;
         return Err(EngineError::NoAdapter(format!("{adapter} is a software adapter, slower than the CPU path")));
+    }
+    if let Tune::Fixed(variant) = tune {
+        engine.fix_variant(variant);
     }
     engine.self_test_products().await?;
     Ok(engine)

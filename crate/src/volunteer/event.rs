@@ -38,6 +38,8 @@ pub enum Event {
 pub enum State {
     Starting,
     SelfTest,
+    /// Measuring what is fastest here.
+    Tuning,
     Waiting,
     Working,
     Paused,
@@ -51,6 +53,7 @@ impl State {
         match self {
             State::Starting => "starting",
             State::SelfTest => "self_test",
+            State::Tuning => "tuning",
             State::Waiting => "waiting",
             State::Working => "working",
             State::Paused => "paused",

@@ -11,6 +11,9 @@ pub trait Host {
     /// Held while a session is looked up or opened; dropping it lets the next in.
     type SessionLock;
 
+    /// See [`Host::lock_tuning`].
+    type TuningLock;
+
     /// One HTTP exchange with the coordinator. Any status is an `Ok`. Dropping the future abandons the exchange.
     async fn request(&self, request: Request<'_>) -> Result<Response, HostError>;
 
@@ -51,6 +54,19 @@ pub trait Host {
     /// Keeps a session under `name`, or clears it; called under the lock. Failing to keep it is no error: the next tab
     /// then opens its own.
     async fn store_session(&self, name: &str, session: Option<&StoredSession>);
+
+    /// What kernels' times depend on beside adapter and driver: the browser and its version.
+    fn environment(&self) -> String;
+
+    /// Held while kernels are measured; none while another tab of this browser holds it. It goes with its holder, whatever
+    /// ends that.
+    async fn lock_tuning(&self) -> Option<Self::TuningLock>;
+
+    /// The text kept under `name`, if any.
+    async fn load_tuning(&self, name: &str) -> Option<String>;
+
+    /// Keeps a text under `name`, durably: what follows may crash this program. Failing to keep it is no error.
+    async fn store_tuning(&self, name: &str, text: &str);
 }
 
 /// A session that tabs with the same key share.

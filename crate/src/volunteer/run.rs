@@ -18,7 +18,9 @@ use super::host::{Host, Method, Request};
 use super::lease::{self, Expected, Leased};
 use super::pending::Pending;
 use super::switch::{Switch, Wish};
+use super::tune::Tuning;
 use crate::engine::Engine;
+use crate::tuner::Tune;
 
 /// What Stop waits for while it gives leases back and asks for verdicts; a lease that it cannot give back lapses by itself.
 const FAREWELL_MS: u64 = 800;
@@ -37,6 +39,7 @@ pub struct Settings {
     /// The one job agreed to; none means any.
     pub job: Option<JobId>,
     pub choice: Choice,
+    pub tune: Tune,
     /// Share of the device, 1 to 100.
     pub duty_percent: u32,
     /// Download plus upload in bytes; 0 means no bound.
@@ -69,6 +72,7 @@ impl<H: Host> Volunteer<H> {
             held: RefCell::new(Vec::new()),
             totals: Cell::new(Totals::default()),
             submitted_count: Cell::new(0),
+            tuning: Tuning::default(),
         };
         reporter.state(State::Starting, "");
         reporter.tell(Event::Key { id: self.host.key(), stored: self.host.key_is_stored() });
@@ -98,7 +102,8 @@ pub(super) struct Visit<'a, H: Host> {
     /// Leases to give back when the visit ends.
     held: RefCell<Vec<LeaseId>>,
     totals: Cell<Totals>,
-    submitted_count: Cell<u64>,
+    pub submitted_count: Cell<u64>,
+    pub tuning: Tuning,
 }
 
 impl<H: Host> Visit<'_, H> {
@@ -109,7 +114,7 @@ impl<H: Host> Visit<'_, H> {
 
     async fn go(&self) -> Result<(), VolunteerError> {
         self.client.reporter.state(State::SelfTest, "");
-        let device = Device::open(self.client.settings.choice).await?;
+        let device = Device::open(self.client.settings.choice, self.client.settings.tune).await?;
         self.use_device(device);
         let client = &self.client;
         client.retry(None, async || client.token().await).await?;
@@ -265,7 +270,7 @@ impl<H: Host> Visit<'_, H> {
     async fn farewell(&self) {
         let held = self.held.take();
         let give_back = futures::future::join_all(held.into_iter().map(|lease| self.give_back(lease)));
-        futures::future::join(give_back, self.ask_at_end()).await;
+        futures::future::join3(give_back, self.ask_at_end(), self.forget_try()).await;
         if self.client.settings.withdraw_at_end {
             let _ = self.client.withdraw().await;
         }

@@ -19,6 +19,7 @@ use super::host::{Host, Method, Request};
 use super::lease::{self, Leased};
 use super::run::Visit;
 use super::switch::Wish;
+use crate::beside::beside;
 use crate::control::Control;
 use crate::engine::{Engine, EngineError, MatmulShape};
 use crate::tensors::{self, Shard};
@@ -85,10 +86,13 @@ impl<H: Host> Visit<'_, H> {
         let start_ms = client.host.now_ms();
         let prepared = self.prepare(&leased.manifest.work).await?;
         let fetched_ms = client.host.now_ms();
+        self.tune(&leased.manifest.work, control).await?;
+        let tuned_ms = client.host.now_ms();
         self.tell_unit(leased, Phase::Computing, 0, None, "");
-        let computed = run(self.engine(), prepared, control.clone()).await?;
+        let (engine, steered) = (self.engine(), control.clone());
+        let computed = beside(move || async move { compute(&engine, prepared, &steered).await }).await?;
         let timings =
-            Timings { fetch_ms: elapsed_ms(start_ms, fetched_ms), compute_ms: elapsed_ms(fetched_ms, client.host.now_ms()) };
+            Timings { fetch_ms: elapsed_ms(start_ms, fetched_ms), compute_ms: elapsed_ms(tuned_ms, client.host.now_ms()) };
         let output = self.upload(leased, &computed.output).await?;
         let statement = ResultStatement {
             version: limits::PROTOCOL_VERSION,
@@ -225,24 +229,7 @@ impl<H: Host> Visit<'_, H> {
     }
 }
 
-/// Computes beside the caller: natively on a thread of its own, for an engine there may keep its thread busy for as
-/// long as a slice lasts and heartbeats must go on; in a worker the engine yields to the event loop.
-#[cfg(not(target_arch = "wasm32"))]
-async fn run(engine: Arc<Engine>, prepared: Prepared, control: Control) -> Result<Computed, VolunteerError> {
-    let (send, receive) = futures::channel::oneshot::channel();
-    std::thread::spawn(move || {
-        // The receiver is gone when the visit ended meanwhile.
-        let _ = send.send(futures::executor::block_on(compute(&engine, prepared, &control)));
-    });
-    receive.await.unwrap_or_else(|_| Err(EngineError::Validation("the computation panicked".to_owned()).into()))
-}
-
-#[cfg(target_arch = "wasm32")]
-async fn run(engine: Arc<Engine>, prepared: Prepared, control: Control) -> Result<Computed, VolunteerError> {
-    compute(&engine, prepared, &control).await
-}
-
-async fn compute(engine: &Engine, prepared: Prepared, control: &Control) -> Result<Computed, VolunteerError> {
+async fn compute(engine: &Engine, prepared: Prepared, control: &Control) -> Result<Computed, EngineError> {
     match prepared {
         Prepared::Matmul { shape, a, b } => {
             let c = engine.matmul(shape, &a, &b, control).await?;
@@ -269,8 +256,8 @@ fn finite(values: &[f32]) -> Result<(), EngineError> {
     if values.iter().all(|v| v.is_finite()) { Ok(()) } else { Err(EngineError::NotFinite("an output".to_owned())) }
 }
 
-fn parameters(work: &TrainWork) -> Result<Vec<Parameter>, VolunteerError> {
-    work.model.parameters().map_err(|e| VolunteerError::Manifest(e.to_string()))
+fn parameters(work: &TrainWork) -> Result<Vec<Parameter>, EngineError> {
+    work.model.parameters().map_err(|e| EngineError::Input(e.to_string()))
 }
 
 fn shapes(parameters: &[Parameter]) -> Vec<Vec<usize>> {

@@ -10,6 +10,8 @@ use web_sys::{IdbDatabase, IdbFactory, IdbObjectStore, IdbRequest, IdbTransactio
 pub const NAME: &str = "manyhands";
 /// The volunteer's key.
 pub const IDENTITY: &str = "identity";
+/// What was measured of kernels: a database of its own, opened when it is needed.
+pub const TUNING: &str = "tuning";
 /// Session tokens and their ends, by coordinator and scope of consent.
 pub const SESSIONS: &str = "sessions";
 
@@ -27,13 +29,18 @@ impl Drop for Database {
 impl Database {
     /// Opens the database with this name, making its stores where they are missing.
     pub async fn open(name: &str) -> Result<Database, JsValue> {
+        Self::open_with(name, &[IDENTITY, SESSIONS]).await
+    }
+
+    /// A database with these stores.
+    pub async fn open_with(name: &str, stores: &'static [&'static str]) -> Result<Database, JsValue> {
         let factory: IdbFactory = Reflect::get(&js_sys::global(), &"indexedDB".into())?.dyn_into()?;
         let request = factory.open_with_u32(name, VERSION)?;
         let opening = request.clone();
         let upgrade = Closure::once_into_js(move || {
             if let Ok(database) = opening.result() {
                 let database: IdbDatabase = database.unchecked_into();
-                for store in [IDENTITY, SESSIONS] {
+                for store in stores {
                     let _ = database.create_object_store(store);
                 }
             }
@@ -50,6 +57,17 @@ impl Database {
     /// Keeps `value` under `key`. Resolves once the write is accepted; a crash right after may still lose it.
     pub async fn put(&self, store: &str, key: &str, value: &JsValue) -> Result<(), JsValue> {
         done(&self.store(store, IdbTransactionMode::Readwrite)?.put_with_key(value, &key.into())?).await.map(drop)
+    }
+
+    /// Keeps `value` under `key`. Resolves once the write is committed: a crash of the browser leaves it.
+    pub async fn put_durably(&self, store: &str, key: &str, value: &JsValue) -> Result<(), JsValue> {
+        let transaction = self.0.transaction_with_str_and_mode(store, IdbTransactionMode::Readwrite)?;
+        transaction.object_store(store)?.put_with_key(value, &key.into())?;
+        let committed = Promise::new(&mut |resolve, reject| {
+            transaction.set_oncomplete(Some(&resolve));
+            transaction.set_onabort(Some(&reject));
+        });
+        JsFuture::from(committed).await.map(drop)
     }
 
     /// Removes what is under `key`, if anything.

@@ -17,6 +17,7 @@ use crate::volunteer::host::*;
 /// Fetch, WebCrypto, IndexedDB and Web Locks.
 pub struct WebHost {
     origin: String,
+    database_name: Option<String>,
     identity: WebIdentity,
     database: Option<Database>,
 }
@@ -29,7 +30,14 @@ impl WebHost {
             Some(name) => Database::open(name).await.ok(),
             None => None,
         };
-        Ok(WebHost { origin: origin(), identity, database })
+        Ok(WebHost { origin: origin(), database_name: options.database.map(str::to_owned), identity, database })
+    }
+}
+
+impl WebHost {
+    async fn tuning(&self) -> Option<Database> {
+        let name = format!("{}-{}", self.database_name.as_ref()?, database::TUNING);
+        Database::open_with(&name, &[database::TUNING]).await.ok()
     }
 }
 
@@ -40,6 +48,7 @@ pub fn origin() -> String {
 
 impl Host for WebHost {
     type SessionLock = Lock;
+    type TuningLock = Lock;
 
     async fn request(&self, request: Request<'_>) -> Result<Response, HostError> {
         fetch::exchange(&self.origin, request).await
@@ -118,5 +127,23 @@ impl Host for WebHost {
             }
             None => database.delete(database::SESSIONS, name).await,
         };
+    }
+
+    fn environment(&self) -> String {
+        js_sys::global().unchecked_into::<WorkerGlobalScope>().navigator().user_agent().unwrap_or_default()
+    }
+
+    async fn lock_tuning(&self) -> Option<Lock> {
+        locks::try_lock("manyhands-tuning").await
+    }
+
+    async fn load_tuning(&self, name: &str) -> Option<String> {
+        self.tuning().await?.get(database::TUNING, name).await.ok()?.as_string()
+    }
+
+    async fn store_tuning(&self, name: &str, text: &str) {
+        if let Some(database) = self.tuning().await {
+            let _ = database.put_durably(database::TUNING, name, &text.into()).await;
+        }
     }
 }

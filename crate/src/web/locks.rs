@@ -4,13 +4,15 @@ use futures::channel::oneshot;
 use js_sys::{Function, Promise, Reflect};
 use wasm_bindgen::prelude::*;
 
+use super::fields::Record;
+
 #[wasm_bindgen]
 extern "C" {
     /// `navigator.locks`, which web-sys offers only as unstable.
     type LockManager;
 
     #[wasm_bindgen(method, catch)]
-    fn request(this: &LockManager, name: &str, callback: &JsValue) -> Result<Promise, JsValue>;
+    fn request(this: &LockManager, name: &str, options: &JsValue, callback: &JsValue) -> Result<Promise, JsValue>;
 }
 
 /// A held lock; dropping it lets the next tab in.
@@ -26,24 +28,39 @@ impl Drop for Lock {
 
 /// Waits for the lock with this name.
 pub async fn lock(name: &str) -> Lock {
+    request(name, false).await.unwrap_or(Lock(None))
+}
+
+/// The lock with this name, unless another tab holds it.
+pub async fn try_lock(name: &str) -> Option<Lock> {
+    request(name, true).await
+}
+
+/// The lock; none where the browser says that another tab holds it.
+async fn request(name: &str, if_available: bool) -> Option<Lock> {
     let (send, receive) = oneshot::channel();
     // Called once the lock is ours; it is held until the promise given back here resolves. A waiter that gave up makes
     // `send` fail, which drops the lock and so releases it.
-    let granted = Closure::once_into_js(move |_: JsValue| {
+    let granted = Closure::once_into_js(move |lock: JsValue| {
         let mut send = Some(send);
         Promise::new(&mut |resolve, _| {
-            if let Some(send) = send.take() {
-                let _ = send.send(Lock(Some(resolve)));
+            let Some(send) = send.take() else { return };
+            if lock.is_null() {
+                let _ = resolve.call0(&JsValue::NULL);
+                let _ = send.send(None);
+            } else {
+                let _ = send.send(Some(Lock(Some(resolve))));
             }
         })
     });
-    let requested = manager().and_then(|manager| manager.request(name, &granted).ok());
-    let Some(requested) = requested else { return Lock(None) };
+    let options = Record::new().with("ifAvailable", if_available);
+    let requested = manager().and_then(|manager| manager.request(name, &options.into(), &granted).ok());
+    let Some(requested) = requested else { return Some(Lock(None)) };
     // The browser may also refuse later, by rejecting; the callback then never runs.
     let refused = wasm_bindgen_futures::JsFuture::from(requested);
     match futures::future::select(receive, refused).await {
         futures::future::Either::Left((Ok(lock), _)) => lock,
-        _ => Lock(None),
+        _ => Some(Lock(None)),
     }
 }
 

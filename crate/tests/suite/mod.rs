@@ -6,6 +6,8 @@ mod curves;
 pub mod dropout;
 mod image;
 pub mod sequence;
+#[cfg(feature = "gpu")]
+pub mod tuning;
 
 use manyhands::control::Control;
 use manyhands::engine::{Engine, EngineError, MatmulShape, Trained, init_parameters, known};
@@ -17,6 +19,8 @@ use manyhands_shaders::compare::relative_distance;
 use manyhands_shaders::matmul::{Epilogue, Shape, Transposed, Variant};
 
 mod models;
+mod sampling;
+mod state;
 pub mod vectors;
 
 /// Extents at 0, 1, block and tile edges, odd, long and thin, and past one chunk of k.
@@ -384,6 +388,12 @@ pub async fn all(engine: &Engine, name: &str) {
     models::clipping(engine).await;
     vectors::agree(engine, name).await;
     curves::agree(engine, name).await;
+    state::cuts_change_no_bits(engine).await;
+    state::shared_memory_changes_no_bits(engine).await;
+    state::steps_can_be_seen(engine).await;
+    sampling::keeps(engine, name).await;
+    sampling::writes().await;
+    sampling::refuses();
     bad_units(engine).await;
     speed(engine, name).await;
 }

@@ -16,10 +16,10 @@ use manyhands_protocol::problem::Code;
 use manyhands_protocol::statement::{Consent, ResultStatement};
 use manyhands_protocol::wire::*;
 use manyhands_protocol::work::{MatmulWork, UnitManifest, Work};
-use manyhands_protocol::{BlobHash, JobId, KeyId, LeaseId, UnitId, cbor, limits};
+use manyhands_protocol::{BlobHash, JobId, LeaseId, UnitId, cbor, limits};
 use sha2::{Digest, Sha256};
 
-use crate::control::Control;
+use crate::tuner::Tune;
 use crate::volunteer::host::*;
 use crate::volunteer::identity::Identity;
 use crate::volunteer::*;
@@ -61,6 +61,7 @@ pub struct World {
     pub sessions_max: Cell<u64>,
     pub blobs: RefCell<HashMap<BlobHash, Vec<u8>>>,
     pub stored: RefCell<HashMap<String, StoredSession>>,
+    pub tuning: RefCell<HashMap<String, String>>,
     /// Heartbeats answer this; none: the time for one never comes.
     pub keep: Cell<Option<bool>>,
     pub events: RefCell<Vec<Event>>,
@@ -104,6 +105,7 @@ pub fn settings() -> Settings {
         site: String::new(),
         job: None,
         choice: Choice::Cpu,
+        tune: Tune::Auto,
         duty_percent: 100,
         data_bytes_max: 0,
         units_max: None,
@@ -143,6 +145,7 @@ impl ScriptHost {
             sessions_max: Cell::new(u64::MAX),
             blobs: RefCell::new(blobs),
             stored: RefCell::default(),
+            tuning: RefCell::default(),
             keep: Cell::new(None),
             events: RefCell::default(),
             switch: Switch::new(),

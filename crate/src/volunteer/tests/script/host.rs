@@ -14,6 +14,7 @@ use crate::volunteer::*;
 
 impl Host for ScriptHost {
     type SessionLock = ();
+    type TuningLock = ();
 
     async fn request(&self, request: Request<'_>) -> Result<Response, HostError> {
         let call = format!("{} {}", request.method.name(), request.path);
@@ -123,5 +124,21 @@ impl Host for ScriptHost {
             Some(session) => stored.insert(name.to_owned(), session.clone()),
             None => stored.remove(name),
         };
+    }
+
+    fn environment(&self) -> String {
+        "script".to_owned()
+    }
+
+    async fn lock_tuning(&self) -> Option<()> {
+        Some(())
+    }
+
+    async fn load_tuning(&self, name: &str) -> Option<String> {
+        self.0.tuning.borrow().get(name).cloned()
+    }
+
+    async fn store_tuning(&self, name: &str, text: &str) {
+        self.0.tuning.borrow_mut().insert(name.to_owned(), text.to_owned());
     }
 }

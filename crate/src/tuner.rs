@@ -1,0 +1,102 @@
+//! The tuner: which variant of the product kernel each product of a job runs fastest on this device, by measuring. It
+//! plans tries, makes them and judges them; the volunteer's loop decides when, and keeps the notes. It never offers a kernel that may harm the visitor's browser, and lets none win whose result is wrong.
+
+mod bench;
+mod notes;
+mod plan;
+mod session;
+
+pub use bench::Bench;
+pub use notes::{Measured, Notes};
+pub use plan::{Task, Tuner, tasks};
+pub use session::{Budget, Kept};
+
+use manyhands_shaders::matmul::Variant;
+
+/// What a session may spend on measuring, in all. What is not measured by then waits for the next session.
+pub const TUNING_MS_MAX: f64 = 1000.0;
+
+/// What the visitor, or a test, wants of the tuner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tune {
+    /// Measure.
+    #[default]
+    Auto,
+    /// Run what runs where nothing was measured.
+    Off,
+    /// Run this variant wherever it takes the product.
+    Fixed(Variant),
+}
+
+impl Tune {
+    /// Reads `auto`, `off` or a kernel's name.
+    pub fn parse(text: &str) -> Option<Tune> {
+        match text {
+            "auto" => Some(Tune::Auto),
+            "off" => Some(Tune::Off),
+            name => variant_named(name).map(Tune::Fixed),
+        }
+    }
+}
+
+/// The variant whose kernel has this name.
+pub fn variant_named(name: &str) -> Option<Variant> {
+    Variant::ALL.into_iter().find(|variant| variant.kernel().name == name)
+}
+
+/// The names of all variants' kernels.
+pub fn variant_names() -> Vec<&'static str> {
+    Variant::ALL.iter().map(|variant| variant.kernel().name).collect()
+}
+
+/// What a list of kernels was found good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdapterClass {
+    Device,
+    /// A program that stands in for a device: SwiftShader, lavapipe, WARP.
+    Fallback,
+}
+
+/// Whether a variant may be tried on such an adapter at all. Large kernels with barriers crash the compilers of fallback
+/// adapters and with them the browser's GPU process, which the visitor's other tabs share. The plain kernel is what others
+/// are compared with; it is never the fastest.
+pub fn is_offered(variant: Variant, class: AdapterClass) -> bool {
+    let barriers = variant.kernel().wgsl.contains("Barrier(");
+    variant != Variant::Naive && !(class == AdapterClass::Fallback && barriers)
+}
+
+/// Names the WGSL of the whole family: what was measured with other texts says nothing of these. FNV-1a, 64 bits.
+pub fn kernels_version() -> String {
+    let bytes = Variant::ALL.iter().flat_map(|variant| {
+        let kernel = variant.kernel();
+        [kernel.name, "\0", kernel.wgsl, "\0"].map(str::as_bytes).into_iter().flatten()
+    });
+    let hash = bytes.fold(0xCBF2_9CE4_8422_2325u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
+    format!("{hash:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_fallback_adapter_is_offered() {
+        for variant in Variant::ALL {
+            let wgsl = variant.kernel().wgsl;
+            let barriers = wgsl.contains("workgroupBarrier(") || wgsl.contains("storageBarrier(");
+            assert!(!is_offered(variant, AdapterClass::Fallback) || !barriers, "{variant:?}");
+            assert_eq!(is_offered(variant, AdapterClass::Device), variant != Variant::Naive, "{variant:?}");
+        }
+        assert!(is_offered(Variant::Blocked, AdapterClass::Fallback));
+    }
+
+    #[test]
+    fn wishes_are_read_by_name() {
+        assert_eq!(Tune::parse("auto"), Some(Tune::Auto));
+        assert_eq!(Tune::parse("off"), Some(Tune::Off));
+        assert_eq!(Tune::parse("matmul_blocked"), Some(Tune::Fixed(Variant::Blocked)));
+        assert_eq!(Tune::parse("blocked"), None);
+        assert_eq!(Tune::parse(""), None);
+        assert_eq!(kernels_version().len(), 16);
+    }
+}

@@ -1,0 +1,279 @@
+//! One product on one device: the usual variant's result and time, and tries of other variants against both. A try
+//! compiles, computes, checks and measures; it decides nothing.
+//!
+//! **What counts as right.** Rows of the result, as many as are cheap, agree with the reference within its tolerance. Every
+//! other entry agrees with the usual variant's, which passed the same check and its self-test before: two right results
+//! are each within the tolerance of the exact one, and by Cauchy and Schwarz `(|A|·|B|)ᵢⱼ ≤ ‖aᵢ‖ ‖bⱼ‖` bounds that
+//! tolerance without a product of its own.
+
+use manyhands_shaders::compare::compare;
+use manyhands_shaders::matmul::{self, Epilogue, Rows, Shape, Transposed, Variant};
+use manyhands_shaders::{FLUSH, UNIT_ROUNDOFF};
+
+use super::plan::Task;
+use crate::control::{Control, Pace, PaceFuture};
+use crate::engine::{Engine, EngineError, known};
+use crate::plan::{Buffer, Matmul, Op, Program};
+
+/// Multiplications that the reference may take for one product: some 10 ms in a tab.
+const REFERENCE_FLOP: u64 = 1 << 22;
+/// A measurement takes about so long, as far as repetition goes.
+const MEASURE_MS: f64 = 8.0;
+const RUNS_MAX: u32 = 64;
+/// Measurements of which the fastest counts.
+const MEASUREMENTS: usize = 2;
+/// No epilogue stretches a difference more than GELU, whose slope is at most 1.13.
+const EPILOGUE_SLOPE: f64 = 1.13;
+
+/// The usual variant's result and time for one product.
+pub struct Bench {
+    shape: Shape,
+    transposed: Transposed,
+    usual: Variant,
+    /// A, B and bias.
+    inputs: [Vec<f32>; 3],
+    answers: Vec<Answer>,
+    /// `‖aᵢ‖` and `‖bⱼ‖`.
+    norms: [Vec<f64>; 2],
+    runs: u32,
+    pub usual_ms: f64,
+}
+
+/// What is known of the result under one epilogue.
+struct Answer {
+    epilogue: Epilogue,
+    /// By the reference, in these rows.
+    rows: Vec<usize>,
+    expected: Vec<f64>,
+    tolerance: Vec<f64>,
+    /// By the usual variant, in all rows.
+    usual: Vec<f32>,
+}
+
+/// The clock of a pace without its breaks, which would be measured, too. A try is short.
+struct Unbroken(Control);
+
+impl Pace for Unbroken {
+    fn now_ms(&self) -> f64 {
+        self.0.now_ms()
+    }
+
+    fn breathe(&self, _worked_ms: f64) -> PaceFuture {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+impl Bench {
+    /// Runs the usual variant; an error if even that is wrong. `clock` steers nothing here.
+    pub async fn open(engine: &Engine, task: &Task, usual: Variant, clock: &Control) -> Result<Bench, EngineError> {
+        let shape = first_call(task);
+        let (m, k, n) = (shape.m as usize, shape.k as usize, shape.n as usize);
+        let inputs = [known::values(1, m * k), known::values(2, k * n), known::values(3, n)];
+        let norms = [norms(&inputs[0], m, k, !task.transposed.a), norms(&inputs[1], n, k, task.transposed.b)];
+        let mut bench =
+            Bench { shape, transposed: task.transposed, usual, inputs, answers: Vec::new(), norms, runs: 1, usual_ms: 0.0 };
+        bench.answers = task.epilogues.iter().map(|&epilogue| bench.answer(epilogue)).collect();
+        let (results, once_ms) = bench.compute(engine, usual, clock).await?;
+        for (answer, result) in bench.answers.iter_mut().zip(results) {
+            answer.usual = result;
+        }
+        for answer in &bench.answers {
+            bench.check(answer, &answer.usual).map_err(|detail| wrong(usual, detail))?;
+        }
+        bench.runs = ((MEASURE_MS / once_ms.max(1e-3)).ceil() as u32).clamp(1, RUNS_MAX);
+        bench.usual_ms = bench.time(engine, usual, clock).await?;
+        if bench.usual_ms.partial_cmp(&0.0) != Some(std::cmp::Ordering::Greater) {
+            return Err(EngineError::Input("there is no clock to measure by".to_owned()));
+        }
+        Ok(bench)
+    }
+
+    /// The variant's time as a share of the usual one's, in thousandths. [`EngineError::SelfTest`] where it is wrong.
+    pub async fn attempt(&self, engine: &Engine, variant: Variant, clock: &Control) -> Result<u32, EngineError> {
+        if !variant.takes(self.shape, self.transposed) {
+            return Err(wrong(variant, "it does not take the product".to_owned()));
+        }
+        let (results, _) = self.compute(engine, variant, clock).await?;
+        for (answer, result) in self.answers.iter().zip(&results) {
+            self.check(answer, result).map_err(|detail| wrong(variant, detail))?;
+        }
+        let share = self.time(engine, variant, clock).await? / self.usual_ms;
+        Ok((share * 1e3).clamp(0.0, f64::from(u32::MAX)) as u32)
+    }
+
+    /// The result under each epilogue, and what the last run of them took, compilation left out.
+    async fn compute(&self, engine: &Engine, variant: Variant, clock: &Control) -> Result<(Vec<Vec<f32>>, f64), EngineError> {
+        let (mut results, mut took_ms) = (Vec::new(), 0.0);
+        let unbroken = Control::with_pace(Unbroken(clock.clone()));
+        for answer in &self.answers {
+            let (program, c) = self.program(variant, answer.epilogue);
+            let mut resident = engine.load(&program, &self.loads(answer.epilogue)).await?;
+            let start_ms = clock.now_ms();
+            resident.run(1, &unbroken).await?;
+            took_ms = clock.now_ms() - start_ms;
+            results.push(resident.read(&[c]).await?.swap_remove(0));
+        }
+        Ok((results, took_ms))
+    }
+
+    /// Milliseconds of one run under the first epilogue, the fastest of some measurements.
+    async fn time(&self, engine: &Engine, variant: Variant, clock: &Control) -> Result<f64, EngineError> {
+        let Some(answer) = self.answers.first() else { return Ok(0.0) };
+        let unbroken = Control::with_pace(Unbroken(clock.clone()));
+        let (program, _) = self.program(variant, answer.epilogue);
+        let mut resident = engine.load(&program, &self.loads(answer.epilogue)).await?;
+        let mut best_ms = f64::INFINITY;
+        for _ in 0..MEASUREMENTS {
+            let start_ms = clock.now_ms();
+            resident.run(self.runs, &unbroken).await?;
+            best_ms = best_ms.min((clock.now_ms() - start_ms) / f64::from(self.runs));
+        }
+        Ok(best_ms)
+    }
+
+    fn loads(&self, epilogue: Epilogue) -> Vec<(Buffer, &[f32])> {
+        let mut loads: Vec<_> = self.inputs.iter().enumerate().map(|(i, values)| (Buffer(i), values.as_slice())).collect();
+        if epilogue == Epilogue::None {
+            loads.pop();
+        }
+        loads
+    }
+
+    fn program(&self, variant: Variant, epilogue: Epilogue) -> (Program, Buffer) {
+        let mut program = Program::default();
+        let mut buffers: Vec<_> = self.inputs.iter().map(|values| program.buffer(values.len() as u64)).collect();
+        let bias = buffers.pop().filter(|_| epilogue != Epilogue::None);
+        let c = program.buffer(u64::from(self.shape.m) * u64::from(self.shape.n));
+        let (shape, transposed) = (self.shape, self.transposed);
+        let rows = Rows { first: 0, end: shape.m };
+        let [a, b] = [buffers[0], buffers[1]];
+        let product = Matmul { a, b, bias, c, shape, transposed, epilogue, rows, variant: Some(variant) };
+        program.ops.push(Op::Matmul(product));
+        (program, c)
+    }
+
+    /// What the reference says of some rows, spread from the first to the last.
+    fn answer(&self, epilogue: Epilogue) -> Answer {
+        let (m, k, n) = (self.shape.m as usize, self.shape.k as usize, self.shape.n as usize);
+        let count = (REFERENCE_FLOP / (k as u64 * n as u64).max(1)).clamp(1, m.max(1) as u64) as usize;
+        let rows: Vec<usize> = (0..count).map(|i| if count == 1 { m - 1 } else { i * (m - 1) / (count - 1) }).collect();
+        let [a, b, bias] = &self.inputs;
+        let element = |row: usize, p: usize| if self.transposed.a { a[p * m + row] } else { a[row * k + p] };
+        let a: Vec<f64> = rows.iter().flat_map(|&row| (0..k).map(move |p| f64::from(element(row, p)))).collect();
+        let [b, bias] = [b, bias].map(|values| values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>());
+        let shape = Shape { m: count as u32, ..self.shape };
+        let transposed = Transposed { a: false, ..self.transposed };
+        let expected = matmul::reference(shape, transposed, epilogue, &a, &b, &bias);
+        let tolerance = matmul::tolerance(shape, transposed, epilogue, &a, &b, &bias);
+        Answer { epilogue, rows, expected, tolerance, usual: Vec::new() }
+    }
+
+    /// See the head of this file.
+    fn check(&self, answer: &Answer, result: &[f32]) -> Result<(), String> {
+        let (m, n) = (self.shape.m as usize, self.shape.n as usize);
+        if result.len() != m * n {
+            return Err(format!("{} values, {} expected", result.len(), m * n));
+        }
+        let rows: Vec<f32> = answer.rows.iter().flat_map(|&row| &result[row * n..][..n]).copied().collect();
+        compare(&rows, &answer.expected, &answer.tolerance).map_err(|e| e.to_string())?;
+        let gamma = matmul::gamma(self.shape.k);
+        let flushed = f64::from(self.shape.k + 2) * FLUSH;
+        for (index, (&got, &usual)) in result.iter().zip(&answer.usual).enumerate() {
+            let product = self.norms[0][index / n] * self.norms[1][index % n];
+            let bias = f64::from(self.inputs[2][index % n].abs());
+            let each = gamma * product + UNIT_ROUNDOFF * (product * (1.0 + gamma) + bias) + flushed;
+            // Written so that NaN fails.
+            #[allow(clippy::neg_cmp_op_on_partial_ord)]
+            if !((f64::from(got) - f64::from(usual)).abs() <= 2.0 * EPILOGUE_SLOPE * each) {
+                return Err(format!("value {index} is {got}, by {} it is {usual}", self.usual.kernel().name));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The rows that the first call of the product computes: the others are as fast, and calls are timed by themselves.
+fn first_call(task: &Task) -> Shape {
+    let (shape, rows) = (task.shape, Rows { first: 0, end: task.shape.m });
+    let mut program = Program::default();
+    let c = program.buffer(0);
+    program.matmul(Matmul {
+        a: c,
+        b: c,
+        bias: None,
+        c,
+        shape,
+        transposed: task.transposed,
+        epilogue: Epilogue::None,
+        rows,
+        variant: None,
+    });
+    match program.ops.first() {
+        Some(Op::Matmul(first)) => Shape { m: first.rows.end, ..shape },
+        _ => shape,
+    }
+}
+
+/// The norms of `count` vectors of `length` values, which lie one after another or side by side.
+fn norms(values: &[f32], count: usize, length: usize, in_rows: bool) -> Vec<f64> {
+    let value = |i: usize, p: usize| f64::from(if in_rows { values[i * length + p] } else { values[p * count + i] });
+    (0..count).map(|i| (0..length).map(|p| value(i, p).powi(2)).sum::<f64>().sqrt()).collect()
+}
+
+fn wrong(variant: Variant, detail: String) -> EngineError {
+    EngineError::SelfTest { kernel: variant.kernel().name.to_owned(), detail }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bench(transposed: Transposed, [m, k, n]: [u32; 3]) -> Bench {
+        let task = Task { shape: Shape { m, k, n }, transposed, epilogues: vec![Epilogue::None, Epilogue::BiasRelu] };
+        pollster::block_on(Bench::open(&Engine::cpu(), &task, Variant::Blocked, &Control::new())).unwrap()
+    }
+
+    /// Wrong anywhere, by a little or at all.
+    #[test]
+    fn a_wrong_result_is_seen_in_any_row() {
+        for (a, b) in [(false, false), (true, false), (false, true), (true, true)] {
+            // Deep enough for the reference to know a few rows only.
+            let bench = bench(Transposed { a, b }, [40, 1100, 520]);
+            let answer = &bench.answers[0];
+            assert!(answer.rows.len() < 40 && answer.rows.first() == Some(&0) && answer.rows.last() == Some(&39));
+            let other = (0..40).find(|row| !answer.rows.contains(row)).unwrap();
+            assert_eq!(bench.check(answer, &answer.usual), Ok(()));
+            for row in [0, other, 39] {
+                for change in [1e-2, f32::NAN, f32::INFINITY] {
+                    let mut result = answer.usual.clone();
+                    result[row * 520 + 77] += change;
+                    assert!(bench.check(answer, &result).is_err(), "row {row} by {change}");
+                }
+            }
+            assert!(bench.check(answer, &answer.usual[1..]).is_err());
+            assert!(bench.check(answer, &[]).is_err());
+            let unrelated = &bench.answers[1];
+            assert!(bench.check(answer, &unrelated.usual).is_err(), "another epilogue's");
+        }
+    }
+
+    #[test]
+    fn a_large_product_is_measured_by_its_first_call() {
+        let task = |m, k, n| Task { shape: Shape { m, k, n }, transposed: Transposed::default(), epilogues: vec![] };
+        assert_eq!(first_call(&task(64, 784, 256)).m, 64);
+        let cut = first_call(&task(4096, 1024, 1024));
+        assert!(cut.m < 4096 && cut.m.is_multiple_of(matmul::ROW_STEP) && (cut.k, cut.n) == (1024, 1024), "{cut:?}");
+    }
+
+    #[test]
+    fn every_processor_can_be_measured() {
+        let bench = bench(Transposed::default(), [32, 64, 16]);
+        assert!(bench.usual_ms > 0.0 && bench.runs > 1);
+        let got = pollster::block_on(bench.attempt(&Engine::cpu(), Variant::BlockedVec4, &Control::new()));
+        assert!(matches!(got, Ok(share) if share > 0), "{got:?}");
+        let odd = Variant::BlockedVec4;
+        let bench = self::bench(Transposed::default(), [31, 63, 15]);
+        let got = pollster::block_on(bench.attempt(&Engine::cpu(), odd, &Control::new()));
+        assert!(matches!(got, Err(EngineError::SelfTest { .. })), "{got:?}");
+    }
+}

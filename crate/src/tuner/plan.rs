@@ -1,0 +1,205 @@
+//! Which products a unit has, which variants are left to try for them, and which wins. Pure.
+
+use manyhands_protocol::work::Work;
+use manyhands_shaders::matmul::{Epilogue, Shape, Transposed, Variant};
+
+use super::notes::{Measured, Notes};
+use super::{AdapterClass, is_offered};
+use crate::engine::EngineError;
+use crate::plan::{Op, TrainPlan};
+
+/// A variant wins by at least this much, in thousandths of the usual one's time: less is noise.
+const WIN_SHARE_MAX: u32 = 970;
+
+/// A product of a unit, with the epilogues that follow it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Task {
+    pub shape: Shape,
+    pub transposed: Transposed,
+    pub epilogues: Vec<Epilogue>,
+}
+
+impl Task {
+    /// The product's name in notes: extents, then `n` or `t` for A and for B.
+    pub fn name(&self) -> String {
+        let Shape { m, k, n } = self.shape;
+        let letter = |transposed| if transposed { 't' } else { 'n' };
+        format!("{m}x{k}x{n} {}{}", letter(self.transposed.a), letter(self.transposed.b))
+    }
+}
+
+/// The different products of a unit, those first that take the most operations.
+pub fn tasks(work: &Work) -> Result<Vec<Task>, EngineError> {
+    let ops = match work {
+        Work::Matmul(w) => {
+            let shape = Shape { m: w.m, k: w.k, n: w.n };
+            return Ok(vec![Task { shape, transposed: Transposed::default(), epilogues: vec![Epilogue::None] }]);
+        }
+        Work::Train(w) => TrainPlan::compile(w)?.program.ops,
+    };
+    let mut found: Vec<(u64, Task)> = Vec::new();
+    for op in &ops {
+        let Op::Matmul(product) = op else { continue };
+        let known = found.iter_mut().find(|(_, t)| t.shape == product.shape && t.transposed == product.transposed);
+        match known {
+            Some((flop, task)) => {
+                *flop = flop.saturating_add(op.flop());
+                if !task.epilogues.contains(&product.epilogue) {
+                    task.epilogues.push(product.epilogue);
+                }
+            }
+            None => {
+                let epilogues = vec![product.epilogue];
+                found.push((op.flop(), Task { shape: product.shape, transposed: product.transposed, epilogues }));
+            }
+        }
+    }
+    found.sort_by_key(|(flop, _)| std::cmp::Reverse(*flop));
+    Ok(found.into_iter().map(|(_, task)| task).collect())
+}
+
+/// What is known of one adapter, under one browser and one text of the kernels.
+#[derive(Debug, Clone)]
+pub struct Tuner {
+    class: AdapterClass,
+    pub notes: Notes,
+    /// Variants whose try did not come back: their markers.
+    lost: Vec<Variant>,
+}
+
+impl Tuner {
+    /// `markers` are the names of kernels whose try did not come back.
+    pub fn new(class: AdapterClass, markers: &str, notes: &str) -> Tuner {
+        Tuner { class, notes: Notes::parse(notes), lost: markers.lines().filter_map(super::variant_named).collect() }
+    }
+
+    /// The markers that are set.
+    pub fn markers(&self) -> String {
+        self.lost.iter().map(|variant| format!("{}\n", variant.kernel().name)).collect()
+    }
+
+    /// Sets the marker of a variant about to be tried.
+    pub fn mark(&mut self, variant: Variant) {
+        if !self.lost.contains(&variant) {
+            self.lost.push(variant);
+        }
+    }
+
+    /// Takes the marker away of a variant whose try came back.
+    pub fn unmark(&mut self, variant: Variant) {
+        self.lost.retain(|lost| *lost != variant);
+    }
+
+    /// Variants of a product to try against its usual one.
+    pub fn untried(&self, task: &Task, usual: Variant) -> Vec<Variant> {
+        let name = task.name();
+        Variant::ALL
+            .into_iter()
+            .filter(|&v| v != usual && is_offered(v, self.class) && v.takes(task.shape, task.transposed))
+            .filter(|v| !self.lost.contains(v) && !self.notes.is_wrong(*v) && self.notes.get(&name, *v).is_none())
+            .collect()
+    }
+
+    /// The variant that beat the usual one, if any did.
+    pub fn winner(&self, task: &Task) -> Option<Variant> {
+        let name = task.name();
+        let share = |variant| match self.notes.get(&name, variant) {
+            Some(Measured::Share(share)) if share <= WIN_SHARE_MAX => Some(share),
+            _ => None,
+        };
+        // The notes may be older than a marker, or written by others.
+        let may = |v: &Variant| {
+            is_offered(*v, self.class)
+                && v.takes(task.shape, task.transposed)
+                && !self.lost.contains(v)
+                && !self.notes.is_wrong(*v)
+        };
+        let best = Variant::ALL.into_iter().filter(may).filter_map(|v| share(v).map(|share| (share, v)));
+        best.min_by_key(|(share, _)| *share).map(|(_, v)| v)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use manyhands_protocol::ids::BlobHash;
+    use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
+    use manyhands_protocol::work::{InnerOptimizer, TrainWork};
+
+    use super::*;
+
+    fn task(m: u32, k: u32, n: u32) -> Task {
+        Task { shape: Shape { m, k, n }, transposed: Transposed::default(), epilogues: vec![Epilogue::None] }
+    }
+
+    #[test]
+    fn a_training_step_has_each_product_once() {
+        let nothing = BlobHash([0; 32]);
+        let model = Model {
+            input: Input { shape: vec![784], dtype: InputType::U8, scale: 1.0, offset: 0.0 },
+            layers: vec![Layer::Dense { outputs: 128 }, Layer::Relu, Layer::Dense { outputs: 10 }],
+            loss: Loss::SoftmaxCrossEntropy,
+        };
+        let optimizer = InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.9 };
+        let work = TrainWork {
+            model,
+            checkpoint: nothing,
+            shard: nothing,
+            round: 0,
+            first_row: 0,
+            batch: 32,
+            inner_steps: 2,
+            optimizer,
+        };
+        let tasks = tasks(&Work::Train(work)).unwrap();
+        let names: Vec<_> = tasks.iter().map(Task::name).collect();
+        assert_eq!(names.len(), 5, "{names:?}");
+        assert_eq!(names[..2].iter().filter(|n| n.contains("784")).count(), 2, "the largest first: {names:?}");
+        let forward = tasks.iter().find(|t| t.name() == "32x784x128 nn").unwrap();
+        assert_eq!(forward.epilogues, [Epilogue::BiasRelu]);
+        assert!(tasks.iter().any(|t| t.transposed.a) && tasks.iter().any(|t| t.transposed.b));
+    }
+
+    #[test]
+    fn each_variant_is_tried_once_and_the_fastest_wins() {
+        let mut tuner = Tuner::new(AdapterClass::Fallback, "", "");
+        let task = task(64, 128, 64);
+        assert_eq!(tuner.untried(&task, Variant::Blocked), [Variant::BlockedVec4]);
+        assert_eq!(tuner.untried(&task, Variant::BlockedVec4), [Variant::Blocked]);
+        assert_eq!(tuner.winner(&task), None);
+        tuner.notes.add(&task.name(), Variant::BlockedVec4, Measured::Share(980));
+        assert_eq!(tuner.winner(&task), None, "within the noise");
+        tuner.notes.add(&task.name(), Variant::BlockedVec4, Measured::Share(700));
+        assert_eq!(tuner.winner(&task), Some(Variant::BlockedVec4));
+        assert!(tuner.untried(&task, Variant::Blocked).is_empty());
+        assert_eq!(tuner.winner(&super::tests::task(64, 128, 68)), None, "another product");
+    }
+
+    #[test]
+    fn a_variant_that_was_wrong_or_lost_never_wins_and_is_not_tried() {
+        let (first, second) = (task(64, 128, 64), task(64, 64, 64));
+        let won = format!("{} matmul_blocked_vec4 500\n", first.name());
+        let wrong = format!("{won}{} matmul_blocked_vec4 wrong\n", second.name());
+        for tuner in
+            [Tuner::new(AdapterClass::Device, "", &wrong), Tuner::new(AdapterClass::Device, "matmul_blocked_vec4\n", &won)]
+        {
+            assert_eq!(tuner.winner(&first), None);
+            for task in [&first, &second] {
+                assert!(!tuner.untried(task, Variant::Blocked).contains(&Variant::BlockedVec4));
+            }
+        }
+        let mut tuner = Tuner::new(AdapterClass::Device, "", &won);
+        assert_eq!(tuner.winner(&first), Some(Variant::BlockedVec4));
+        tuner.mark(Variant::BlockedVec4);
+        assert_eq!((tuner.winner(&first), tuner.markers().as_str()), (None, "matmul_blocked_vec4\n"));
+        tuner.unmark(Variant::BlockedVec4);
+        assert_eq!((tuner.winner(&first), tuner.markers().as_str()), (Some(Variant::BlockedVec4), ""));
+    }
+
+    /// Notes are read from where others may write: a product that the kernel does not take is not given to it.
+    #[test]
+    fn notes_cannot_choose_what_does_not_fit() {
+        let odd = task(63, 127, 63);
+        let notes = format!("{0} matmul_blocked_vec4 10\n{0} matmul_naive 10\n", odd.name());
+        assert_eq!(Tuner::new(AdapterClass::Device, "", &notes).winner(&odd), None);
+    }
+}

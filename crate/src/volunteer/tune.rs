@@ -1,0 +1,108 @@
+//! When the tuner runs in a visit: after its first unit is handed in, before a unit with products that are new to the
+//! device; and where its notes are kept. What it measures and chooses is the tuner's own business.
+
+use std::cell::RefCell;
+
+use manyhands_protocol::work::Work;
+
+use super::event::State;
+use super::host::Host;
+use super::run::Visit;
+use crate::control::Control;
+use crate::engine::{EngineError, TunedAdapter};
+use crate::tuner::{Budget, Kept, Task, Tune, Tuner, kernels_version, tasks};
+
+/// What a visit remembers of its measuring, whatever becomes of the device.
+#[derive(Default)]
+pub(super) struct Tuning {
+    budget: Budget,
+    /// Name and text of the markers as they were before the try under way, for a visit that ends in its middle.
+    before: RefCell<Option<(String, String)>>,
+    /// Markers of tries that lost their device, for a host that keeps nothing.
+    lost: RefCell<String>,
+}
+
+/// Where notes are kept, and what they hold for.
+struct Names {
+    markers: String,
+    notes: String,
+    /// First line of the notes. Notes under another one are of other kernels, another browser or another driver.
+    stamp: String,
+}
+
+impl Names {
+    fn of(adapter: &TunedAdapter, environment: &str) -> Names {
+        Names {
+            // Whatever browser, driver or version of the kernel it was: what did not come back is not tried again.
+            markers: format!("tried on {}", adapter.name),
+            notes: format!("tuned on {}", adapter.name),
+            stamp: format!("{} {environment} {}", kernels_version(), adapter.driver).replace('\n', " "),
+        }
+    }
+}
+
+impl<H: Host> Visit<'_, H> {
+    /// Chooses a variant for each product of `work` that is new to this device, measuring what nobody has.
+    pub async fn tune(&self, work: &Work, control: &Control) -> Result<(), EngineError> {
+        let engine = self.engine();
+        let Some(adapter) = engine.tuned_adapter().filter(|_| self.tunes()) else { return Ok(()) };
+        let mut tasks = tasks(work)?;
+        tasks.retain(|task| engine.chosen_variant(task).is_none());
+        if tasks.is_empty() {
+            return Ok(());
+        }
+        let host = self.client.host;
+        let names = Names::of(&adapter, &host.environment());
+        // Another tab that measures has markers set which say nothing yet, and would be measured along.
+        let lock = host.lock_tuning().await;
+        let markers = host.load_tuning(&names.markers).await.unwrap_or_default() + &self.tuning.lost.borrow();
+        let kept = host.load_tuning(&names.notes).await.unwrap_or_default();
+        let notes = kept.strip_prefix(&names.stamp).and_then(|rest| rest.strip_prefix('\n')).unwrap_or_default();
+        let mut tuner = Tuner::new(adapter.class, &markers, notes);
+        if lock.is_some() {
+            self.client.reporter.state(State::Tuning, "");
+            let measured = self.measure(&mut tuner, &tasks, control, &names).await;
+            self.client.reporter.state(State::Working, "");
+            measured?;
+        } else {
+            // What the other tab finds out is for the next unit.
+            tasks.retain(|task| tuner.winner(task).is_some());
+        }
+        tuner.settle(&engine, &tasks).await
+    }
+
+    /// The first unit is computed by what is there: nobody waits for it.
+    fn tunes(&self) -> bool {
+        self.client.settings.tune == Tune::Auto && self.submitted_count.get() > 0
+    }
+
+    async fn measure(&self, tuner: &mut Tuner, tasks: &[Task], control: &Control, names: &Names) -> Result<(), EngineError> {
+        let (host, tuning) = (self.client.host, &self.tuning);
+        let before = tuner.markers();
+        let keep = async |kept| match kept {
+            Kept::Marked(text) => {
+                tuning.before.replace(Some((names.markers.clone(), before.clone())));
+                host.store_tuning(&names.markers, &text).await;
+            }
+            Kept::Unmarked(text) => {
+                host.store_tuning(&names.markers, &text).await;
+                tuning.before.take();
+            }
+            Kept::Notes(text) => host.store_tuning(&names.notes, &format!("{}\n{text}", names.stamp)).await,
+        };
+        let measured = tuner.measure(&self.engine(), tasks, control, &tuning.budget, keep).await;
+        if matches!(measured, Err(EngineError::DeviceLost(_))) {
+            tuning.lost.replace(tuner.markers());
+        }
+        // What ended the try is known: only a visit that is dropped in its middle leaves this behind.
+        tuning.before.take();
+        measured
+    }
+
+    /// Takes back the marker of a try that the visitor's Stop cut short: it says nothing against its variant.
+    pub async fn forget_try(&self) {
+        if let Some((name, text)) = self.tuning.before.take() {
+            self.client.host.store_tuning(&name, &text).await;
+        }
+    }
+}
