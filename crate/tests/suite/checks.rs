@@ -3,9 +3,12 @@
 use manyhands::control::Control;
 use manyhands::engine::{Engine, known};
 
+/// What makes right values wrong.
+type Change = fn(&mut Vec<f32>);
+
 /// Of every kernel's self-test: the results as they are pass; a value short, one too many, none at all, or NaN fail.
 pub async fn wrong_results_are_seen(engine: &Engine) {
-    let wrong: [(&str, fn(&mut Vec<f32>)); 5] = [
+    let wrong: [(&str, Change); 5] = [
         ("short", |values| values.truncate(values.len() - 1)),
         ("long", |values| values.push(0.0)),
         ("empty", Vec::clear),
