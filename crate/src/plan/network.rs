@@ -30,6 +30,8 @@ pub struct ForwardPlan {
     pub parameters: Vec<Buffer>,
     nodes: Vec<Placed>,
     traces: Vec<Trace>,
+    /// The counter of inner steps that dropout reads.
+    step: Option<Buffer>,
 }
 
 /// A training step over a fixed batch.
@@ -67,8 +69,8 @@ pub enum StateKind {
     SecondMoment,
     /// AdamW's running powers of its two rates, `[4]`.
     Powers,
-    /// How many steps were taken, which dropout's masks depend on.
-    DropoutStep,
+    /// The inner step of dropout's masks, in u32 bits, and three zeros.
+    InnerStep,
 }
 
 /// A tensor of a step on its way, complete once `after` calls of the program have run; later calls may write over it.
@@ -188,14 +190,6 @@ impl Node {
     fn trains(&self) -> bool {
         matches!(self, Node::Dense { .. } | Node::Convolution { .. } | Node::Embedding { .. } | Node::LayerNorm { .. })
     }
-
-    /// The counter of inner steps that it reads.
-    fn step(&self) -> Option<Buffer> {
-        match self {
-            Node::Dropout { step, .. } => Some(*step),
-            _ => None,
-        }
-    }
 }
 
 /// What a unit fixes of the masks of its dropouts.
@@ -209,7 +203,7 @@ impl ForwardPlan {
     /// Without dropout, as a model is used.
     pub fn compile(model: &Model, batch: u32) -> Result<Self, EngineError> {
         check_built(model, None)?;
-        forward::compile(model, batch, CALL_FLOP_MAX, None)
+        forward::compile(model, batch, None, CALL_FLOP_MAX)
     }
 }
 
@@ -223,7 +217,7 @@ impl TrainPlan {
     pub fn compile_cut(work: &TrainWork, call_flop_max: u64) -> Result<Self, EngineError> {
         check_built(&work.model, Some(&work.optimizer))?;
         let drawn = Drawn { key: work.dropout_key(), first_row: work.first_row };
-        let forward = forward::compile(&work.model, work.batch, call_flop_max, Some(drawn))?;
+        let forward = forward::compile(&work.model, work.batch, Some(drawn), call_flop_max)?;
         let (rows, classes) = (work.batch * forward.labels, forward.classes);
         let mut program = forward.program.clone();
         // Only the loss is made of them.
@@ -235,15 +229,14 @@ impl TrainPlan {
         program.ops.push(Op::ColumnSum { x: losses, sums: loss, rows, columns: 1 });
         let (gradients, traces) = backward::compile(&mut program, &forward.nodes, gradient);
         let update::Kept { state, initial } = update::compile(&mut program, &gradients, &work.optimizer);
-        let step = forward.nodes.iter().find_map(|placed| placed.node.step());
-        if let Some(step) = step {
-            program.ops.push(Op::DropoutAdvance { step });
-        }
-        let step = step.map(|step| (State { parameter: None, kind: StateKind::DropoutStep }, step));
         let parameters = forward.parameters.iter();
         let parameters =
             parameters.map(|&buffer| (State { parameter: Some(buffer.0 as u32), kind: StateKind::Parameter }, buffer));
-        let mut state: Vec<_> = parameters.chain(state).chain(step).collect();
+        let mut state: Vec<_> = parameters.chain(state).collect();
+        if let Some(step) = forward.step {
+            program.ops.push(Op::DropoutAdvance { step });
+            state.push((State { parameter: None, kind: StateKind::InnerStep }, step));
+        }
         state.sort_by_key(|(of, _)| (of.parameter.unwrap_or(u32::MAX), of.kind));
         let traces = forward.traces.iter().copied().chain(traces).collect();
         Ok(Self { forward, program, labels, loss, initial, state, traces })

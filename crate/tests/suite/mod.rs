@@ -1,6 +1,7 @@
 //! What every backend must pass, natively and in a browser: tables of shapes per kernel, and a whole training unit
 //! against the reference. The programs around this module choose the backend; it asserts and prints.
 
+mod checks;
 mod curves;
 pub mod dropout;
 mod image;
@@ -370,6 +371,7 @@ pub async fn all(engine: &Engine, name: &str) {
     kernels(engine).await;
     a_changed_input_is_seen(engine).await;
     sequence::a_changed_input_is_seen(engine).await;
+    checks::wrong_results_are_seen(engine).await;
     slices_change_no_bits(engine).await;
     image::changes_are_seen_and_parts_change_no_bits(engine).await;
     sequence::slices_change_no_bits(engine).await;
@@ -384,14 +386,14 @@ pub async fn all(engine: &Engine, name: &str) {
     models::units(engine, name).await;
     models::gradients(engine).await;
     models::clipping(engine).await;
+    vectors::agree(engine, name).await;
+    curves::agree(engine, name).await;
     state::cuts_change_no_bits(engine).await;
     state::shared_memory_changes_no_bits(engine).await;
     state::steps_can_be_seen(engine).await;
     sampling::keeps(engine, name).await;
     sampling::writes().await;
     sampling::refuses();
-    vectors::agree(engine, name).await;
-    curves::agree(engine, name).await;
     bad_units(engine).await;
     speed(engine, name).await;
 }

@@ -36,6 +36,16 @@ pub fn images() -> Model {
     model(&[14, 12, 3], InputType::F32, layers)
 }
 
+/// The net of the measured job on colour pictures of 32 by 32.
+fn colour() -> Model {
+    let convolution = |channels| Layer::Convolution { channels, kernel: 5, stride: 1, padding: 0 };
+    let pool = Layer::MaxPool { size: 2, stride: 2 };
+    let layers = vec![convolution(8), Layer::Relu, pool.clone(), convolution(16), Layer::Relu, pool, dense(10)];
+    let model = model(&[32, 32, 3], InputType::F32, layers);
+    assert_eq!(model.parameters().unwrap()[4].shape, [5 * 5 * 16, 10], "28, 14, 10 and 5 pixels a side");
+    model
+}
+
 /// A transformer of two blocks, one with norms that open the branches, one without.
 pub fn text(width: u32, heads: u32) -> Model {
     let layers = vec![
@@ -55,6 +65,29 @@ pub fn text(width: u32, heads: u32) -> Model {
         dense(11),
     ];
     model(&[9], InputType::U8, layers)
+}
+
+/// A net with dropout in every place it may stand: of its input, before and behind a ReLU, where a residual ends and where
+/// one begins.
+pub fn dropping() -> Model {
+    let dropout = Layer::Dropout { rate: 0.2 };
+    let layers = vec![
+        dropout.clone(),
+        dense(24),
+        Layer::Relu,
+        dropout.clone(),
+        Layer::Residual { layers: 3 },
+        dense(24),
+        Layer::Gelu,
+        dropout.clone(),
+        Layer::Residual { layers: 2 },
+        dropout.clone(),
+        dense(24),
+        dropout,
+        Layer::Relu,
+        dense(5),
+    ];
+    model(&[37], InputType::F32, layers)
 }
 
 /// Random examples that a model takes.
@@ -78,7 +111,13 @@ pub const SGD: InnerOptimizer = InnerOptimizer::Sgd { learning_rate: 0.05, momen
 
 /// Units of each model by each optimiser, on `engine` and on the reference.
 pub async fn units(engine: &Engine, name: &str) {
-    let cases = [("images", images(), 8), ("text", text(16, 2), 12), ("text, odd", text(12, 1), 12)];
+    let cases = [
+        ("images", images(), 8),
+        ("colour", colour(), 7),
+        ("text", text(16, 2), 12),
+        ("text, odd", text(12, 1), 12),
+        ("dropout", dropping(), 24),
+    ];
     for (kind, model, steps) in cases {
         for (optimizer, most) in [(SGD, 1e-4), (adamw(0.0), 2e-3), (adamw(0.1), 2e-3)] {
             let work = TrainWork { optimizer, first_row: 3, ..work(model.clone(), 3, steps) };

@@ -19,14 +19,14 @@ struct Walk {
     layer: usize,
     /// Of the residual walked through: itself, the layer behind its branch, and what it branched off from.
     branch: Option<(usize, usize, Buffer)>,
+    traces: Vec<Trace>,
     /// What dropout draws from in training, and the buffer that counts inner steps once a layer needs it.
     drawn: Option<Drawn>,
     step: Option<Buffer>,
-    traces: Vec<Trace>,
 }
 
 /// With dropout where `drawn` says what from.
-pub fn compile(model: &Model, batch: u32, call_flop_max: u64, drawn: Option<Drawn>) -> Result<ForwardPlan, EngineError> {
+pub fn compile(model: &Model, batch: u32, drawn: Option<Drawn>, call_flop_max: u64) -> Result<ForwardPlan, EngineError> {
     let invalid = |e: manyhands_protocol::model::ModelError| EngineError::Input(e.to_string());
     let (traced, inputs) = (model.trace().map_err(invalid)?, model.input_values().map_err(invalid)?);
     // What follows counts in u32: it is safe once all activations together are no more than may be allocated.
@@ -38,17 +38,8 @@ pub fn compile(model: &Model, batch: u32, call_flop_max: u64, drawn: Option<Draw
     let shapes = traced.iter().flat_map(|traced| &traced.parameters);
     let parameters: Vec<Buffer> = shapes.map(|p| program.buffer(p.values_count() as u64)).collect();
     let x = program.buffer(u64::from(batch) * u64::from(inputs));
-    let mut walk = Walk {
-        program,
-        nodes: Vec::new(),
-        batch: batch.into(),
-        at: x,
-        layer: 0,
-        branch: None,
-        drawn,
-        step: None,
-        traces: Vec::new(),
-    };
+    let (nodes, traces) = (Vec::new(), Vec::new());
+    let mut walk = Walk { program, nodes, batch: batch.into(), at: x, layer: 0, branch: None, traces, drawn, step: None };
     let mut rest = &parameters[..];
     for (index, layer) in traced.iter().enumerate() {
         let (own, others) = rest.split_at(layer.parameters.len());
@@ -56,10 +47,10 @@ pub fn compile(model: &Model, batch: u32, call_flop_max: u64, drawn: Option<Draw
         walk.layer = index;
         walk.layer(index, layer, own);
     }
-    let Walk { mut program, nodes, at: logits, traces, .. } = walk;
+    let Walk { mut program, nodes, at: logits, traces, step, .. } = walk;
     program.keep(logits);
     let (labels, classes) = (model.labels_count(), model.classes());
-    Ok(ForwardPlan { program, batch, inputs, labels, classes, x, logits, parameters, nodes, traces })
+    Ok(ForwardPlan { program, batch, inputs, labels, classes, x, logits, parameters, nodes, traces, step })
 }
 
 impl Walk {
@@ -78,7 +69,7 @@ impl Walk {
                 self.push(Node::Branch { values: count(self.values(traced.input)) });
             }
             _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
-            Layer::Dropout { rate } => self.dropout(index, traced, rate),
+            Layer::Dropout { rate } => self.dropout(traced, rate),
             Layer::Gelu => {
                 let values = count(self.values(traced.input));
                 let output = self.buffer(traced.output);
@@ -176,10 +167,10 @@ impl Walk {
     }
 
     /// Nothing but in training.
-    fn dropout(&mut self, index: usize, traced: &TracedLayer, rate: f32) {
+    fn dropout(&mut self, traced: &TracedLayer, rate: f32) {
         let Some(Drawn { key, first_row }) = self.drawn else { return };
         let step = *self.step.get_or_insert_with(|| self.program.buffer(dropout_advance::VALUES));
-        let mask = dropout::Mask { rate, key, layer: index as u32, first_row };
+        let mask = dropout::Mask { rate, key, layer: self.layer as u32, first_row };
         let (x, values) = (self.at, count(self.values(traced.input)));
         let y = self.buffer(traced.output);
         self.program.ops.push(Op::Dropout { step, x, y, values, mask });
