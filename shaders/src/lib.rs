@@ -20,6 +20,7 @@ pub mod compare;
 pub mod convolution;
 pub mod convolution_forward;
 pub mod convolution_input_gradient;
+pub mod convolution_quad;
 pub mod convolution_weight_gradient;
 pub mod embedding;
 pub mod gelu;
@@ -77,7 +78,7 @@ pub enum Binding {
 }
 
 /// Every kernel of this crate.
-pub const KERNELS: [&Kernel; 34] = [
+pub const KERNELS: [&Kernel; 35] = [
     &matmul::naive::KERNEL,
     &matmul::blocked::KERNEL,
     &matmul::blocked_vec4::KERNEL,
@@ -107,6 +108,7 @@ pub const KERNELS: [&Kernel; 34] = [
     &layer_norm::parameters::KERNEL,
     &convolution_forward::KERNEL,
     &convolution_input_gradient::KERNEL,
+    &convolution_quad::KERNEL,
     &convolution_weight_gradient::KERNEL,
     &max_pool_forward::KERNEL,
     &max_pool_backward::KERNEL,
