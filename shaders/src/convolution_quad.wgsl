@@ -120,23 +120,42 @@ fn main(
     if (run_first >= run_end) {
         return;
     }
-    let run = min(run_first + lane, run_end - 1u);
-    let image = run / runs;
-    let within = run - image * runs;
-    let i = within / runs_across;
-    let j = (within - i * runs_across) * 4u;
+    let image_first = run_first / runs;
+    let within = run_first - image_first * runs;
+    let i_first = within / runs_across;
+    let run_across = within - i_first * runs_across;
+    // On to this invocation's run, past the ends of as many rows and images as there may be.
+    var image = image_first;
+    var i = i_first;
+    var across_row = run_across + min(lane, run_end - 1u - run_first);
+    for (var carried = 0u; carried < 3u; carried++) {
+        let row_over = across_row >= runs_across;
+        across_row -= select(0u, runs_across, row_over);
+        i += select(0u, 1u, row_over);
+        let image_over = i >= params.out_height;
+        i -= select(0u, params.out_height, image_over);
+        image += select(0u, 1u, image_over);
+    }
+    let j = across_row * 4u;
     var total0 = mat4x4f();
     var total1 = mat4x4f();
-    // A row of taps is one row of the window in one channel. Rows go channel by channel, then downwards.
-    let rows = params.kernel_height * params.channels;
-    let chunk_rows = params.chunk_rows;
-    var ky = 0u;
-    var c = 0u;
-    for (var chunk = 0u; chunk < rows; chunk += chunk_rows) {
-        let end = min(chunk + chunk_rows, rows);
+    // A row of taps is one row of the window in one channel. Rows go channel by channel, then downwards. Those that lie in
+    // the padding for the whole quad are left out; chunks begin where they would with them.
+    var first = 0u;
+    var last = params.kernel_height;
+    let i_last = i_first + (run_across + 3u) / runs_across;
+    if (PADDED && i_last < params.out_height) {
+        first = params.padding_y - min(i_last, params.padding_y);
+        last = min(last, params.height + params.padding_y - i_first);
+    }
+    for (var chunk = 0u; chunk < params.kernel_height * params.channels; chunk += params.chunk_rows) {
+        let begin = max(chunk, first * params.channels);
+        let end = min(chunk + params.chunk_rows, last * params.channels);
+        var ky = begin / params.channels;
+        var c = begin - ky * params.channels;
         var sum0 = mat4x4f();
         var sum1 = mat4x4f();
-        for (var taps = chunk; taps < end; taps++) {
+        for (var taps = begin; taps < end; taps++) {
             // Above the image wraps to far below it.
             let row = i + ky - params.padding_y;
             let inside = row < params.height;
