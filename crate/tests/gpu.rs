@@ -21,6 +21,7 @@ fn gpu_agrees_with_the_reference() {
     let class = engine.device_class();
     assert_eq!(class.backend, Backend::NativeGpu);
     println!("adapter: {}", class.adapter);
+    assert!(Variant::ALL.into_iter().all(|variant| engine.runs_variant(variant)), "a variant would go untested");
     pollster::block_on(suite::all(&engine, "native GPU"));
 }
 
