@@ -73,7 +73,7 @@ impl Engine {
     /// A device of the adapter chosen. [`EngineError::NoAdapter`] where there is none.
     #[cfg(feature = "gpu")]
     pub async fn gpu(choice: AdapterChoice) -> Result<Engine, EngineError> {
-        Self::gpu_with(GpuOptions { adapter: choice, replaced_kernel: None }).await
+        Self::gpu_with(GpuOptions { adapter: choice, ..Default::default() }).await
     }
 
     #[cfg(feature = "gpu")]

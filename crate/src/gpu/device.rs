@@ -33,6 +33,8 @@ pub struct GpuOptions {
     pub adapter: AdapterChoice,
     /// Name of a kernel and WGSL to compile in its place, so that a test can see the self-test fail.
     pub replaced_kernel: Option<(&'static str, String)>,
+    /// Asks for no more than WebGPU's default limits, so that a test can see what they hold.
+    pub default_limits: bool,
 }
 
 /// A device and what was compiled for it.
@@ -72,11 +74,12 @@ impl GpuEngine {
             let software = options.adapter == AdapterChoice::Software;
             info.name = crate::web::adapter_name(software).await.unwrap_or_default();
         }
-        let most = adapter.limits();
+        let defaults = wgpu::Limits::defaults();
+        let most = if options.default_limits { defaults.clone() } else { adapter.limits() };
         let required_limits = wgpu::Limits {
             max_buffer_size: most.max_buffer_size,
             max_storage_buffer_binding_size: most.max_storage_buffer_binding_size,
-            ..wgpu::Limits::defaults()
+            ..defaults
         };
         let required_features = adapter.features() & wgpu::Features::SUBGROUP;
         let (device, queue) = adapter
