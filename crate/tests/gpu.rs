@@ -210,7 +210,7 @@ fn a_buffer_past_the_device_is_refused() {
     let buffer = program.buffer((1 << 30) + 1);
     program.ops.push(Op::ColumnSum { x: buffer, sums: buffer, rows: 1, columns: 1 });
     let got = pollster::block_on(engine.load(&program, &[])).map(drop);
-    assert!(matches!(got, Err(EngineError::TooLarge { bytes, .. }) if bytes > 1 << 32), "{got:?}");
+    assert!(matches!(got, Err(EngineError::BufferTooLarge { bytes, .. }) if bytes > 1 << 32), "{got:?}");
 }
 
 #[test]
@@ -219,4 +219,9 @@ fn the_tuner_measures_checks_and_ends() {
     pollster::block_on(suite::tuning::the_faster_one_wins(open()));
     pollster::block_on(suite::tuning::no_wrong_kernel_wins());
     pollster::block_on(suite::tuning::ends_in_time(open()));
+}
+
+#[test]
+fn the_default_limits_hold_every_kernel_and_refuse_what_is_past_them() {
+    pollster::block_on(suite::limits::defaults());
 }

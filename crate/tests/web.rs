@@ -64,6 +64,11 @@ mod gpu {
     }
 
     #[wasm_bindgen_test]
+    async fn the_default_limits_hold_every_kernel_and_refuse_what_is_past_them() {
+        suite::limits::defaults().await;
+    }
+
+    #[wasm_bindgen_test]
     async fn a_lost_device_is_an_error() {
         let engine = open().await;
         let Engine::Gpu(gpu) = &engine else { panic!("a GPU") };

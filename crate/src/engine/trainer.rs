@@ -21,7 +21,8 @@ pub enum Trainer<'a> {
 impl Engine {
     /// A run of `work` from `parameters` (in the model's order), whose batches are taken from `shard` as the work says,
     /// those of `inner_steps` steps over and over. [`EngineError::Input`] where these do not fit each other,
-    /// [`EngineError::TooLarge`] before anything is allocated where the device cannot hold the run.
+    /// [`EngineError::TooLarge`] or [`EngineError::BufferTooLarge`] before anything is allocated where the device cannot
+    /// hold the run.
     pub async fn trainer<'a>(
         &'a self,
         work: &TrainWork,

@@ -35,6 +35,8 @@ pub struct GpuOptions {
     pub replaced_kernel: Option<(&'static str, String)>,
     /// Leaves the device without subgroups, so that a test sees the kernels that do without.
     pub without_subgroups: bool,
+    /// Asks for no more than WebGPU's default limits, so that a test can see what they hold.
+    pub default_limits: bool,
 }
 
 /// A device and what was compiled for it.
@@ -74,11 +76,12 @@ impl GpuEngine {
             let software = options.adapter == AdapterChoice::Software;
             info.name = crate::web::adapter_name(software).await.unwrap_or_default();
         }
-        let most = adapter.limits();
+        let defaults = wgpu::Limits::defaults();
+        let most = if options.default_limits { defaults.clone() } else { adapter.limits() };
         let required_limits = wgpu::Limits {
             max_buffer_size: most.max_buffer_size,
             max_storage_buffer_binding_size: most.max_storage_buffer_binding_size,
-            ..wgpu::Limits::defaults()
+            ..defaults
         };
         let wanted = if options.without_subgroups { wgpu::Features::empty() } else { wgpu::Features::SUBGROUP };
         let required_features = adapter.features() & wanted;

@@ -29,15 +29,15 @@ pub struct Recording {
 }
 
 impl GpuEngine {
-    /// Compiles and allocates what a program needs. [`EngineError::TooLarge`] before anything is allocated where a
-    /// buffer is past what the device binds.
+    /// Compiles and allocates what a program needs. Before anything is allocated [`EngineError::TooLarge`], or
+    /// [`EngineError::BufferTooLarge`] where a buffer is past what the device binds.
     pub(super) async fn record(&self, program: &Program, placement: &Placement) -> Result<Recording, EngineError> {
         check_bytes(placement.bytes(0))?;
         let most = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
         let size = |values: &u64| (values * 4).next_multiple_of(BUFFER_STEP).max(BUFFER_STEP);
         let sizes: Vec<u64> = placement.places.iter().map(size).collect();
         if let Some(&bytes) = sizes.iter().find(|&&bytes| bytes > most) {
-            return Err(EngineError::TooLarge { bytes, most });
+            return Err(EngineError::BufferTooLarge { total: placement.bytes(0), bytes, most });
         }
         let calls: Vec<_> = program.ops.iter().map(|op| self.call(op)).collect();
         let flops: Vec<_> = program.ops.iter().map(Op::flop).collect();

@@ -5,6 +5,8 @@ mod checks;
 mod curves;
 pub mod dropout;
 mod image;
+#[cfg(feature = "gpu")]
+pub mod limits;
 pub mod sequence;
 #[cfg(feature = "gpu")]
 pub mod tuning;
