@@ -47,10 +47,10 @@ fn post(message: &JsValue) {
 fn act(message: ToWorker) {
     let wish = match message {
         ToWorker::Start(start) => return begin(start),
-        ToWorker::Try { job, rows } => {
+        ToWorker::Try { job, wish } => {
             return spawn_local(async move {
-                post(&match tryout::run(job, rows).await {
-                    Ok(rows) => messages::answers(rows),
+                post(&match tryout::run(job, &wish).await {
+                    Ok(tried) => messages::tried(tried),
                     Err(fault) => messages::error("try_failed", &fault, true),
                 });
             });

@@ -3,12 +3,12 @@
 //! serializer; nothing here acts on a message.
 //!
 //! Page to worker: `start {job: number|null, site: "", backend: "auto"|"gpu"|"cpu", tune: "auto"|"off"|KERNEL,
-//! duty_percent, data_bytes_max}`, `pause`, `resume`, `stop`, `try {job, rows}`.
+//! duty_percent, data_bytes_max}`, `pause`, `resume`, `stop`, `try {job, rows, prompt, seed}`.
 //!
 //! Worker to page: `ready`, `state {state, detail}`, `adapter {backend: "webgpu"|"wasm", adapter, reason}`,
 //! `key {id, stored}`, `unit {job, unit, kind, phase, step, steps, loss|null, reason}`, `totals {accepted, rejected,
 //! pending, credit_flop}`, `answers {rows: [{pixels: Uint8Array, width, height, label, answer, probability}]}`,
-//! `error {code, message, retryable}`. After `state stopped` the worker may be started again.
+//! `sample {round, prompt, text}`, `error {code, message, retryable}`. After `state stopped` the worker may be started again.
 
 use js_sys::{Array, Uint8Array};
 use manyhands::tuner::Tune;
@@ -23,7 +23,15 @@ pub enum ToWorker {
     Pause,
     Resume,
     Stop,
-    Try { job: JobId, rows: usize },
+    Try { job: JobId, wish: TryWish },
+}
+
+/// What to try the newest model on: so many pictures; or, of a model of text, the beginning it goes on from, held-out text
+/// where that is empty, and the seed of what it draws.
+pub struct TryWish {
+    pub rows: usize,
+    pub prompt: String,
+    pub seed: u64,
 }
 
 /// What the visitor agreed to by pressing Start.
@@ -38,6 +46,8 @@ pub struct Start {
 
 /// Most rows one `try` may ask for.
 const ROWS_MAX: u64 = 100;
+/// Longest beginning of a text.
+const PROMPT_BYTES_MAX: usize = 1000;
 
 impl ToWorker {
     /// Reads a message; the error names the field at fault.
@@ -65,7 +75,11 @@ impl ToWorker {
             Some("stop") => Ok(ToWorker::Stop),
             Some("try") => Ok(ToWorker::Try {
                 job: JobId(fields.whole("job").ok_or("job")?),
-                rows: fields.whole("rows").filter(|r| (1..=ROWS_MAX).contains(r)).ok_or("rows")? as usize,
+                wish: TryWish {
+                    rows: fields.whole("rows").filter(|r| (1..=ROWS_MAX).contains(r)).ok_or("rows")? as usize,
+                    prompt: fields.text("prompt").filter(|p| p.len() <= PROMPT_BYTES_MAX).ok_or("prompt")?,
+                    seed: fields.whole("seed").ok_or("seed")?,
+                },
             }),
             _ => Err("type"),
         }
@@ -80,6 +94,17 @@ pub struct Answer {
     pub label: u32,
     pub answer: u32,
     pub probability: f32,
+}
+
+/// What the newest model says to a [`TryWish`].
+pub enum Tried {
+    Answers(Vec<Answer>),
+    /// What the model of this round wrote after the prompt.
+    Sample {
+        round: u32,
+        prompt: String,
+        text: String,
+    },
 }
 
 fn message(kind: &str) -> Record {
@@ -98,7 +123,13 @@ pub fn stopped(detail: &str) -> JsValue {
     message("state").with("state", "stopped").with("detail", detail).into()
 }
 
-pub fn answers(rows: Vec<Answer>) -> JsValue {
+pub fn tried(tried: Tried) -> JsValue {
+    let rows = match tried {
+        Tried::Answers(rows) => rows,
+        Tried::Sample { round, prompt, text } => {
+            return message("sample").with("round", round).with("prompt", prompt).with("text", text).into();
+        }
+    };
     let list = Array::new();
     for row in rows {
         let record = Record::new()
