@@ -8,9 +8,12 @@
 //! Worker to page: `ready`, `state {state, detail}`, `adapter {backend: "webgpu"|"wasm", adapter, reason}`,
 //! `key {id, stored}`, `unit {job, unit, kind, phase, step, steps, loss|null, reason}`, `totals {accepted, rejected,
 //! pending, credit_flop}`, `answers {rows: [{pixels: Uint8Array, width, height, label, answer, probability}]}`,
-//! `error {code, message, retryable}`. After `state stopped` the worker may be started again.
+//! `error {code, message, retryable}`. After `state stopped` the worker may be started again. `ready` comes a second time
+//! when the whole worker takes over from the small one that a visit begins with; both speak the same messages.
 
-use js_sys::{Array, Uint8Array};
+#[cfg(feature = "every-layer")]
+use js_sys::Array;
+use js_sys::Uint8Array;
 use manyhands::volunteer::{Choice, Event};
 use manyhands::web::fields::{Fields, Record};
 use manyhands_protocol::JobId;
@@ -22,7 +25,11 @@ pub enum ToWorker {
     Pause,
     Resume,
     Stop,
-    Try { job: JobId, rows: usize },
+    #[cfg_attr(not(feature = "every-layer"), expect(dead_code, reason = "answers are the whole worker's"))]
+    Try {
+        job: JobId,
+        rows: usize,
+    },
 }
 
 /// What the visitor agreed to by pressing Start.
@@ -32,7 +39,15 @@ pub struct Start {
     pub choice: Choice,
     pub duty_percent: u32,
     pub data_bytes_max: u64,
+    /// The visit goes on from another worker, which told how it started.
+    pub goes_on: bool,
+    /// The lease to go on with, signed as it came.
+    pub lease: Option<Vec<u8>>,
 }
+
+/// Fields that one worker adds to `start` for the next, never the page.
+pub const GOES_ON: &str = "goes_on";
+pub const LEASE: &str = "lease";
 
 /// Most rows one `try` may ask for.
 const ROWS_MAX: u64 = 100;
@@ -56,6 +71,8 @@ impl ToWorker {
                 },
                 duty_percent: fields.whole("duty_percent").filter(|d| (1..=100).contains(d)).ok_or("duty_percent")? as u32,
                 data_bytes_max: fields.whole("data_bytes_max").ok_or("data_bytes_max")?,
+                goes_on: fields.flag(GOES_ON).unwrap_or(false),
+                lease: fields.value(LEASE).map(|bytes| Uint8Array::new(&bytes).to_vec()),
             })),
             Some("pause") => Ok(ToWorker::Pause),
             Some("resume") => Ok(ToWorker::Resume),
@@ -70,6 +87,7 @@ impl ToWorker {
 }
 
 /// One held-out example with the model's answer.
+#[cfg(feature = "every-layer")]
 pub struct Answer {
     pub pixels: Vec<u8>,
     pub width: u32,
@@ -81,6 +99,12 @@ pub struct Answer {
 
 fn message(kind: &str) -> Record {
     Record::new().with("type", kind)
+}
+
+/// A message of nothing but its type.
+#[cfg(not(feature = "every-layer"))]
+pub fn plain(kind: &str) -> JsValue {
+    message(kind).into()
 }
 
 pub fn ready() -> JsValue {
@@ -95,6 +119,7 @@ pub fn stopped(detail: &str) -> JsValue {
     message("state").with("state", "stopped").with("detail", detail).into()
 }
 
+#[cfg(feature = "every-layer")]
 pub fn answers(rows: Vec<Answer>) -> JsValue {
     let list = Array::new();
     for row in rows {

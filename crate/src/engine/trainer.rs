@@ -8,7 +8,7 @@ use crate::control::Control;
 use crate::cpu::{self, CpuTrainer};
 #[cfg(feature = "gpu")]
 use crate::gpu::GpuTrainer;
-use crate::plan::{TrainPlan, check_bytes};
+use crate::plan::{TrainPlan, check_built, check_bytes};
 use crate::tensors::Shard;
 
 /// A run of training steps.
@@ -28,6 +28,7 @@ impl Engine {
         parameters: &[Vec<f32>],
         shard: &'a Shard,
     ) -> Result<Trainer<'a>, EngineError> {
+        check_built()?;
         // The bounds on extents come first: what follows allocates by them.
         Work::Train(work.clone()).validate().map_err(|e| EngineError::Input(e.to_string()))?;
         let plan = TrainPlan::compile(work)?;

@@ -115,7 +115,7 @@ impl Node {
 
 impl ForwardPlan {
     pub fn compile(model: &Model, batch: u32) -> Result<Self, EngineError> {
-        check_built(model, None)?;
+        check_built()?;
         forward::compile(model, batch)
     }
 }
@@ -123,7 +123,7 @@ impl ForwardPlan {
 impl TrainPlan {
     /// The step of `work`, whose extents the caller has validated.
     pub fn compile(work: &TrainWork) -> Result<Self, EngineError> {
-        check_built(&work.model, Some(&work.optimizer))?;
+        check_built()?;
         let forward = ForwardPlan::compile(&work.model, work.batch)?;
         let (rows, classes) = (work.batch * forward.labels, forward.classes);
         let mut program = forward.program.clone();
