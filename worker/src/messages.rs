@@ -9,8 +9,12 @@
 //! `key {id, stored}`, `unit {job, unit, kind, phase, step, steps, loss|null, reason}`, `totals {accepted, rejected,
 //! pending, credit_flop}`, `answers {rows: [{pixels: Uint8Array, width, height, label, answer, probability}]}`,
 //! `sample {round, prompt, text}`, `error {code, message, retryable}`. After `state stopped` the worker may be started again.
+//! `ready` comes a second time when the whole worker takes over from the small one that a visit begins with; both speak
+//! the same messages.
 
-use js_sys::{Array, Uint8Array};
+#[cfg(feature = "every-layer")]
+use js_sys::Array;
+use js_sys::Uint8Array;
 use manyhands::tuner::Tune;
 use manyhands::volunteer::{Choice, Event};
 use manyhands::web::fields::{Fields, Record};
@@ -23,7 +27,11 @@ pub enum ToWorker {
     Pause,
     Resume,
     Stop,
-    Try { job: JobId, wish: TryWish },
+    #[cfg_attr(not(feature = "every-layer"), expect(dead_code, reason = "answers are the whole worker's"))]
+    Try {
+        job: JobId,
+        wish: TryWish,
+    },
 }
 
 /// What to try the newest model on: so many pictures; or, of a model of text, the beginning it goes on from, held-out text
@@ -42,7 +50,15 @@ pub struct Start {
     pub tune: Tune,
     pub duty_percent: u32,
     pub data_bytes_max: u64,
+    /// The visit goes on from another worker, which told how it started.
+    pub goes_on: bool,
+    /// The lease to go on with, signed as it came.
+    pub lease: Option<Vec<u8>>,
 }
+
+/// Fields that one worker adds to `start` for the next, never the page.
+pub const GOES_ON: &str = "goes_on";
+pub const LEASE: &str = "lease";
 
 /// Most rows one `try` may ask for.
 const ROWS_MAX: u64 = 100;
@@ -69,6 +85,8 @@ impl ToWorker {
                 tune: fields.text("tune").as_deref().and_then(Tune::parse).ok_or("tune")?,
                 duty_percent: fields.whole("duty_percent").filter(|d| (1..=100).contains(d)).ok_or("duty_percent")? as u32,
                 data_bytes_max: fields.whole("data_bytes_max").ok_or("data_bytes_max")?,
+                goes_on: fields.flag(GOES_ON).unwrap_or(false),
+                lease: fields.value(LEASE).map(|bytes| Uint8Array::new(&bytes).to_vec()),
             })),
             Some("pause") => Ok(ToWorker::Pause),
             Some("resume") => Ok(ToWorker::Resume),
@@ -87,6 +105,7 @@ impl ToWorker {
 }
 
 /// One held-out example with the model's answer.
+#[cfg(feature = "every-layer")]
 pub struct Answer {
     pub pixels: Vec<u8>,
     pub width: u32,
@@ -97,6 +116,7 @@ pub struct Answer {
 }
 
 /// What the newest model says to a [`TryWish`].
+#[cfg(feature = "every-layer")]
 pub enum Tried {
     Answers(Vec<Answer>),
     /// What the model of this round wrote after the prompt.
@@ -111,6 +131,12 @@ fn message(kind: &str) -> Record {
     Record::new().with("type", kind)
 }
 
+/// A message of nothing but its type.
+#[cfg(not(feature = "every-layer"))]
+pub fn plain(kind: &str) -> JsValue {
+    message(kind).into()
+}
+
 pub fn ready() -> JsValue {
     message("ready").into()
 }
@@ -123,6 +149,7 @@ pub fn stopped(detail: &str) -> JsValue {
     message("state").with("state", "stopped").with("detail", detail).into()
 }
 
+#[cfg(feature = "every-layer")]
 pub fn tried(tried: Tried) -> JsValue {
     let rows = match tried {
         Tried::Answers(rows) => rows,
