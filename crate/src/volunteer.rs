@@ -16,6 +16,8 @@ mod session;
 mod switch;
 #[cfg(test)]
 mod tests;
+// Measuring waits for a visit's second unit, which a build of products alone never comes to.
+#[cfg(feature = "every-layer")]
 mod tune;
 mod unit;
 

@@ -36,6 +36,7 @@ pub enum ToWorker {
 
 /// What to try the newest model on: so many pictures; or, of a model of text, the beginning it goes on from, held-out text
 /// where that is empty, and the seed of what it draws.
+#[cfg_attr(not(feature = "every-layer"), expect(dead_code, reason = "the whole worker reads it"))]
 pub struct TryWish {
     pub rows: usize,
     pub prompt: String,

@@ -10,13 +10,13 @@ import { follow } from "./live.js";
 import { workerTrains } from "./model.js";
 import { Panel } from "./panel.js";
 import * as text from "./text.js";
-import { Tryout } from "./tryout.js";
 
 /** @typedef {import("../types").InfoView} InfoView */
 /** @typedef {import("../types").JobView} JobView */
 /** @typedef {import("../types").Link} Link */
 /** @typedef {import("../types").Backend} Backend */
 /** @typedef {import("../types").Tune} Tune */
+/** @typedef {import("./tryout.js").Tryout} Tryout */
 
 const RETRY_MS_MIN = 2_000;
 const RETRY_MS_MAX = 30_000;
@@ -73,7 +73,9 @@ function run() {
   const panel = new Panel(visit, () => {
     if (job) void visit.start(job.id, backend, tune);
   });
-  const tryout = new Tryout(visit, () => job);
+  /** Loaded when it is first to be seen. @type {Tryout | null} */
+  let tryout = null;
+  let loading = false;
   addEventListener("pagehide", () => visit.leave());
 
   /** @param {JobView} view */
@@ -96,7 +98,7 @@ function run() {
     following?.stop();
     job = next;
     link = "connecting";
-    tryout.clear();
+    tryout?.clear();
     following = follow(next.id, take, (now) => {
       link = now;
       render();
@@ -115,12 +117,28 @@ function run() {
     panel.show(banner(job), job.state === "running" && !info?.stopped);
     // Trying the model takes the worker, which is downloaded for those only who asked for it: by Start, or here at last.
     const asked = visit.state !== "idle" && visit.state !== "declined";
-    element("tryout").hidden = !job.train || !(asked || job.state === "finished");
-    if (job.train) tryout.show(job, job.train);
+    offerTryout(asked || job.state === "finished" ? job.train : undefined);
     element("link").hidden = false;
     element("link").dataset["link"] = link;
     setText(element("link-text"), text.link[link]);
     mirror(job);
+  }
+
+  /** @param {JobView["train"]} train none where there is nothing to try */
+  function offerTryout(train) {
+    element("tryout").hidden = !train || !tryout;
+    if (!train || !job) return;
+    if (tryout) return tryout.show(job, train);
+    if (loading) return;
+    loading = true;
+    import("./tryout.js").then(
+      (module) => {
+        tryout = new module.Tryout(visit, () => job);
+        render();
+      },
+      // Asked for again with the next news of the job.
+      () => (loading = false),
+    );
   }
 
   /** @param {JobView} current */

@@ -58,7 +58,6 @@ export const fixed = {
   contributors_label: "Contributors so far",
   try_title: "Try the model",
   try_button: "Show me",
-  try_again: "Again",
   prompt_label: "Begin with",
   consent_title: "Lend a hand?",
   what_label: "What runs",
@@ -255,38 +254,3 @@ export const phaseMark = {
   pending: "?",
   given_back: "↩",
 };
-
-export const tryout = {
-  pictures: "See what the newest model makes of pictures it never trained on. It runs here, in this tab.",
-  texts:
-    "The newest model writes on, byte by byte, here in this tab: from words of yours, or from a line it never trained on. While you help, it writes after each round.",
-  /** @param {number} round */
-  after: (round) => `after round ${whole.format(round)}`,
-  wrote: "The model has written",
-  loading: "Asking the model",
-  /** @param {number} right @param {number} total */
-  score: (right, total) => `${whole.format(right)} of ${whole.format(total)} right`,
-  right: "right",
-  /** @param {string} label */
-  wrong: (label) => `really: ${label}`,
-  /** @param {number} probability */
-  sure: (probability) => `${percentageShort.format(probability)} sure`,
-  /** @param {number} label */
-  klass: (label) => `class ${label}`,
-  /** @param {string} label */
-  picture: (label) => `Picture of: ${label}`,
-  /** @param {string} why */
-  failed: (why) => `The model could not be tried: ${why}`,
-  download: "The first time, this downloads the worker (about 0.2 MB) and the model.",
-};
-
-const FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
-
-/**
- * What a job calls its classes; manifests have no field for it yet.
- * @type {Record<string, string[]>}
- */
-const classes = { "fashion-mlp": FASHION, "fashion-cnn": FASHION };
-
-/** @param {string} jobName @param {number} label */
-export const className = (jobName, label) => classes[jobName]?.[label] ?? tryout.klass(label);

@@ -4,7 +4,7 @@
 
 import { build, byId, element, setText } from "./dom.js";
 import { isOfText } from "./model.js";
-import * as text from "./text.js";
+import * as text from "./trytext.js";
 
 /** @typedef {import("./contribution.js").Contribution} Contribution */
 /** @typedef {import("../types").Answer} Answer */
@@ -82,7 +82,7 @@ export class Tryout {
       if (this.#currentJob()?.id !== job.id) return;
       if (message.type === "sample") this.#sample(message);
       else this.#answers(message.rows, job.name);
-      setText(this.#button, text.fixed.try_again);
+      setText(this.#button, text.tryout.again);
     } catch (error) {
       const what = error instanceof Error ? error.message : String(error);
       setText(element("try-status"), text.tryout.failed(what));

@@ -18,6 +18,7 @@ use super::host::{Host, Method, Request};
 use super::lease::{self, Expected, Leased};
 use super::pending::Pending;
 use super::switch::{Switch, Wish};
+#[cfg(feature = "every-layer")]
 use super::tune::Tuning;
 use crate::engine::Engine;
 use crate::tuner::Tune;
@@ -50,6 +51,8 @@ pub struct Settings {
     pub renew_consent: bool,
     /// End the session with the visit: for a volunteer whose session nobody shares.
     pub withdraw_at_end: bool,
+    /// Units that the build which began the visit has handed in; they count.
+    pub units_before: u64,
     /// A lease to begin with, signed as it came: from the build that began the visit and could not compute it.
     pub lease: Option<Vec<u8>>,
 }
@@ -73,7 +76,8 @@ impl<H: Host> Volunteer<H> {
             device: RefCell::new(None),
             held: RefCell::new(Vec::new()),
             totals: Cell::new(Totals::default()),
-            submitted_count: Cell::new(0),
+            submitted_count: Cell::new(self.settings.units_before),
+            #[cfg(feature = "every-layer")]
             tuning: Tuning::default(),
             lease: RefCell::new(self.settings.lease.clone()),
         };
@@ -106,6 +110,7 @@ pub(super) struct Visit<'a, H: Host> {
     held: RefCell<Vec<LeaseId>>,
     totals: Cell<Totals>,
     pub submitted_count: Cell<u64>,
+    #[cfg(feature = "every-layer")]
     pub tuning: Tuning,
     /// [`Settings::lease`], until it is taken up.
     lease: RefCell<Option<Vec<u8>>>,
@@ -286,7 +291,9 @@ impl<H: Host> Visit<'_, H> {
     async fn farewell(&self) {
         let held = self.held.take();
         let give_back = futures::future::join_all(held.into_iter().map(|lease| self.give_back(lease)));
-        futures::future::join3(give_back, self.ask_at_end(), self.forget_try()).await;
+        #[cfg(feature = "every-layer")]
+        self.forget_try().await;
+        futures::future::join(give_back, self.ask_at_end()).await;
         if self.client.settings.withdraw_at_end {
             let _ = self.client.withdraw().await;
         }

@@ -44,8 +44,11 @@ impl Names {
 impl<H: Host> Visit<'_, H> {
     /// Chooses a variant for each product of `work` that is new to this device, measuring what nobody has.
     pub async fn tune(&self, work: &Work, control: &Control) -> Result<(), EngineError> {
+        if !self.tunes() {
+            return Ok(());
+        }
         let engine = self.engine();
-        let Some(adapter) = engine.tuned_adapter().filter(|_| self.tunes()) else { return Ok(()) };
+        let Some(adapter) = engine.tuned_adapter() else { return Ok(()) };
         let mut tasks = tasks(work)?;
         tasks.retain(|task| engine.chosen_variant(task).is_none());
         if tasks.is_empty() {

@@ -87,6 +87,8 @@ impl<H: Host> Visit<'_, H> {
         let start_ms = client.host.now_ms();
         let prepared = self.prepare(&leased.manifest.work).await?;
         let fetched_ms = client.host.now_ms();
+        // A build of products alone ends with its first unit, and there is nothing to tune before that.
+        #[cfg(feature = "every-layer")]
         self.tune(&leased.manifest.work, control).await?;
         let tuned_ms = client.host.now_ms();
         self.tell_unit(leased, Phase::Computing, 0, None, "");
