@@ -42,6 +42,8 @@ pub struct Config {
     pub checks_count_max: usize,
     /// Results that may wait for that; more are asked to come back.
     pub checks_waiting_max: usize,
+    /// Opening units that each running train job has in stock; with none, sessions begin with its other units.
+    pub opening_units_count: u32,
 }
 
 impl Config {
@@ -62,6 +64,7 @@ impl Config {
             upload_silence: Duration::from_millis(limits::UPLOAD_SILENCE_MS),
             checks_count_max: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             checks_waiting_max: 256,
+            opening_units_count: 8,
         }
     }
 }

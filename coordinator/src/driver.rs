@@ -5,6 +5,7 @@
 //! kill at any moment costs at most the step under way.
 
 pub mod check;
+pub mod opening;
 pub mod round;
 mod settle;
 
@@ -110,6 +111,7 @@ async fn turn(service: &Arc<Service>) -> u64 {
     lapse_leases(service, now_ms, &mut turn).await;
     check_results(service, now_ms, &mut turn).await;
     settle_units(service, now_ms, &mut turn).await;
+    opening::restock(service, now_ms, &mut turn).await;
     match service.store.jobs_to_advance().await {
         Ok(jobs) => {
             for job in jobs {

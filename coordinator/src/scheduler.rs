@@ -61,6 +61,11 @@ pub fn round_units(recipe: &TrainRecipe, shards: &[BlobHash], checkpoint: BlobHa
         .collect()
 }
 
+/// What a session of a train job leases first: one small product, settled by algebra.
+pub fn opening_unit(work: MatmulWork) -> NewUnit {
+    unit(Work::Matmul(work), 1)
+}
+
 fn unit(work: Work, min_quorum: u32) -> NewUnit {
     let inputs = match &work {
         Work::Matmul(w) => {

@@ -25,6 +25,7 @@ mod gpu {
     use super::*;
     use manyhands::engine::{AdapterChoice, EngineError, GpuOptions};
     use manyhands_shaders::KERNELS;
+    use manyhands_shaders::matmul::Variant;
 
     async fn open() -> Engine {
         Engine::gpu(AdapterChoice::Fastest).await.expect("WebGPU in a worker")
@@ -36,6 +37,7 @@ mod gpu {
         let class = engine.device_class();
         assert_eq!(class.backend, Backend::Webgpu);
         wasm_bindgen_test::console_log!("adapter: {:?}, software: {}", class.adapter, engine.is_software_adapter());
+        assert!(Variant::ALL.into_iter().all(|variant| engine.runs_variant(variant)), "a variant would go untested");
         suite::all(&engine, "WebGPU").await;
     }
 

@@ -4,8 +4,8 @@
 use manyhands_shaders::convolution::{self, Epilogue};
 use manyhands_shaders::images::Part;
 use manyhands_shaders::{
-    average_pool_backward, average_pool_forward, convolution_forward, convolution_input_gradient, convolution_weight_gradient,
-    max_pool_backward, max_pool_forward, pool,
+    average_pool_backward, average_pool_forward, convolution_forward, convolution_input_gradient, convolution_quad,
+    convolution_weight_gradient, max_pool_backward, max_pool_forward, pool,
 };
 
 use super::{Buffer, Call, Op, Program};
@@ -87,8 +87,26 @@ impl ImageOp {
         }
     }
 
+    /// The call by a kernel for devices whose quads exchange values, where there is one for it.
+    fn quad_call(&self) -> Option<Call> {
+        let (call, buffers) = match *self {
+            ImageOp::Convolution { x, weight, bias, y, shape, epilogue, images } => {
+                (convolution_quad::forward(shape, epilogue, images)?, vec![x, weight, bias.unwrap_or(x), y])
+            }
+            ImageOp::ConvolutionInputGradient { weight, gradient, input_gradient, shape, images } => {
+                (convolution_quad::input_gradient(shape, images)?, vec![gradient, weight, gradient, input_gradient])
+            }
+            _ => return None,
+        };
+        let convolution_quad::Call { params, constants, groups } = call;
+        Some(Call { constants, ..Call::new(&convolution_quad::KERNEL, &params, buffers, groups) })
+    }
+
     /// How a device binds it. Buffers that kernels read both as f32 and as vec4 are bound twice.
-    pub(super) fn call(&self) -> Call {
+    pub(super) fn call(&self, quads: bool) -> Call {
+        if let Some(call) = self.quad_call().filter(|_| quads) {
+            return call;
+        }
         match *self {
             ImageOp::Convolution { x, weight, bias, y, shape, epilogue, images } => {
                 use convolution_forward as kernel;

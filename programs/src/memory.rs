@@ -73,8 +73,8 @@ pub fn bytes(values: impl Iterator<Item = u64>, more: u64) -> u64 {
 fn spans(program: &Program) -> Vec<(Buffer, Range<usize>)> {
     let mut spans: Vec<Option<Range<usize>>> = vec![None; program.values.len()];
     for (index, op) in program.ops.iter().enumerate() {
-        // All variants of a product bind the same buffers.
-        for buffer in op.call(|_| Variant::Naive).buffers {
+        // All kernels for an op bind the same buffers.
+        for buffer in op.call(false, |_| Variant::Naive).buffers {
             let span = spans[buffer.0].get_or_insert(index..index);
             span.end = index + 1;
         }

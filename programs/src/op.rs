@@ -162,8 +162,9 @@ impl Call {
 }
 
 impl Op {
-    /// How a device binds this call; `choose` picks the variant of a product.
-    pub fn call(&self, choose: impl FnOnce(&Matmul) -> Variant) -> Call {
+    /// How a device binds this call. `choose` picks the variant of a product; `quads` says whether the device is better off
+    /// with kernels whose quads exchange values, where there are such for other calls.
+    pub fn call(&self, quads: bool, choose: impl FnOnce(&Matmul) -> Variant) -> Call {
         match *self {
             Op::Matmul(op) => {
                 let variant = choose(&op);
@@ -222,7 +223,7 @@ impl Op {
                 Call::new(&dropout_advance::KERNEL, &params, vec![step], dropout_advance::dispatch())
             }
             Op::Sequence(ref op) => op.call(),
-            Op::Image(op) => op.call(),
+            Op::Image(op) => op.call(quads),
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod compare;
 pub mod convolution;
 pub mod convolution_forward;
 pub mod convolution_input_gradient;
+pub mod convolution_quad;
 pub mod convolution_weight_gradient;
 pub mod dropout;
 pub mod dropout_advance;
@@ -79,7 +80,7 @@ pub enum Binding {
 }
 
 /// Every kernel of this crate.
-pub const KERNELS: [&Kernel; 36] = [
+pub const KERNELS: [&Kernel; 37] = [
     &matmul::naive::KERNEL,
     &matmul::blocked::KERNEL,
     &matmul::blocked_vec4::KERNEL,
@@ -111,6 +112,7 @@ pub const KERNELS: [&Kernel; 36] = [
     &layer_norm::parameters::KERNEL,
     &convolution_forward::KERNEL,
     &convolution_input_gradient::KERNEL,
+    &convolution_quad::KERNEL,
     &convolution_weight_gradient::KERNEL,
     &max_pool_forward::KERNEL,
     &max_pool_backward::KERNEL,

@@ -12,6 +12,7 @@ use manyhands_protocol::{BlobHash, JobId, limits};
 
 use super::jobs::views;
 use super::{Checked, Failure, Shared, auth, blobs, body};
+use crate::driver::opening;
 use crate::jobs::{self, JobError};
 use crate::service::Service;
 
@@ -97,6 +98,11 @@ pub async fn change(
         return Err(Failure::new(Code::WrongJobState, detail));
     }
     service.store.set_job_state(id, from, to).await?;
+    if to == JobState::Running
+        && let Err(error) = opening::begin(&service, id).await
+    {
+        tracing::error!(job = %id, %error, "making opening units failed; it is tried again");
+    }
     service.events.touch(id);
     service.driver.notify_one();
     view(&service, id).await

@@ -318,7 +318,8 @@ pub trait Store: Send + Sync + 'static {
     /// Cancels a running or paused job for a reason that its view shows. A job in another state stays as it is.
     async fn cancel_job(&self, job: JobId, reason: String) -> Result<()>;
 
-    /// Leases units that [`manyhands_protocol::rules::lease`] allows; gives the signed manifests and the jobs concerned.
+    /// Leases units that [`manyhands_protocol::rules::lease`] allows, to a session that never had a lease an opening unit
+    /// first, where there is one; gives the signed manifests and the jobs concerned.
     async fn lease(&self, ask: LeaseAsk, sign: Sign<'_>) -> Result<(Vec<Vec<u8>>, Vec<JobId>)>;
     /// Moves a live lease's deadline, unless its work is no longer wanted or the lease is too old.
     async fn heartbeat(&self, lease: LeaseId, key: KeyId, now_ms: u64) -> Result<HeartbeatResponse>;
@@ -341,10 +342,10 @@ pub trait Store: Send + Sync + 'static {
     async fn unit_results(&self, unit: UnitId) -> Result<Vec<ResultRow>>;
     /// Pending results of units that algebra settles or that are settled already, oldest first, at most `count_max`.
     async fn results_to_check(&self, count_max: u32) -> Result<Vec<ResultRow>>;
-    /// Open units of running or paused jobs, at most `count_max`: gradient units with a result, longest waiting first, then
+    /// Open units of running or paused jobs, opening units left out, at most `count_max`: gradient units with a result, longest waiting first, then
     /// units of either kind without a result of which `LEASES_ENDED_MAX` leases ended.
     async fn units_waiting(&self, count_max: u32) -> Result<Vec<Unit>>;
-    /// Running jobs without an open unit in their round.
+    /// Running jobs without an open unit, opening units left out.
     async fn jobs_to_advance(&self) -> Result<Vec<Job>>;
     /// A round's checkpoint.
     async fn round(&self, job: JobId, round: u32) -> Result<Option<NewRound>>;
@@ -352,6 +353,12 @@ pub trait Store: Send + Sync + 'static {
     async fn round_units(&self, job: JobId, round: u32) -> Result<Vec<(UnitId, BlobHash)>>;
     /// Ends a round of a running job. A round that has ended stays as it is.
     async fn close_round(&self, close: RoundClose) -> Result<()>;
+
+    /// Running train jobs with fewer than `least` opening units that a session could lease now, and how many those have.
+    async fn openings_wanted(&self, least: u32) -> Result<Vec<(Job, u32)>>;
+    /// Adds opening units to a running job while it has fewer than `most` that a session could lease, and publishes their
+    /// inputs. They count neither for the job's progress nor for any round.
+    async fn add_openings(&self, job: JobId, units: Vec<NewUnit>, most: u32) -> Result<()>;
 
     /// Every recorded blob, for comparing with the blob store.
     async fn blobs(&self) -> Result<Vec<BlobRow>>;

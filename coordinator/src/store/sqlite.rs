@@ -7,6 +7,7 @@ mod blobs;
 mod invariants;
 mod jobs;
 mod leases;
+mod openings;
 mod results;
 mod rounds;
 mod rows;
@@ -304,6 +305,16 @@ impl Store for SqliteStore {
     async fn close_round(&self, close: RoundClose) -> Result<()> {
         let mut tx = self.write().await?;
         rounds::close(&mut tx, close).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn openings_wanted(&self, least: u32) -> Result<Vec<(Job, u32)>> {
+        openings::wanted(&mut *self.read().await?, least).await
+    }
+
+    async fn add_openings(&self, job: JobId, units: Vec<NewUnit>, most: u32) -> Result<()> {
+        let mut tx = self.write().await?;
+        openings::add(&mut tx, job, &units, most).await?;
         Ok(tx.commit().await?)
     }
 

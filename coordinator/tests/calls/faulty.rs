@@ -114,6 +114,8 @@ delegate! {
     read round(job: JobId, round: u32) -> Option<NewRound>;
     read round_units(job: JobId, round: u32) -> Vec<(UnitId, BlobHash)>;
     write close_round(close: RoundClose) -> ();
+    read openings_wanted(least: u32) -> Vec<(Job, u32)>;
+    write add_openings(job: JobId, units: Vec<NewUnit>, most: u32) -> ();
     read blobs() -> Vec<BlobRow>;
     read check_invariants() -> Vec<String>;
 }

@@ -8,6 +8,7 @@ mod client;
 mod divergence;
 mod faulty;
 mod leases;
+mod openings;
 mod products;
 mod restart;
 mod sessions;

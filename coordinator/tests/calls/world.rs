@@ -54,6 +54,8 @@ impl World {
         let mut config = Config::new(self.folder.path());
         config.listen.set_port(0);
         config.clock = self.clock.clone();
+        // Most tests are about the job's own units.
+        config.opening_units_count = 0;
         (self.change)(&mut config);
         config
     }

@@ -29,10 +29,11 @@ impl Engine {
         }
     }
 
-    /// Whether the device has what a variant's kernel needs.
+    /// Whether the device has what a variant's kernel needs; the CPU path takes any for the same product.
     pub fn runs_variant(&self, variant: Variant) -> bool {
+        let _ = variant;
         match self {
-            Engine::Cpu(_) => !variant.kernel().needs_subgroups(),
+            Engine::Cpu(_) => true,
             #[cfg(feature = "gpu")]
             Engine::Gpu(gpu) => gpu.runs(variant.kernel()),
         }

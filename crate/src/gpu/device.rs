@@ -35,6 +35,8 @@ pub struct GpuOptions {
     pub replaced_kernel: Option<(&'static str, String)>,
     /// Asks for no more than WebGPU's default limits, so that a test can see what they hold.
     pub default_limits: bool,
+    /// Leaves the device without subgroups, so that a test sees the kernels that do without.
+    pub without_subgroups: bool,
 }
 
 /// A device and what was compiled for it.
@@ -81,7 +83,8 @@ impl GpuEngine {
             max_storage_buffer_binding_size: most.max_storage_buffer_binding_size,
             ..defaults
         };
-        let required_features = adapter.features() & wgpu::Features::SUBGROUP;
+        let wanted = if options.without_subgroups { wgpu::Features::empty() } else { wgpu::Features::SUBGROUP };
+        let required_features = adapter.features() & wanted;
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("manyhands"),
@@ -95,7 +98,7 @@ impl GpuEngine {
         #[cfg(all(target_arch = "wasm32", feature = "web"))]
         let subgroups = subgroups || enabled.get();
         // Quads lie within a subgroup.
-        let subgroups = subgroups && info.subgroup_min_size >= 4;
+        let subgroups = subgroups && info.subgroup_min_size >= 4 && !options.without_subgroups;
         let fault = Fault::default();
         let lost = fault.clone();
         device.set_device_lost_callback(move |reason, message| {
@@ -155,17 +158,22 @@ impl GpuEngine {
         self.subgroups || !kernel.needs_subgroups()
     }
 
+    /// Whether kernels that exchange values within quads are the faster ones: they are made for software adapters, which pay
+    /// most for loads. SwiftShader's subgroups are one quad.
+    pub(super) fn prefers_quads(&self) -> bool {
+        self.subgroups && self.is_software()
+    }
+
     /// The variant of the product that a call runs on.
     pub(super) fn variant(&self, op: &Matmul) -> Variant {
         op.variant.or_else(|| self.chosen(op.shape, op.transposed)).unwrap_or_else(|| self.usual(op.shape, op.transposed))
     }
 
-    /// The variant that runs where nothing was measured. A browser's software adapter (SwiftShader) has subgroups 4 wide, for
-    /// which the quad kernel is made; without them it runs the scalar kernel as fast as the vec4 one and compiles it in
-    /// half the time.
+    /// The variant that runs where nothing was measured. Without subgroups a browser's software adapter runs the scalar kernel
+    /// as fast as the vec4 one and compiles it in half the time.
     pub(crate) fn usual(&self, shape: Shape, transposed: Transposed) -> Variant {
         match self.is_software() && self.info.backend == wgpu::Backend::BrowserWebGpu {
-            true if self.runs(Variant::Quad.kernel()) => Variant::Quad,
+            _ if self.prefers_quads() => Variant::Quad,
             true => Variant::Blocked,
             false => Variant::default_for(shape, transposed),
         }

@@ -149,7 +149,7 @@ pub const LIES: [(&str, &str, &str); 16] = [
     ("attention_query_gradient", "(dp - shift)", "dp"),
     ("attention_key_gradient", "unheld > vec4u(last)", "unheld > vec4u(last + 1u)"),
     ("embedding_forward", "row % params.time", "row / params.time"),
-    ("embedding_token_gradient", "ids[row] == own", "ids[row] >= own"),
+    ("embedding_token_gradient", "== vec4u(own)", ">= vec4u(own)"),
     ("embedding_position_gradient", "at += step", "at += 2u * step"),
     ("gelu_forward", "vec4f(9.0)", "vec4f(1.0)"),
     ("gelu_backward", "(e * s) * s", "e * s"),

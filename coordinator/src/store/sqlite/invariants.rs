@@ -17,8 +17,8 @@ const RULES: &[(&str, &str)] = &[
     (
         "a job's counters are those of its units and results",
         "SELECT j.id FROM jobs j WHERE
-            j.units_total <> (SELECT COUNT(*) FROM units u WHERE u.job_id = j.id)
-            OR j.units_settled <> (SELECT COUNT(*) FROM units u WHERE u.job_id = j.id AND u.state = 'settled')
+            j.units_total <> (SELECT COUNT(*) FROM units u WHERE u.job_id = j.id AND u.opening = 0)
+            OR j.units_settled <> (SELECT COUNT(*) FROM units u WHERE u.job_id = j.id AND u.state = 'settled' AND u.opening = 0)
             OR j.units_refereed <> (SELECT COUNT(*) FROM units u WHERE u.job_id = j.id AND u.settled_by = 'referee')
             OR j.results_accepted <>
                 (SELECT COUNT(*) FROM results r JOIN units u ON u.id = r.unit_id WHERE u.job_id = j.id AND r.verdict = 'accepted')
@@ -87,8 +87,13 @@ const RULES: &[(&str, &str)] = &[
         "SELECT j.id FROM jobs j WHERE j.kind = 'train' AND (
             (SELECT COUNT(*) FROM rounds r WHERE r.job_id = j.id) <> j.round + 1
             OR (SELECT MAX(r.round) FROM rounds r WHERE r.job_id = j.id) <> j.round
-            OR EXISTS (SELECT 1 FROM units u WHERE u.job_id = j.id AND u.state = 'open' AND u.round <> j.round)
+            OR EXISTS (SELECT 1 FROM units u WHERE u.job_id = j.id AND u.state = 'open' AND u.opening = 0 AND u.round <> j.round)
             OR EXISTS (SELECT 1 FROM units u WHERE u.job_id = j.id AND u.round > j.round))",
+    ),
+    (
+        "opening units are of train jobs, and settled by algebra",
+        "SELECT u.id FROM units u JOIN jobs j ON j.id = u.job_id WHERE u.opening = 1
+            AND (j.kind <> 'train' OR u.min_quorum <> 1 OR u.settled_by <> 'algebra')",
     ),
     (
         "a finished job has no open unit",

@@ -11,7 +11,7 @@ use sqlx::{Row, SqliteConnection};
 
 use super::super::{Lease, LeaseAsk, LeaseState, Result, Sign, StoreError};
 use super::rows::{hash, int, key as key_column, refresh_unit, touch_job, uint, uint32};
-use super::{jobs, sessions};
+use super::{jobs, openings, sessions};
 use crate::{keys, scheduler};
 
 /// Most lapsed leases that one transaction ends.
@@ -89,9 +89,13 @@ pub async fn lease(tx: &mut SqliteConnection, ask: LeaseAsk, sign: Sign<'_>) -> 
         .fetch_all(&mut *tx)
         .await?;
     let (mut manifests, mut left) = (Vec::new(), ask.units_max.min(room));
+    let mut opening = !openings::session_has_begun(tx, ask.session).await?;
     for row in &running {
         let job = JobId(uint(row, "id")?);
-        for unit in candidates(tx, job, ask, left).await? {
+        let first = if opening { candidates(tx, job, ask, 1, true).await? } else { Vec::new() };
+        opening &= first.is_empty();
+        let others = candidates(tx, job, ask, left - first.len() as u32, false).await?;
+        for unit in first.into_iter().chain(others) {
             manifests.push(insert(tx, job, &unit, ask, sign).await?);
             touched.push(job);
             left -= 1;
@@ -115,12 +119,19 @@ const CANDIDATES: &str = "SELECT u.id, u.work, u.state, u.min_quorum, u.results_
             OR EXISTS (SELECT 1 FROM results r WHERE r.unit_id = u.id AND r.key_id = $3) AS key_has_part,
         (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state IN ('lapsed', 'given_back') AND l.key_id = $3) AS key_ended
      FROM units u
-     WHERE u.job_id = $1 AND u.state = 'open' AND u.slots_free > 0 AND u.blob_bytes <= $2
+     WHERE u.job_id = $1 AND u.state = 'open' AND u.slots_free > 0 AND u.blob_bytes <= $2 AND u.opening = $4
      ORDER BY u.id";
 
-/// Units of the job that the key may lease, oldest first.
-async fn candidates(tx: &mut SqliteConnection, job: JobId, ask: LeaseAsk, count_max: u32) -> Result<Vec<SqliteRow>> {
-    let mut rows = sqlx::query(CANDIDATES).bind(int(job.0)).bind(int(ask.blob_bytes_max)).bind(ask.key.0.as_slice()).fetch(tx);
+/// Units of the job that the key may lease, oldest first: opening units, or the others.
+async fn candidates(
+    tx: &mut SqliteConnection,
+    job: JobId,
+    ask: LeaseAsk,
+    count_max: u32,
+    opening: bool,
+) -> Result<Vec<SqliteRow>> {
+    let query = sqlx::query(CANDIDATES).bind(int(job.0)).bind(int(ask.blob_bytes_max)).bind(ask.key.0.as_slice());
+    let mut rows = query.bind(i64::from(opening)).fetch(tx);
     let mut allowed = Vec::new();
     while allowed.len() < count_max as usize
         && let Some(row) = rows.try_next().await?

@@ -228,7 +228,7 @@ async fn count(tx: &mut SqliteConnection, key: KeyId, job: JobId, accepted: bool
 pub async fn settle(tx: &mut SqliteConnection, settlement: Settlement) -> Result<()> {
     let row = sqlx::query(
         "UPDATE units SET state = 'settled', canonical = $2, settled_by = $3, settled_ms = $4
-         WHERE id = $1 AND state = 'open' RETURNING job_id",
+         WHERE id = $1 AND state = 'open' RETURNING job_id, opening",
     )
     .bind(int(settlement.unit.0))
     .bind(settlement.canonical.0.as_slice())
@@ -238,11 +238,13 @@ pub async fn settle(tx: &mut SqliteConnection, settlement: Settlement) -> Result
     .await?;
     let Some(row) = row else { return Ok(()) };
     let job = JobId(uint(&row, "job_id")?);
-    sqlx::query("UPDATE jobs SET units_settled = units_settled + 1, units_refereed = units_refereed + $2 WHERE id = $1")
-        .bind(int(job.0))
-        .bind(i64::from(settlement.by == SettledBy::Referee))
-        .execute(&mut *tx)
-        .await?;
+    if uint(&row, "opening")? == 0 {
+        sqlx::query("UPDATE jobs SET units_settled = units_settled + 1, units_refereed = units_refereed + $2 WHERE id = $1")
+            .bind(int(job.0))
+            .bind(i64::from(settlement.by == SettledBy::Referee))
+            .execute(&mut *tx)
+            .await?;
+    }
     blobs::publish(tx, settlement.canonical).await?;
     for judgement in &settlement.judgements {
         judge(tx, judgement, settlement.now_ms).await?;

@@ -42,7 +42,7 @@ pub async fn find(tx: &mut SqliteConnection, job: JobId, round: u32) -> Result<O
 }
 
 pub async fn settled_units(tx: &mut SqliteConnection, job: JobId, round: u32) -> Result<Vec<(UnitId, BlobHash)>> {
-    sqlx::query("SELECT id, canonical FROM units WHERE job_id = $1 AND round = $2 AND state = 'settled' ORDER BY position")
+    sqlx::query("SELECT id, canonical FROM units WHERE job_id = $1 AND round = $2 AND state = 'settled' AND opening = 0 ORDER BY position")
         .bind(int(job.0))
         .bind(i64::from(round))
         .fetch_all(tx)
@@ -55,7 +55,7 @@ pub async fn settled_units(tx: &mut SqliteConnection, job: JobId, round: u32) ->
 pub async fn jobs_to_advance(tx: &mut SqliteConnection) -> Result<Vec<Job>> {
     let ids = sqlx::query(
         "SELECT id FROM jobs WHERE state = 'running'
-         AND NOT EXISTS (SELECT 1 FROM units u WHERE u.job_id = jobs.id AND u.state = 'open') ORDER BY id",
+         AND NOT EXISTS (SELECT 1 FROM units u WHERE u.job_id = jobs.id AND u.state = 'open' AND u.opening = 0) ORDER BY id",
     )
     .fetch_all(&mut *tx)
     .await?;
@@ -73,7 +73,7 @@ pub async fn close(tx: &mut SqliteConnection, close: RoundClose) -> Result<()> {
     if job.round > close.round {
         return Ok(());
     }
-    let open = sqlx::query("SELECT COUNT(*) AS n FROM units WHERE job_id = $1 AND round = $2 AND state = 'open'")
+    let open = sqlx::query("SELECT COUNT(*) AS n FROM units WHERE job_id = $1 AND round = $2 AND state = 'open' AND opening = 0")
         .bind(int(close.job.0))
         .bind(i64::from(close.round))
         .fetch_one(&mut *tx)

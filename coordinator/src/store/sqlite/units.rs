@@ -32,6 +32,23 @@ pub async fn add(tx: &mut SqliteConnection, job: JobId, round: u32, units: &[New
     Ok(())
 }
 
+/// Adds an opening unit, which no counter counts. Positions below zero are theirs.
+pub async fn insert_opening(tx: &mut SqliteConnection, job: JobId, round: u32, unit: &NewUnit) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO units (job_id, round, position, state, work, min_quorum, blob_bytes, flop, slots_free, opening)
+         VALUES ($1, $2, COALESCE((SELECT MIN(position) FROM units WHERE job_id = $1 AND round = $2 AND position < 0), 0) - 1, 'open', $3, $4, $5, $6, $4, 1)",
+    )
+    .bind(int(job.0))
+    .bind(i64::from(round))
+    .bind(cbor::encode(&unit.work))
+    .bind(i64::from(unit.min_quorum))
+    .bind(int(unit.blob_bytes))
+    .bind(int(unit.flop))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 /// A unit's columns, for [`unit_row`].
 const COLUMNS: &str = "u.id, u.job_id, u.round, u.work, u.min_quorum, u.results_count, u.first_result_ms, u.leases_ended, u.flop,
     u.canonical, (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state = 'live'
@@ -57,7 +74,7 @@ pub async fn waiting(tx: &mut SqliteConnection, count_max: u32) -> Result<Vec<Un
     .await?;
     let abandoned = sqlx::query(select(
         "JOIN jobs j ON j.id = u.job_id
-         WHERE u.state = 'open' AND u.results_count = 0 AND u.leases_ended >= $1 AND j.state IN ('running', 'paused')
+         WHERE u.state = 'open' AND u.results_count = 0 AND u.leases_ended >= $1 AND u.opening = 0 AND j.state IN ('running', 'paused')
          ORDER BY u.id LIMIT $2",
     ))
     .bind(i64::from(limits::LEASES_ENDED_MAX))
