@@ -104,7 +104,7 @@ export type ToWorker =
   | { type: "pause" }
   | { type: "resume" }
   | { type: "stop" }
-  | { type: "try"; job: number; rows: number };
+  | { type: "try"; job: number; rows: number; prompt: string; seed: number };
 
 // worker → page
 export type WorkerState =
@@ -162,6 +162,8 @@ export interface Answer {
   probability: number;
 }
 export interface AnswersMessage { type: "answers"; rows: Answer[] }
+/** What the model of this round wrote after the prompt; both are text of any kind. */
+export interface SampleMessage { type: "sample"; round: number; prompt: string; text: string }
 export interface ErrorMessage { type: "error"; code: string; message: string; retryable: boolean }
 export type FromWorker =
   | { type: "ready" }
@@ -171,6 +173,7 @@ export type FromWorker =
   | UnitMessage
   | TotalsMessage
   | AnswersMessage
+  | SampleMessage
   | ErrorMessage;
 
 /** State of this tab's contribution as the page shows it. */

@@ -12,25 +12,14 @@ pub use network::{ForwardPlan, State, StateKind, Trace, Traced, TrainPlan, What}
 pub use slicer::Slicer;
 
 use manyhands_programs::{EVERY_LAYER, NOT_BUILT};
-use manyhands_protocol::model::{Layer, Model};
-use manyhands_protocol::work::InnerOptimizer;
 
 use crate::engine::EngineError;
 
-/// [`EngineError::Unsupported`] where a model or optimiser needs kernels that this build is without.
-fn check_built(model: &Model, optimizer: Option<&InnerOptimizer>) -> Result<(), EngineError> {
-    if EVERY_LAYER {
-        return Ok(());
-    }
-    let basic =
-        |layer: &&Layer| matches!(layer, Layer::Dense { .. } | Layer::Projection { .. } | Layer::Relu | Layer::Residual { .. });
-    if let Some(layer) = model.layers.iter().find(|layer| !basic(layer)) {
-        return Err(EngineError::Unsupported(format!("a model with {layer:?}")));
-    }
-    match optimizer {
-        Some(InnerOptimizer::AdamW { .. }) => Err(EngineError::Unsupported("by AdamW".to_owned())),
-        _ => Ok(()),
-    }
+/// [`EngineError::Unsupported`] in a build without the kernels of models. Every way to a model's program leads through
+/// here, so that the compiler drops what only they need.
+#[inline(always)]
+pub(crate) fn check_built() -> Result<(), EngineError> {
+    if EVERY_LAYER { Ok(()) } else { Err(EngineError::Unsupported("a model; it computes products alone".to_owned())) }
 }
 
 /// Most memory one program may take, buffers and inputs together.

@@ -19,3 +19,4 @@ pub use fetch::exchange;
 pub use host::{WebHost, origin};
 pub use identity::{KeyOptions, WebIdentity, sha256};
 pub use locks::{Lock, lock};
+pub use pace::WebPace;

@@ -5,9 +5,9 @@ line's end. Reads R's own files with Python's standard library alone; trains not
     extract.py [LIBRARY/janeaustenr/data] > text.txt
 
 The package holds one character vector of lines for each novel in a lazy-load database: `Rdata.rdx`, compressed by gzip,
-says where in `Rdata.rdb` each variable lies, and there lie a big-endian u32, the length of what follows unpacked, and the
-bytes packed by zlib (R's `src/main/serialize.c`, R_compress1). Both hold R's XDR
-serialisation, of which this reads what these files use. Exits with 1 and a sentence on anything else.
+says where in `Rdata.rdb` each variable lies, and there lie a big-endian u32, the length of what follows unpacked, and
+the bytes packed by zlib (R's `src/main/serialize.c`, R_compress1). Both hold R's XDR serialisation, of which this reads
+what these files use. Exits with 1 and a sentence on anything else.
 """
 
 import gzip

@@ -19,8 +19,9 @@ use std::collections::BTreeSet;
 
 use manyhands_shaders::matmul::{ROW_STEP, Rows, Shape};
 
-/// Whether this build has the kernels of images, sequences and AdamW. Without them plans refuse such models before they
-/// make a program, and the compiler drops what only those would call: the worker is built so.
+/// Whether this build has the kernels that training calls. Without them there are products and nothing else: plans refuse
+/// every model before they make a program, and the compiler drops what only those would call. A visit begins with such a
+/// build.
 pub const EVERY_LAYER: bool = cfg!(feature = "every-layer");
 
 /// What a call that this build has no kernel for would say; no plan makes one.

@@ -125,12 +125,12 @@ impl Op {
             Op::Matmul(Matmul { shape, rows, .. }) => {
                 2 * u64::from(rows.end.saturating_sub(rows.first)) * u64::from(shape.k) * u64::from(shape.n)
             }
+            _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
             Op::ColumnSum { rows, columns, .. } => 4 * u64::from(rows) * u64::from(columns),
             Op::Clear { range, .. } => 4 * u64::from(range.end - range.first),
             Op::Add { values, .. } | Op::ReluForward { values, .. } | Op::ReluBackward { values, .. } => 4 * u64::from(values),
             Op::SoftmaxCrossEntropy { rows, classes, .. } => 32 * u64::from(rows) * u64::from(classes),
             Op::SgdMomentum { values, .. } => 8 * u64::from(values),
-            _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
             Op::AdamWAdvance { .. } => 2,
             Op::AdamW { values, .. } => 24 * u64::from(values),
             Op::SquareSums { values, .. } | Op::Clip { values, .. } => 4 * u64::from(values),
@@ -174,6 +174,7 @@ impl Op {
                 let call = Call::new(variant.kernel(), &matmul::Params::new(op.shape, op.rows), buffers, groups);
                 Call { constants: matmul::constants(op.transposed, op.epilogue).to_vec(), ..call }
             }
+            _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
             Op::ColumnSum { x, sums, rows, columns } => {
                 let params = column_sum::Params { rows, columns };
                 Call::new(&column_sum::KERNEL, &params, vec![x, sums], column_sum::dispatch(columns))
@@ -199,7 +200,6 @@ impl Op {
                 let params = sgd_momentum::Params::new(values, rates);
                 Call::new(&sgd_momentum::KERNEL, &params, vec![gradient, velocity, parameter], sgd_momentum::dispatch(values))
             }
-            _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
             Op::AdamWAdvance { powers, rates } => {
                 let params = adamw_advance::Params { beta1: rates.beta1, beta2: rates.beta2 };
                 Call::new(&adamw_advance::KERNEL, &params, vec![powers], adamw_advance::dispatch())

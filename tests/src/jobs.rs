@@ -117,8 +117,10 @@ pub enum Kind {
     Text,
 }
 
-/// The letters' bytes, and windows' positions.
+/// Digits below this are the text's letters; the vocabulary ends behind the last.
 const LETTERS: u64 = 8;
+const VOCABULARY: u64 = b'0' as u64 + LETTERS;
+/// Of a window.
 const POSITIONS: usize = 12;
 
 /// Noisy pictures of which one corner is bright, as files of examples.
@@ -140,12 +142,12 @@ fn pictures(data: &Path, side: usize, numbers: &mut Numbers) -> Result<()> {
     Ok(())
 }
 
-/// A text of bytes below [`LETTERS`]: seven of eight follow from the one before, the rest are any.
+/// A text of the digits below [`LETTERS`]: seven of eight follow from the one before, the rest are any.
 fn letters(count: usize, numbers: &mut Numbers) -> Vec<u8> {
     let mut letter = 0;
     let mut next = || {
         letter = if numbers.byte() < 32 { numbers.next() >> 61 } else { letter * 3 + 1 } % LETTERS;
-        letter as u8
+        b'0' + letter as u8
     };
     (0..count).map(|_| next()).collect()
 }
@@ -178,7 +180,7 @@ pub fn model(folder: &Path, kind: Kind) -> Result<JobFiles> {
             json!({
                 "input": { "shape": [POSITIONS], "dtype": "u8", "scale": 1.0, "offset": 0.0 },
                 "layers": [
-                    { "type": "embedding", "vocabulary": LETTERS, "width": 16 },
+                    { "type": "embedding", "vocabulary": VOCABULARY, "width": 16 },
                     { "type": "residual", "layers": 2 },
                     { "type": "layer_norm" },
                     { "type": "attention", "heads": 2 },
@@ -188,7 +190,7 @@ pub fn model(folder: &Path, kind: Kind) -> Result<JobFiles> {
                     { "type": "gelu" },
                     { "type": "dense", "outputs": 16 },
                     { "type": "layer_norm" },
-                    { "type": "projection", "outputs": LETTERS },
+                    { "type": "projection", "outputs": VOCABULARY },
                 ],
                 "loss": "softmax_cross_entropy",
             }),

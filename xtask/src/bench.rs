@@ -23,7 +23,7 @@ pub enum Bench {
     },
     /// Build the engine as a module for a benchmark's page, beside tests/bench/ours.mjs; measures nothing.
     Module,
-    /// Bytes that a visitor downloads before Start and until the first unit's result.
+    /// Bytes that a visitor downloads before Start, until the first unit's result, and to train.
     Size {
         /// Also write the JSON object here.
         #[arg(long, value_name = "FILE")]

@@ -8,7 +8,7 @@ use crate::control::Control;
 use crate::cpu::{self, CpuTrainer};
 #[cfg(feature = "gpu")]
 use crate::gpu::GpuTrainer;
-use crate::plan::{Buffer, CALL_FLOP_MAX, Placement, State, Traced, TrainPlan, check_bytes};
+use crate::plan::{Buffer, CALL_FLOP_MAX, Placement, State, Traced, TrainPlan, check_built, check_bytes};
 use crate::tensors::Shard;
 
 /// A run of training steps.
@@ -41,6 +41,7 @@ impl Engine {
         shard: &'a Shard,
         call_flop_max: u64,
     ) -> Result<Trainer<'a>, EngineError> {
+        check_built()?;
         // The bounds on extents come first: what follows allocates by them.
         Work::Train(work.clone()).validate().map_err(|e| EngineError::Input(e.to_string()))?;
         let plan = TrainPlan::compile_cut(work, call_flop_max)?;

@@ -33,10 +33,10 @@ pub struct GpuOptions {
     pub adapter: AdapterChoice,
     /// Name of a kernel and WGSL to compile in its place, so that a test can see the self-test fail.
     pub replaced_kernel: Option<(&'static str, String)>,
-    /// Asks for no more than WebGPU's default limits, so that a test can see what they hold.
-    pub default_limits: bool,
     /// Leaves the device without subgroups, so that a test sees the kernels that do without.
     pub without_subgroups: bool,
+    /// Asks for no more than WebGPU's default limits, so that a test can see what they hold.
+    pub default_limits: bool,
 }
 
 /// A device and what was compiled for it.

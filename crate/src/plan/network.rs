@@ -202,7 +202,7 @@ struct Drawn {
 impl ForwardPlan {
     /// Without dropout, as a model is used.
     pub fn compile(model: &Model, batch: u32) -> Result<Self, EngineError> {
-        check_built(model, None)?;
+        check_built()?;
         forward::compile(model, batch, None, CALL_FLOP_MAX)
     }
 }
@@ -215,7 +215,7 @@ impl TrainPlan {
 
     /// The same in calls of at most so much work, where they can be cut; that changes no bits.
     pub fn compile_cut(work: &TrainWork, call_flop_max: u64) -> Result<Self, EngineError> {
-        check_built(&work.model, Some(&work.optimizer))?;
+        check_built()?;
         let drawn = Drawn { key: work.dropout_key(), first_row: work.first_row };
         let forward = forward::compile(&work.model, work.batch, Some(drawn), call_flop_max)?;
         let (rows, classes) = (work.batch * forward.labels, forward.classes);

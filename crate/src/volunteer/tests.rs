@@ -6,6 +6,7 @@ use manyhands_protocol::problem::Code;
 use manyhands_protocol::wire::{Totals, Verdict};
 use script::{Fault, ScriptHost, settings};
 
+use super::host::Host as _;
 use super::identity::Identity;
 use super::*;
 
@@ -149,6 +150,23 @@ fn a_lapsed_lease_is_dropped_and_not_given_back() {
         assert_eq!(host.count("DELETE /v1/leases/"), 0, "{call}");
         assert_eq!(host.phases().last(), Some(&Phase::Accepted), "{call}");
     }
+}
+
+#[test]
+fn a_lease_handed_over_is_worked_off_before_another_is_asked_for() {
+    let host = ScriptHost::new(0, &[]);
+    let lease = host.manifest(host.key());
+    host.visit(|s| (s.lease, s.units_max) = (Some(lease), Some(1))).unwrap();
+    assert_eq!(host.phases().last(), Some(&Phase::Accepted));
+    assert_eq!(host.count("POST /v1/leases"), 0);
+
+    // One that is another key's by now is not touched.
+    let host = ScriptHost::new(1, &[]);
+    let lease = host.manifest(Identity::from_seed(&[6; 32]).key());
+    host.visit(|s| (s.lease, s.units_max) = (Some(lease), Some(1))).unwrap();
+    assert_eq!(host.count("POST /v1/leases"), 1);
+    assert_eq!(host.count("DELETE /v1/leases"), 0);
+    assert!(host.errors().is_empty(), "{:?}", host.errors());
 }
 
 #[test]

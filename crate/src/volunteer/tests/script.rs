@@ -16,7 +16,7 @@ use manyhands_protocol::problem::Code;
 use manyhands_protocol::statement::{Consent, ResultStatement};
 use manyhands_protocol::wire::*;
 use manyhands_protocol::work::{MatmulWork, UnitManifest, Work};
-use manyhands_protocol::{BlobHash, JobId, LeaseId, UnitId, cbor, limits};
+use manyhands_protocol::{BlobHash, JobId, KeyId, LeaseId, UnitId, cbor, limits};
 use sha2::{Digest, Sha256};
 
 use crate::tuner::Tune;
@@ -110,6 +110,7 @@ pub fn settings() -> Settings {
         data_bytes_max: 0,
         units_max: None,
         renew_consent: false,
+        lease: None,
         withdraw_at_end: false,
     }
 }
@@ -287,24 +288,30 @@ impl ScriptHost {
         let mut manifests = Vec::new();
         if w.units_left.get() > 0 {
             w.units_left.set(w.units_left.get() - 1);
-            w.leased_count.set(w.leased_count.get() + 1);
-            let manifest = UnitManifest {
-                version: limits::PROTOCOL_VERSION,
-                job: JobId(1),
-                unit: UnitId(w.leased_count.get()),
-                lease: LeaseId(100 + w.leased_count.get()),
-                key: w.volunteer.key(),
-                issued_ms: w.now_ms.get(),
-                deadline_ms: w.now_ms.get() + limits::LEASE_MS,
-                work: Work::Matmul(MatmulWork { a: hash(&a_bytes()), b: hash(&b_bytes()), m: 2, k: 3, n: 1 }),
-                upload_bytes_max: 4096,
-            };
-            let coordinator = w.coordinator.borrow();
-            let unsigned = cose::prepare(Kind::UnitManifest, coordinator.key(), cbor::encode(&manifest));
-            let signature = coordinator.sign(&unsigned.to_be_signed());
-            manifests.push(SignedBytes(unsigned.finish(signature)));
+            manifests.push(SignedBytes(self.manifest(self.0.volunteer.key())));
         }
         ok(cbor::encode(&LeaseResponse { manifests, retry_after_ms: 1000, totals: w.totals.get() }))
+    }
+
+    /// A lease of the next unit to a key, signed.
+    pub fn manifest(&self, key: KeyId) -> Vec<u8> {
+        let w = &*self.0;
+        w.leased_count.set(w.leased_count.get() + 1);
+        let manifest = UnitManifest {
+            version: limits::PROTOCOL_VERSION,
+            job: JobId(1),
+            unit: UnitId(w.leased_count.get()),
+            lease: LeaseId(100 + w.leased_count.get()),
+            key,
+            issued_ms: w.now_ms.get(),
+            deadline_ms: w.now_ms.get() + limits::LEASE_MS,
+            work: Work::Matmul(MatmulWork { a: hash(&a_bytes()), b: hash(&b_bytes()), m: 2, k: 3, n: 1 }),
+            upload_bytes_max: 4096,
+        };
+        let coordinator = w.coordinator.borrow();
+        let unsigned = cose::prepare(Kind::UnitManifest, coordinator.key(), cbor::encode(&manifest));
+        let signature = coordinator.sign(&unsigned.to_be_signed());
+        unsigned.finish(signature)
     }
 }
 
