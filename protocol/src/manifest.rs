@@ -328,7 +328,10 @@ mod tests {
     #[test]
     fn errors_name_the_field() {
         assert_eq!(fault("", ""), None);
-        let check = |from, to, field: &str| assert_eq!(fault(from, to).as_deref(), Some(field), "{to}");
+        let check = |from: &str, to: &str, field: &str| assert_eq!(fault(from, to).as_deref(), Some(field), "{to}");
+        let dropout = |rate: &str| format!("\"type\": \"dropout\", \"rate\": {rate}");
+        assert_eq!(fault("\"type\": \"relu\"", &dropout("0.25")), None);
+        check("\"type\": \"relu\"", &dropout("1.0"), "work.model.layers[1].rate");
         check("\"version\": 1", "\"version\": 2", "version");
         check("fashion-mlp", "Fashion MLP", "name");
         check("\"outputs\": 128", "\"outputs\": 0", "work.model.layers[0].outputs");

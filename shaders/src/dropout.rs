@@ -61,18 +61,27 @@ impl Mask {
 
 /// Philox4x32-10: Salmon, Moraes, Dror, Shaw, Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011.
 #[inline(always)]
-pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
-    let product = |a: u32, b: u32| {
-        let wide = u64::from(a) * u64::from(b);
-        ((wide >> 32) as u32, wide as u32)
-    };
-    let ([mut a, mut b, mut c, mut d], [mut k0, mut k1]) = (counter, key);
-    for _ in 0..10 {
-        let ((high0, low0), (high1, low1)) = (product(0xD251_1F53, a), product(0xCD9E_8D57, c));
-        [a, b, c, d] = [high1 ^ b ^ k0, low1, high0 ^ d ^ k1, low0];
-        (k0, k1) = (k0.wrapping_add(0x9E37_79B9), k1.wrapping_add(0xBB67_AE85));
+pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+    for _ in 0..ROUNDS {
+        counter = philox_round(counter, key);
+        key = next_key(key);
     }
-    [a, b, c, d]
+    counter
+}
+
+/// Rounds of the generator.
+pub const ROUNDS: u32 = 10;
+
+#[inline(always)]
+pub fn philox_round([a, b, c, d]: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+    let [p, q] = [(0xD251_1F53, a), (0xCD9E_8D57, c)].map(|(m, x): (u32, u32)| u64::from(m) * u64::from(x));
+    [(q >> 32) as u32 ^ b ^ key[0], q as u32, (p >> 32) as u32 ^ d ^ key[1], p as u32]
+}
+
+/// The key of the next round.
+#[inline(always)]
+pub fn next_key([k0, k1]: [u32; 2]) -> [u32; 2] {
+    [k0.wrapping_add(0x9E37_79B9), k1.wrapping_add(0xBB67_AE85)]
 }
 
 impl Params {

@@ -20,6 +20,7 @@ function step({ type, outputs = 0, channels = 0, kernel = 1, size = 1, stride = 
   switch (type) {
     case "relu":
     case "gelu":
+    case "dropout":
     case "residual":
       return { parameters: 0, out: at };
     case "dense":

@@ -262,3 +262,6 @@ fn product(shape: Shape, c: Buffer) -> Matmul {
 fn count(values: u64) -> u32 {
     u32::try_from(values).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

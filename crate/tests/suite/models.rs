@@ -140,7 +140,8 @@ pub async fn units(engine: &Engine, name: &str) {
 /// The loss at the parameters moved by `step` along `direction`, each parameter tensor by itself; and the gradient's
 /// component along it, from one step of plain SGD.
 pub async fn gradients(engine: &Engine) {
-    for model in [images(), text(8, 2)] {
+    let net = model(&[12], InputType::F32, vec![dense(9), Layer::Relu, dense(7), Layer::Relu, dense(10)]);
+    for model in [net, images(), text(8, 2)] {
         let optimizer = InnerOptimizer::Sgd { learning_rate: 1.0, momentum: 0.0 };
         let work = TrainWork { optimizer, ..work(model.clone(), 4, 1) };
         let (shard, control) = (examples(&model, 4), Control::new());

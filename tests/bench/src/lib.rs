@@ -98,7 +98,7 @@ impl Calls {
     /// Makes one call, or the whole step where there is no such call, ready to run.
     pub async fn choose(&mut self, call: usize) -> Result<(), JsError> {
         let ops = self.program.ops.get(call).map_or_else(|| self.program.ops.clone(), |op| vec![*op]);
-        let program: &'static Program = Box::leak(Box::new(Program { values: self.program.values.clone(), ops }));
+        let program: &'static Program = Box::leak(Box::new(Program { ops, ..self.program.clone() }));
         self.one = Some(self.engine.load(program, &[]).await.map_err(fault)?);
         Ok(())
     }
