@@ -1,12 +1,15 @@
 //! Models of images and of text, all the way: cut, leased, trained by two native volunteers on different backends whose
-//! updates have to agree, merged, evaluated and exported.
+//! updates have to agree, merged, evaluated and exported; the text model's figure is recomputed by a program that shares no
+//! code with it.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use manyhands_protocol::view::JobState;
 use manyhands_tests::jobs::{self, Kind};
+use manyhands_tests::python;
 use manyhands_tests::server::Server;
+use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(4 * 60);
 
@@ -23,14 +26,18 @@ async fn trains(kind: Kind) -> Result<()> {
     assert!(train.is_reached(), "{:?}", train.history);
     assert_eq!((view.contributors, view.results_rejected), (2, 0), "CPU and GPU agree on every unit");
     assert!(view.units_refereed < view.units_settled, "some units were settled by the two alone");
+    let out = folder.path().join("model.safetensors");
+    server.run(&["job", "export", &job.to_string(), "--out", &out.to_string_lossy()])?;
     if let Some(bits) = last.bits_per_byte {
         // The text's own entropy: nobody guesses better than it allows but by luck.
         assert!(bits > 0.7, "{bits}");
         let said = server.run(&["job", "status", &job.to_string()])?;
         assert!(said.contains(&format!("bits per byte  {bits:.4} (target 0.9500)")), "{said}");
+        let paths = [out.clone(), files.manifest.clone(), files.data.join("text.txt")];
+        let checked: Value = serde_json::from_str(&python::run("tests/interop/check_text.py", &paths)?)?;
+        let recomputed = checked["bits_per_byte"].as_f64().context("a figure")?;
+        assert!((recomputed - bits).abs() < 1e-4 && checked["windows"] == 50, "reported {bits}, recomputed {checked}");
     }
-    let out = folder.path().join("model.safetensors");
-    server.run(&["job", "export", &job.to_string(), "--out", &out.to_string_lossy()])?;
     let bytes = std::fs::read(&out)?;
     let exported = safetensors::SafeTensors::deserialize(&bytes)?;
     let expected = match kind {

@@ -41,6 +41,8 @@ pub struct Sampler {
     /// What the context holds now.
     window: Vec<u8>,
     vocabulary: u32,
+    /// Of one row.
+    flop: u64,
     drawn: u64,
 }
 
@@ -82,22 +84,36 @@ impl Sampler {
         });
         let (kept, table) = (kept.collect(), parameters[POSITION].clone());
         let (scratch, window) = (cpu::Scratch::default(), Vec::with_capacity(positions));
-        Ok(Sampler { plan, buffers, scratch, positions, table, kept, window, vocabulary, drawn: 0 })
+        let flop = plan.program.ops.iter().map(Op::flop).sum();
+        Ok(Sampler { plan, buffers, scratch, positions, table, kept, window, vocabulary, flop, drawn: 0 })
     }
 
-    /// Reads one byte. A full context first slides: its newer half is read again from the first position on, for positions
-    /// are part of what a row is.
-    pub fn read(&mut self, byte: u8) -> Result<(), EngineError> {
+    /// Reads bytes, one after another. A full context first slides: its newer half is read again from the first position on,
+    /// for positions are part of what a row is. After [`EngineError::Stopped`] the context may be shorter than it was.
+    pub async fn read(&mut self, bytes: &[u8], control: &Control) -> Result<(), EngineError> {
+        let mut slicer = Slicer::new(control);
+        for &byte in bytes {
+            self.read_one(byte, &mut slicer).await?;
+        }
+        Ok(())
+    }
+
+    async fn read_one(&mut self, byte: u8, slicer: &mut Slicer<'_>) -> Result<(), EngineError> {
         if u32::from(byte) >= self.vocabulary {
             return Err(EngineError::Input(format!("byte {byte} of a vocabulary of {}", self.vocabulary)));
         }
+        let mut coming = Vec::new();
         if self.window.len() == self.positions {
-            let older = self.positions - self.positions / 2;
-            let newer = self.window.split_off(older);
+            coming = self.window.split_off(self.positions - self.positions / 2);
             self.window.clear();
-            newer.into_iter().for_each(|byte| self.step(byte));
         }
-        self.step(byte);
+        coming.push(byte);
+        for byte in coming {
+            self.step(byte);
+            if slicer.add(self.flop) {
+                slicer.breathe().await?;
+            }
+        }
         Ok(())
     }
 
@@ -114,27 +130,17 @@ impl Sampler {
     /// Reads `prompt`, then writes `count` bytes, reading each. The context may be longer than the model's: it slides.
     /// [`EngineError::Input`] where nothing was read before the first byte is to be written.
     pub async fn write(&mut self, prompt: &[u8], count: usize, how: Sampling, control: &Control) -> Result<Vec<u8>, EngineError> {
-        let mut slicer = Slicer::new(control);
-        let flop: u64 = self.plan.program.ops.iter().map(Op::flop).sum();
-        for &byte in prompt {
-            self.read(byte)?;
-            if slicer.add(flop) {
-                slicer.breathe().await?;
-            }
-        }
+        self.read(prompt, control).await?;
         if self.window.is_empty() {
             return Err(EngineError::Input("there is nothing to go on from".to_owned()));
         }
-        let mut written = Vec::with_capacity(count);
+        let (mut written, mut slicer) = (Vec::with_capacity(count), Slicer::new(control));
         for _ in 0..count {
             finite("logits", self.logits())?;
             let byte = draw(self.logits(), how, self.drawn)?;
             self.drawn += 1;
             written.push(byte);
-            self.read(byte)?;
-            if slicer.add(flop) {
-                slicer.breathe().await?;
-            }
+            self.read_one(byte, &mut slicer).await?;
         }
         Ok(written)
     }

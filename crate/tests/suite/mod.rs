@@ -396,6 +396,7 @@ pub async fn all(engine: &Engine, name: &str) {
     sampling::keeps(engine, name).await;
     sampling::writes().await;
     sampling::refuses();
+    sampling::speed(engine, name).await;
     bad_units(engine).await;
     speed(engine, name).await;
 }

@@ -2,11 +2,11 @@
 
 use manyhands::control::Control;
 use manyhands::engine::{Engine, EngineError, Sampler, Sampling, init_parameters, known};
-use manyhands_protocol::model::Model;
+use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
 use manyhands_shaders::compare::relative_distance;
 
 use super::models::text;
-use super::println;
+use super::{now_ms, println};
 
 const HOW: Sampling = Sampling { temperature: 1.0, top_k: 5, seed: 3 };
 /// Longer than two contexts of nine positions.
@@ -37,9 +37,9 @@ pub async fn keeps(engine: &Engine, name: &str) {
     let model = text(16, 2);
     let parameters = parameters(&model);
     let mut sampler = Sampler::new(&model, &parameters).unwrap();
-    let (mut worst, mut lengths) = (0.0f64, Vec::new());
+    let (mut worst, mut lengths, control) = (0.0f64, Vec::new(), Control::new());
     for (count, &byte) in PROMPT.iter().enumerate() {
-        sampler.read(byte).unwrap();
+        sampler.read(&[byte], &control).await.unwrap();
         let window = sampler.window().to_vec();
         assert_eq!(window, PROMPT[..=count][count + 1 - window.len()..], "the newest bytes");
         lengths.push(window.len());
@@ -69,15 +69,14 @@ pub async fn writes() {
     let likeliest = Sampling { top_k: 1, ..HOW };
     for byte in new().write(&PROMPT, 9, likeliest, &control).await.unwrap() {
         let prompt = if greedy.window().is_empty() { &PROMPT[..] } else { &[] };
-        let before = greedy.write(prompt, 0, likeliest, &control).await.unwrap();
-        assert!(before.is_empty());
+        greedy.read(prompt, &control).await.unwrap();
         let logits = greedy.logits();
         assert!(logits.iter().all(|&other| other <= logits[usize::from(byte)]));
-        greedy.read(byte).unwrap();
+        greedy.read(&[byte], &control).await.unwrap();
     }
 
     assert!(matches!(new().write(&[], 1, HOW, &control).await, Err(EngineError::Input(_))), "nothing to go on from");
-    assert!(matches!(new().read(11), Err(EngineError::Input(_))), "not in the vocabulary");
+    assert!(matches!(new().read(&[11], &control).await, Err(EngineError::Input(_))), "not in the vocabulary");
     control.stop();
     let stopped = new().write(&[1].repeat(40_000), 1, HOW, &control).await;
     assert!(matches!(stopped, Err(EngineError::Stopped)), "{stopped:?}");
@@ -94,6 +93,27 @@ pub fn refuses() {
     short[1].pop();
     assert!(refused(&model, &short), "a position is missing");
     let mut wide = model.clone();
-    *wide.layers.last_mut().unwrap() = manyhands_protocol::model::Layer::Dense { outputs: 12 };
+    *wide.layers.last_mut().unwrap() = Layer::Dense { outputs: 12 };
     assert!(refused(&wide, &init_parameters(&wide, 1)), "it could write what it cannot read");
+}
+
+/// The bundled text job's size, against the whole pass; prints how fast it writes.
+pub async fn speed(engine: &Engine, name: &str) {
+    let mut layers = vec![Layer::Embedding { vocabulary: 256, width: 128 }];
+    for _ in 0..4 {
+        layers.extend([Layer::Residual { layers: 2 }, Layer::LayerNorm, Layer::Attention { heads: 4 }]);
+        let wide = Layer::Dense { outputs: 512 };
+        layers.extend([Layer::Residual { layers: 4 }, Layer::LayerNorm, wide, Layer::Gelu, Layer::Dense { outputs: 128 }]);
+    }
+    layers.extend([Layer::LayerNorm, Layer::Projection { outputs: 256 }]);
+    let input = Input { shape: vec![64], dtype: InputType::U8, scale: 1.0, offset: 0.0 };
+    let model = Model { input, layers, loss: Loss::SoftmaxCrossEntropy };
+    let (parameters, control) = (init_parameters(&model, 2), Control::new());
+    let mut sampler = Sampler::new(&model, &parameters).unwrap();
+    let (begun, count) = (now_ms(), 200);
+    sampler.write(b"It is a truth universally acknowledged", count, HOW, &control).await.unwrap();
+    println(&format!("{name}: {:.2} ms for each byte written", (now_ms() - begun) / count as f64));
+    let expected = whole(engine, &model, &parameters, sampler.window()).await;
+    let distance = relative_distance(&[sampler.logits().to_vec()], &[expected]).expect("outputs that are not zero");
+    assert!(distance < 1e-5, "{distance}");
 }
