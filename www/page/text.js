@@ -232,6 +232,7 @@ export const contribution = {
 export const phase = {
   leased: "fetching its data",
   computing: "computing",
+  computed: "being sent",
   submitted: "sent",
   accepted: "accepted",
   rejected: "rejected",
@@ -243,6 +244,7 @@ export const phase = {
 export const phaseMark = {
   leased: "↓",
   computing: "…",
+  computed: "↑",
   submitted: "↑",
   accepted: "✓",
   rejected: "✗",

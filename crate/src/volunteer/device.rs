@@ -34,8 +34,9 @@ pub(super) struct Device {
 
 impl Device {
     /// Opens and tests what `choice` allows, best first.
-    pub async fn open(choice: Choice, tune: Tune) -> Result<Device, EngineError> {
-        Device::best(choice, tune, 0).await
+    /// `found` hears that there is one to test.
+    pub async fn open(choice: Choice, tune: Tune, found: &dyn Fn()) -> Result<Device, EngineError> {
+        Device::best(choice, tune, 0, found).await
     }
 
     /// The device to go on with after `fault`.
@@ -49,7 +50,7 @@ impl Device {
         }
         let losses = self.losses + 1;
         if matches!(fault, EngineError::DeviceLost(_)) && losses <= LOSSES_MAX {
-            let next = Device::best(self.choice, self.tune, losses).await?;
+            let next = Device::best(self.choice, self.tune, losses, &|| ()).await?;
             return Ok(Device { reason: join(fault.to_string(), next.reason), ..next });
         }
         if self.choice == Choice::Gpu {
@@ -58,10 +59,10 @@ impl Device {
         Device::cpu(self.choice, self.tune, losses, fault.to_string()).await
     }
 
-    async fn best(choice: Choice, tune: Tune, losses: u32) -> Result<Device, EngineError> {
+    async fn best(choice: Choice, tune: Tune, losses: u32, found: &dyn Fn()) -> Result<Device, EngineError> {
         let reason = match choice {
             Choice::Cpu => String::new(),
-            Choice::Auto | Choice::Gpu => match gpu(choice, tune).await {
+            Choice::Auto | Choice::Gpu => match gpu(choice, tune, found).await {
                 Ok(engine) => {
                     let engine = shared(engine);
                     return Ok(Device { engine, reason: String::new(), is_new: true, choice, tune, is_gpu: true, losses });
@@ -70,6 +71,7 @@ impl Device {
                 Err(error) => error.to_string(),
             },
         };
+        found();
         Device::cpu(choice, tune, losses, reason).await
     }
 
@@ -91,12 +93,12 @@ fn join(first: String, second: String) -> String {
 }
 
 #[cfg(not(feature = "gpu"))]
-async fn gpu(_choice: Choice, _tune: Tune) -> Result<Engine, EngineError> {
+async fn gpu(_choice: Choice, _tune: Tune, _found: &dyn Fn()) -> Result<Engine, EngineError> {
     Err(EngineError::NoAdapter("this program was built without GPU support".to_owned()))
 }
 
 #[cfg(feature = "gpu")]
-async fn gpu(choice: Choice, tune: Tune) -> Result<Engine, EngineError> {
+async fn gpu(choice: Choice, tune: Tune, found: &dyn Fn()) -> Result<Engine, EngineError> {
     use crate::engine::AdapterChoice;
 
     let engine = match Engine::gpu(AdapterChoice::Fastest).await {
@@ -108,10 +110,11 @@ async fn gpu(choice: Choice, tune: Tune) -> Result<Engine, EngineError> {
         let adapter = engine.device_class().adapter;
         return Err(EngineError::NoAdapter(format!("{adapter} is a software adapter, slower than the CPU path")));
     }
+    found();
     if let Tune::Fixed(variant) = tune {
         engine.fix_variant(variant);
     }
-    engine.self_test_products().await?;
+    engine.self_test_product().await?;
     Ok(engine)
 }
 
