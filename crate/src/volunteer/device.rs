@@ -128,6 +128,58 @@ pub fn idle_ms(worked_ms: f64, duty_percent: u32) -> f64 {
 mod tests {
     use super::*;
 
+    fn failing(choice: Choice, is_gpu: bool, losses: u32) -> Device {
+        let (engine, tune) = (shared(Engine::cpu()), Tune::Auto);
+        Device { engine, reason: String::new(), is_new: false, choice, tune, is_gpu, losses }
+    }
+
+    fn faults() -> [EngineError; 4] {
+        let text = "as told".to_owned();
+        [
+            EngineError::OutOfMemory(text.clone()),
+            EngineError::Validation(text.clone()),
+            EngineError::SelfTest { kernel: text.clone(), detail: text.clone() },
+            EngineError::DeviceLost(text),
+        ]
+    }
+
+    /// A GPU that fails in any way, or was lost too often, gives way to the CPU, which says why in one line.
+    #[test]
+    fn after_a_fault_of_the_gpu_the_cpu_goes_on() {
+        for fault in faults() {
+            let next = pollster::block_on(failing(Choice::Auto, true, LOSSES_MAX).after(&fault)).unwrap();
+            assert!(next.is_new && !next.is_gpu, "{fault}");
+            assert_eq!(next.reason, fault.to_string());
+            assert!(!next.reason.contains('\n'));
+            let only = pollster::block_on(failing(Choice::Gpu, true, LOSSES_MAX).after(&fault));
+            assert_eq!(only.map(|_| ()), Err(fault), "a visitor who asked for the GPU alone");
+        }
+    }
+
+    #[test]
+    fn faults_of_the_work_leave_the_device() {
+        for fault in [EngineError::NotFinite(String::new()), EngineError::Input(String::new()), EngineError::Stopped] {
+            for is_gpu in [true, false] {
+                let next = pollster::block_on(failing(Choice::Auto, is_gpu, 0).after(&fault)).unwrap();
+                assert_eq!((next.is_new, next.is_gpu, next.losses), (false, is_gpu, 0), "{fault}");
+            }
+        }
+        for fault in faults() {
+            assert!(!pollster::block_on(failing(Choice::Auto, false, 0).after(&fault)).unwrap().is_new, "the CPU stays");
+        }
+    }
+
+    /// The first losses are answered by another device, on which nothing was chosen or tested yet.
+    #[cfg(feature = "gpu")]
+    #[test]
+    fn after_a_loss_another_device_goes_on() {
+        let lost = EngineError::DeviceLost("as told".to_owned());
+        let next = pollster::block_on(failing(Choice::Gpu, true, 0).after(&lost)).unwrap();
+        assert!(next.is_new && next.is_gpu && next.losses == 1);
+        assert_eq!(next.reason, lost.to_string());
+        pollster::block_on(next.engine.self_test_product()).unwrap();
+    }
+
     #[test]
     fn the_duty_limit_is_a_share_of_time() {
         assert_eq!(idle_ms(10.0, 100), 0.0);

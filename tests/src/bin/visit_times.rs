@@ -1,6 +1,7 @@
 //! `visit_times --rounds N`: how long a visitor waits from Start to the first product and to the first accepted unit, on
 //! WebGPU in a fresh profile each round, with a coordinator and the demo job of its own and nobody else connected. Prints
 //! one JSON object per round. The page is the one that ships: its worker's messages are watched from outside.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 use std::time::Duration;
 
