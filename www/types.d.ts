@@ -119,6 +119,7 @@ export type WorkerState =
 export type UnitPhase =
   | "leased"
   | "computing"
+  | "computed"
   | "submitted"
   | "accepted"
   | "rejected"

@@ -22,7 +22,7 @@ pub use crate::gpu::{AdapterChoice, GpuOptions};
 use manyhands_protocol::model::Model;
 use manyhands_protocol::statement::{Backend, DeviceClass};
 use manyhands_protocol::work::TrainWork;
-use manyhands_shaders::matmul::{self, Epilogue, Rows, Shape, Transposed};
+use manyhands_shaders::matmul::{Epilogue, Rows, Shape, Transposed};
 
 use crate::control::Control;
 use crate::cpu::{Arithmetic, CpuEngine};
@@ -107,9 +107,10 @@ impl Engine {
         self.test(known::self_test_cases()).await
     }
 
-    /// Known-answer test of the products, which the first units need.
-    pub async fn self_test_products(&self) -> Result<(), EngineError> {
-        self.test_new(vec![matmul::FAMILY]).await
+    /// Known-answer test of the plain product, which is all that the first unit needs. A device compiles nothing else
+    /// before that.
+    pub async fn self_test_product(&self) -> Result<(), EngineError> {
+        self.test(known::plain_products()).await
     }
 
     /// Known-answer test of what a training unit calls. A device compiles and tests a kernel when the first unit needs it,

@@ -56,7 +56,7 @@ fn units_are_computed_by_kernels_that_were_tested() {
         ..Default::default()
     };
     let engine = pollster::block_on(Engine::gpu_with(options)).unwrap();
-    pollster::block_on(engine.self_test_products()).unwrap();
+    pollster::block_on(engine.self_test_product()).unwrap();
     let work = suite::work(suite::model(&[16]), 4, 1);
     for _ in 0..2 {
         match pollster::block_on(engine.self_test_training(&work)) {

@@ -14,7 +14,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::process::{Process, kill_marked};
+use crate::process::{Process, kill_marked, kill_one};
 
 /// What to type where the browser is missing.
 const INSTALL: &str = "install it with: apt-get install chromium chromium-driver";
@@ -153,6 +153,11 @@ impl Visitor {
         self.client.execute(script, Vec::new()).await.with_context(|| format!("running {script}"))
     }
 
+    /// Runs a script in the page that ends by calling its last argument.
+    pub async fn run_async(&self, script: &str) -> Result<Value> {
+        self.client.execute_async(script, Vec::new()).await.with_context(|| format!("running {script}"))
+    }
+
     /// Waits until `condition`, a JavaScript expression over `d`, the mirrored state, holds; gives the state then.
     /// For instance `d.jobState === "finished"`.
     pub async fn wait_until(&self, condition: &str, limit: Duration) -> Result<Value> {
@@ -204,6 +209,13 @@ impl Visitor {
         let list = self.run("return performance.getEntriesByType('resource').map((entry) => entry.name);").await?;
         let list = list.as_array().context("a list of names")?;
         Ok(list.iter().map(text).collect())
+    }
+
+    /// Ends the process that holds all of the browser's devices, as a crash of a driver would. The browser starts another.
+    pub fn crash_gpu(&self) -> Result<()> {
+        let crashed = kill_one(&self.profile.path().to_string_lossy(), "--type=gpu-process");
+        ensure!(crashed, "the browser has no GPU process");
+        Ok(())
     }
 
     /// Ends the browser as a crash would: no unload handlers, no good-byes.

@@ -106,6 +106,13 @@ pub fn kill_marked(mark: &str) {
     }
 }
 
+/// Kills one process one of whose arguments contains `mark`, as [`kill_marked`], and which also has `argument`; false if
+/// there is none. Chromium's own processes rewrite theirs as one text.
+pub fn kill_one(mark: &str, argument: &str) -> bool {
+    let found = marked(mark).into_iter().find(|&id| arguments(id).contains(argument));
+    found.is_some_and(|id| Command::new("kill").args(["-9", &id.to_string()]).status().is_ok_and(|status| status.success()))
+}
+
 fn marked(mark: &str) -> Vec<u32> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let processes = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());

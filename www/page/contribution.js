@@ -325,7 +325,7 @@ export class Contribution {
     this.#close();
     this.#asked?.failed(new Error(text.visit.stopped));
     this.#asked = null;
-    this.recent = this.recent.filter((unit) => unit.phase !== "leased" && unit.phase !== "computing");
+    this.recent = this.recent.filter((unit) => !["leased", "computing", "computed"].includes(unit.phase));
     if (asked) this.#fault = null;
     // The detail of a failure is the error's own line.
     this.#enter(this.#fault ? "failed" : "stopped", this.#fault ? "" : detail);

@@ -237,6 +237,7 @@ export const contribution = {
 export const phase = {
   leased: "fetching its data",
   computing: "computing",
+  computed: "being sent",
   submitted: "sent",
   accepted: "accepted",
   rejected: "rejected",
@@ -248,6 +249,7 @@ export const phase = {
 export const phaseMark = {
   leased: "↓",
   computing: "…",
+  computed: "↑",
   submitted: "↑",
   accepted: "✓",
   rejected: "✗",

@@ -4,6 +4,7 @@
 mod converge;
 mod module;
 mod size;
+mod visit;
 
 use std::path::{Path, PathBuf};
 
@@ -32,6 +33,18 @@ pub enum Bench {
         #[arg(long)]
         no_build: bool,
     },
+    /// Time from Start to the first product and to the first accepted unit, in headless Chromium on WebGPU.
+    Visit {
+        /// Visits, each with a fresh profile.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        /// Also write the JSON object here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Serve dist/ as it is.
+        #[arg(long)]
+        no_build: bool,
+    },
 }
 
 pub fn main(bench: &Bench) -> Result<()> {
@@ -47,6 +60,15 @@ pub fn main(bench: &Bench) -> Result<()> {
                 web::build()?;
             }
             let report = size::measure(&web::dist())?;
+            print!("{}", report.table());
+            emit(&report.json(), json.as_deref())
+        }
+        Bench::Visit { rounds, json, no_build } => {
+            setup::set_up(setup::Purpose::Visitors)?;
+            if !no_build {
+                web::build()?;
+            }
+            let report = visit::measure(*rounds)?;
             print!("{}", report.table());
             emit(&report.json(), json.as_deref())
         }

@@ -195,15 +195,30 @@ pub fn kernel_of(op: &Op) -> &'static str {
     if matches!(op, Op::Matmul(_)) { matmul::FAMILY } else { kernel }
 }
 
-/// Every pipeline that this build uses, at shapes with edges: more than one block, tile and chunk of k.
+/// Shapes with edges: more than one block, tile and chunk of k, with extents that are multiples of four and not.
+const EDGES: [Shape; 2] = [Shape { m: 36, k: 132, n: 44 }, Shape { m: 35, k: 67, n: 37 }];
+
+/// `A · B` and nothing more, as the device runs it.
+pub fn plain_products() -> Vec<Case> {
+    EDGES.map(|shape| product(shape, Transposed::default(), Epilogue::None, None)).into()
+}
+
+/// A product by a fixed variant where it takes such shapes.
+pub fn variant_products(transposed: Transposed, epilogues: &[Epilogue], variant: Variant) -> Vec<Case> {
+    let shapes = EDGES.into_iter().filter(|shape| variant.takes(*shape, transposed));
+    shapes.flat_map(|shape| epilogues.iter().map(move |&epilogue| product(shape, transposed, epilogue, Some(variant)))).collect()
+}
+
+/// Every pipeline that this build uses, at shapes with edges.
 pub fn self_test_cases() -> Vec<Case> {
-    let fours = Shape { m: 36, k: 132, n: 44 };
-    let odd = Shape { m: 35, k: 67, n: 37 };
+    if !EVERY_LAYER {
+        return plain_products();
+    }
     let forward = Transposed { a: false, b: false };
     let weights = Transposed { a: true, b: false };
     let inputs = Transposed { a: false, b: true };
     let mut cases = Vec::new();
-    for shape in [fours, odd] {
+    for shape in EDGES {
         for (transposed, epilogue) in [
             (forward, Epilogue::None),
             (forward, Epilogue::Bias),
@@ -213,11 +228,6 @@ pub fn self_test_cases() -> Vec<Case> {
         ] {
             cases.push(product(shape, transposed, epilogue, None));
         }
-    }
-    if !EVERY_LAYER {
-        cases.truncate(1);
-        cases.push(product(odd, forward, Epilogue::None, None));
-        return cases;
     }
     cases.extend([
         column_sums(67, 70),

@@ -1,6 +1,6 @@
 //! What the tuner asks of an engine. The CPU path has one way to compute a product and nothing to choose.
 
-use manyhands_shaders::matmul::{Shape, Variant};
+use manyhands_shaders::matmul::Variant;
 
 use super::{Engine, EngineError, known};
 use crate::tuner::{AdapterClass, Task};
@@ -78,9 +78,6 @@ impl Engine {
 
     /// Known-answer test of a variant as a product would use it, at shapes with edges.
     pub async fn test_variant(&self, task: &Task, variant: Variant) -> Result<(), EngineError> {
-        const SHAPES: [Shape; 2] = [Shape { m: 36, k: 132, n: 44 }, Shape { m: 35, k: 67, n: 37 }];
-        let shapes = SHAPES.into_iter().filter(|shape| variant.takes(*shape, task.transposed));
-        let case = |shape, epilogue| known::product(shape, task.transposed, epilogue, Some(variant));
-        self.test(shapes.flat_map(|shape| task.epilogues.iter().map(move |&epilogue| case(shape, epilogue))).collect()).await
+        self.test(known::variant_products(task.transposed, &task.epilogues, variant)).await
     }
 }

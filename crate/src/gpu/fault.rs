@@ -78,6 +78,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn wgpus_errors_keep_their_kind() {
+        let source = || Box::new(std::fmt::Error);
+        let memory = engine_error(wgpu::Error::OutOfMemory { source: source() });
+        assert!(matches!(memory, EngineError::OutOfMemory(_)) && memory.retryable());
+        let description = "a call".to_owned();
+        let refused = engine_error(wgpu::Error::Validation { source: source(), description: description.clone() });
+        assert_eq!(refused, EngineError::Validation(description.clone()));
+        let internal = engine_error(wgpu::Error::Internal { source: source(), description: description.clone() });
+        assert_eq!(internal, EngineError::Validation(description));
+    }
+
+    #[test]
     fn a_loss_stays_and_other_errors_are_told_once() {
         let fault = Fault::default();
         assert_eq!(fault.check(), Ok(()));

@@ -34,8 +34,9 @@ pub(super) struct Device {
 
 impl Device {
     /// Opens and tests what `choice` allows, best first.
-    pub async fn open(choice: Choice, tune: Tune) -> Result<Device, EngineError> {
-        Device::best(choice, tune, 0).await
+    /// `found` hears that there is one to test.
+    pub async fn open(choice: Choice, tune: Tune, found: &dyn Fn()) -> Result<Device, EngineError> {
+        Device::best(choice, tune, 0, found).await
     }
 
     /// The device to go on with after `fault`.
@@ -49,7 +50,7 @@ impl Device {
         }
         let losses = self.losses + 1;
         if matches!(fault, EngineError::DeviceLost(_)) && losses <= LOSSES_MAX {
-            let next = Device::best(self.choice, self.tune, losses).await?;
+            let next = Device::best(self.choice, self.tune, losses, &|| ()).await?;
             return Ok(Device { reason: join(fault.to_string(), next.reason), ..next });
         }
         if self.choice == Choice::Gpu {
@@ -58,10 +59,10 @@ impl Device {
         Device::cpu(self.choice, self.tune, losses, fault.to_string()).await
     }
 
-    async fn best(choice: Choice, tune: Tune, losses: u32) -> Result<Device, EngineError> {
+    async fn best(choice: Choice, tune: Tune, losses: u32, found: &dyn Fn()) -> Result<Device, EngineError> {
         let reason = match choice {
             Choice::Cpu => String::new(),
-            Choice::Auto | Choice::Gpu => match gpu(choice, tune).await {
+            Choice::Auto | Choice::Gpu => match gpu(choice, tune, found).await {
                 Ok(engine) => {
                     let engine = shared(engine);
                     return Ok(Device { engine, reason: String::new(), is_new: true, choice, tune, is_gpu: true, losses });
@@ -70,6 +71,7 @@ impl Device {
                 Err(error) => error.to_string(),
             },
         };
+        found();
         Device::cpu(choice, tune, losses, reason).await
     }
 
@@ -91,12 +93,12 @@ fn join(first: String, second: String) -> String {
 }
 
 #[cfg(not(feature = "gpu"))]
-async fn gpu(_choice: Choice, _tune: Tune) -> Result<Engine, EngineError> {
+async fn gpu(_choice: Choice, _tune: Tune, _found: &dyn Fn()) -> Result<Engine, EngineError> {
     Err(EngineError::NoAdapter("this program was built without GPU support".to_owned()))
 }
 
 #[cfg(feature = "gpu")]
-async fn gpu(choice: Choice, tune: Tune) -> Result<Engine, EngineError> {
+async fn gpu(choice: Choice, tune: Tune, found: &dyn Fn()) -> Result<Engine, EngineError> {
     use crate::engine::AdapterChoice;
 
     let engine = match Engine::gpu(AdapterChoice::Fastest).await {
@@ -108,10 +110,11 @@ async fn gpu(choice: Choice, tune: Tune) -> Result<Engine, EngineError> {
         let adapter = engine.device_class().adapter;
         return Err(EngineError::NoAdapter(format!("{adapter} is a software adapter, slower than the CPU path")));
     }
+    found();
     if let Tune::Fixed(variant) = tune {
         engine.fix_variant(variant);
     }
-    engine.self_test_products().await?;
+    engine.self_test_product().await?;
     Ok(engine)
 }
 
@@ -124,6 +127,58 @@ pub fn idle_ms(worked_ms: f64, duty_percent: u32) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn failing(choice: Choice, is_gpu: bool, losses: u32) -> Device {
+        let (engine, tune) = (shared(Engine::cpu()), Tune::Auto);
+        Device { engine, reason: String::new(), is_new: false, choice, tune, is_gpu, losses }
+    }
+
+    fn faults() -> [EngineError; 4] {
+        let text = "as told".to_owned();
+        [
+            EngineError::OutOfMemory(text.clone()),
+            EngineError::Validation(text.clone()),
+            EngineError::SelfTest { kernel: text.clone(), detail: text.clone() },
+            EngineError::DeviceLost(text),
+        ]
+    }
+
+    /// A GPU that fails in any way, or was lost too often, gives way to the CPU, which says why in one line.
+    #[test]
+    fn after_a_fault_of_the_gpu_the_cpu_goes_on() {
+        for fault in faults() {
+            let next = pollster::block_on(failing(Choice::Auto, true, LOSSES_MAX).after(&fault)).unwrap();
+            assert!(next.is_new && !next.is_gpu, "{fault}");
+            assert_eq!(next.reason, fault.to_string());
+            assert!(!next.reason.contains('\n'));
+            let only = pollster::block_on(failing(Choice::Gpu, true, LOSSES_MAX).after(&fault));
+            assert_eq!(only.map(|_| ()), Err(fault), "a visitor who asked for the GPU alone");
+        }
+    }
+
+    #[test]
+    fn faults_of_the_work_leave_the_device() {
+        for fault in [EngineError::NotFinite(String::new()), EngineError::Input(String::new()), EngineError::Stopped] {
+            for is_gpu in [true, false] {
+                let next = pollster::block_on(failing(Choice::Auto, is_gpu, 0).after(&fault)).unwrap();
+                assert_eq!((next.is_new, next.is_gpu, next.losses), (false, is_gpu, 0), "{fault}");
+            }
+        }
+        for fault in faults() {
+            assert!(!pollster::block_on(failing(Choice::Auto, false, 0).after(&fault)).unwrap().is_new, "the CPU stays");
+        }
+    }
+
+    /// The first losses are answered by another device, on which nothing was chosen or tested yet.
+    #[cfg(feature = "gpu")]
+    #[test]
+    fn after_a_loss_another_device_goes_on() {
+        let lost = EngineError::DeviceLost("as told".to_owned());
+        let next = pollster::block_on(failing(Choice::Gpu, true, 0).after(&lost)).unwrap();
+        assert!(next.is_new && next.is_gpu && next.losses == 1);
+        assert_eq!(next.reason, lost.to_string());
+        pollster::block_on(next.engine.self_test_product()).unwrap();
+    }
 
     #[test]
     fn the_duty_limit_is_a_share_of_time() {

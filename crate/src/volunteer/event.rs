@@ -101,6 +101,8 @@ impl WorkKind {
 pub enum Phase {
     Leased,
     Computing,
+    /// On its way up.
+    Computed,
     Submitted,
     Accepted,
     Rejected,
@@ -114,6 +116,7 @@ impl Phase {
         match self {
             Phase::Leased => "leased",
             Phase::Computing => "computing",
+            Phase::Computed => "computed",
             Phase::Submitted => "submitted",
             Phase::Accepted => "accepted",
             Phase::Rejected => "rejected",

@@ -123,11 +123,16 @@ impl<H: Host> Visit<'_, H> {
     }
 
     async fn go(&self) -> Result<(), VolunteerError> {
-        self.client.reporter.state(State::SelfTest, "");
-        let device = Device::open(self.client.settings.choice, self.client.settings.tune).await?;
-        self.use_device(device);
         let client = &self.client;
-        client.retry(None, async || client.token().await).await?;
+        let found = || client.reporter.state(State::SelfTest, "");
+        let device = async {
+            let device = Device::open(client.settings.choice, client.settings.tune, &found).await?;
+            self.use_device(device);
+            Ok(())
+        };
+        // The network and the device have nothing to do with each other.
+        let session = async { client.retry(None, async || client.token().await).await.map(drop) };
+        futures::future::try_join(device, session).await?;
         client.reporter.state(State::Waiting, "");
         let (mut failures, mut backoff) = (0, Backoff::default());
         loop {

@@ -94,6 +94,8 @@ impl<H: Host> Visit<'_, H> {
         self.tell_unit(leased, Phase::Computing, 0, None, "");
         let (engine, steered) = (self.engine(), control.clone());
         let computed = beside(move || async move { compute(&engine, prepared, &steered).await }).await?;
+        let (steps, loss) = (lease::steps(&leased.manifest.work), computed.losses.last().copied());
+        self.tell_unit(leased, Phase::Computed, steps, loss, "");
         let timings =
             Timings { fetch_ms: elapsed_ms(start_ms, fetched_ms), compute_ms: elapsed_ms(tuned_ms, client.host.now_ms()) };
         let output = self.upload(leased, &computed.output).await?;
@@ -110,7 +112,7 @@ impl<H: Host> Visit<'_, H> {
         };
         let unsigned = cose::prepare(cose::Kind::Result, client.host.key(), cbor::encode(&statement));
         let signature = client.host.sign(&unsigned.to_be_signed()).await?;
-        Ok(Signed { bytes: unsigned.finish(signature), loss: computed.losses.last().copied() })
+        Ok(Signed { bytes: unsigned.finish(signature), loss })
     }
 
     async fn prepare(&self, work: &Work) -> Result<Prepared, VolunteerError> {

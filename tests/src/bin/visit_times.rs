@@ -1,0 +1,124 @@
+//! `visit_times --rounds N`: how long a visitor waits from Start to the first product and to the first accepted unit, on
+//! WebGPU in a fresh profile each round, with a coordinator and the demo job of its own and nobody else connected. Prints
+//! one JSON object per round. The page is the one that ships: its worker's messages are watched from outside.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use manyhands_tests::browser::{Visitor, text};
+use manyhands_tests::jobs;
+use manyhands_tests::server::Server;
+use serde_json::{Map, Value, json};
+
+const ROUNDS_MAX: u32 = 100;
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Notes when the visitor presses Start, and each message of the worker.
+const WATCH: &str = r#"
+    const marks = [];
+    globalThis.visitMarks = marks;
+    const note = (name) => marks.push([name, performance.now()]);
+    document.getElementById("start").addEventListener("click", () => note("start"), { capture: true });
+    globalThis.Worker = class extends Worker {
+        constructor(...args) {
+            note("worker");
+            super(...args);
+            this.addEventListener("message", ({ data }) => note([data.type, data.state, data.phase].filter(Boolean).join(" ")));
+        }
+    };
+    return performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? null;"#;
+
+/// The parts of a visit's beginning, each from the end of the one before it to its own message.
+const PARTS: &[(&str, &str)] = &[
+    ("worker_script_ms", "worker"),
+    ("worker_wasm_ms", "ready"),
+    ("host_ms", "state starting"),
+    ("adapter_ms", "state self_test"),
+    ("self_test_ms", "adapter"),
+    ("session_ms", "state waiting"),
+    ("lease_ms", "unit leased"),
+    ("inputs_ms", "unit computing"),
+    ("product_ms", "unit computed"),
+    ("upload_ms", "unit submitted"),
+    ("verdict_ms", "unit accepted"),
+];
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let rounds = arguments(std::env::args().skip(1))?;
+    let folder = tempfile::tempdir()?;
+    let server = Server::start(&folder.path().join("data"))?;
+    let files = jobs::demo();
+    server.submit(&files.manifest, &files.data)?;
+    for _ in 0..rounds {
+        println!("{}", round(&server.url).await?);
+    }
+    Ok(())
+}
+
+fn arguments(mut given: impl Iterator<Item = String>) -> Result<u32> {
+    let mut rounds = 5;
+    while let Some(name) = given.next() {
+        let value = given.next().with_context(|| format!("{name} needs a value"))?;
+        match name.as_str() {
+            "--rounds" => rounds = value.parse().context("--rounds is a number")?,
+            _ => bail!("unknown argument {name}; usage: visit_times [--rounds N]"),
+        }
+    }
+    ensure!((1..=ROUNDS_MAX).contains(&rounds), "--rounds is 1 to {ROUNDS_MAX}");
+    Ok(rounds)
+}
+
+async fn round(url: &str) -> Result<Value> {
+    let visitor = Visitor::open(&format!("{url}/?backend=gpu")).await?;
+    visitor.wait_until("d.state === 'idle' && d.jobState === 'running'", LIMIT).await?;
+    let first_paint = visitor.run(WATCH).await?;
+    visitor.press_start().await?;
+    let state = visitor.wait_until("Number(d.accepted) >= 1", LIMIT).await?;
+    let marks = visitor.run("return globalThis.visitMarks;").await?;
+    let mut times = times(&marks)?;
+    times.insert("adapter".to_owned(), json!(text(&state["adapter"])));
+    times.insert("first_paint_ms".to_owned(), first_paint);
+    visitor.press_stop().await?;
+    visitor.wait_until("d.state === 'stopped'", LIMIT).await?;
+    Ok(Value::Object(times))
+}
+
+/// The parts and their sums, from marks in the order in which they were made.
+fn times(marks: &Value) -> Result<Map<String, Value>> {
+    let marks = marks.as_array().context("a list of marks")?;
+    let at = |name: &str| {
+        let found = marks.iter().find(|mark| mark[0] == name).and_then(|mark| mark[1].as_f64());
+        found.with_context(|| format!("no {name:?} among {marks:?}"))
+    };
+    let start = at("start")?;
+    let (mut times, mut before) = (Map::new(), start);
+    for (part, mark) in PARTS {
+        // Device and session are opened at once: what is over by then took no time of its own.
+        let now = at(mark)?.max(before);
+        times.insert((*part).to_owned(), json!(now - before));
+        before = now;
+    }
+    times.insert("start_to_first_product_ms".to_owned(), json!(at("unit computed")? - start));
+    times.insert("start_to_first_accepted_ms".to_owned(), json!(at("unit accepted")? - start));
+    Ok(times)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_add_up() {
+        let mut marks: Vec<Value> = vec![json!(["start", 100.0])];
+        marks.extend(PARTS.iter().enumerate().map(|(i, (_, mark))| json!([mark, 110.0 + 10.0 * i as f64])));
+        // The session was there before the device.
+        marks[6][1] = json!(90.0);
+        let times = times(&json!(marks)).unwrap();
+        let sum: f64 = PARTS.iter().map(|(part, _)| times[*part].as_f64().unwrap()).sum();
+        assert_eq!(times["session_ms"], json!(0.0));
+        assert_eq!(times["start_to_first_accepted_ms"], json!(sum));
+        assert!(super::times(&json!(marks[..5])).is_err(), "a mark is missing");
+    }
+}
