@@ -114,10 +114,18 @@ fn the_self_test_catches_each_wrong_kernel() {
             other => panic!("{name}: {other:?}"),
         }
     }
-    // No device chooses the plain variant for itself.
-    let case = known::product(Shape { m: 36, k: 68, n: 36 }, Transposed::default(), Epilogue::Bias, Some(Variant::Naive));
-    let got = pollster::block_on(lying("matmul_naive", chunk, shallow).answer(&case));
-    assert!(matches!(got, Err(EngineError::SelfTest { .. })), "{got:?}");
+    // No device chooses these variants for itself.
+    let unchosen = [
+        ("matmul_naive", chunk, shallow, Variant::Naive),
+        ("matmul_tiled_8x4", "total10 += sum10;", "total10 = sum10;", Variant::Tiled8x4),
+        ("matmul_tiled_8x8", "total11 += sum11;", "total11 += sum10;", Variant::Tiled8x8),
+        ("matmul_tiled_8x8", "total11 += sum11;", "total11 += sum10;", Variant::Tiled8x8Large),
+    ];
+    for (name, truth, lie, variant) in unchosen {
+        let case = known::product(Shape { m: 36, k: 68, n: 36 }, Transposed::default(), Epilogue::Bias, Some(variant));
+        let got = pollster::block_on(lying(name, truth, lie).answer(&case));
+        assert!(matches!(got, Err(EngineError::SelfTest { .. })), "{name}: {got:?}");
+    }
 }
 
 /// WGSL that does not compile is an error of the call, and the device goes on.

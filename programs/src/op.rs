@@ -156,7 +156,7 @@ impl Op {
                 let buffers = vec![op.a, op.b, op.bias.unwrap_or(op.a), op.c];
                 let groups = variant.dispatch(op.shape, op.rows);
                 let call = Call::new(variant.kernel(), &matmul::Params::new(op.shape, op.rows), buffers, groups);
-                Call { constants: matmul::constants(op.transposed, op.epilogue).to_vec(), ..call }
+                Call { constants: variant.constants(op.transposed, op.epilogue), ..call }
             }
             Op::ColumnSum { x, sums, rows, columns } => {
                 let params = column_sum::Params { rows, columns };

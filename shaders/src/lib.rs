@@ -78,11 +78,13 @@ pub enum Binding {
 }
 
 /// Every kernel of this crate.
-pub const KERNELS: [&Kernel; 35] = [
+pub const KERNELS: [&Kernel; 37] = [
     &matmul::naive::KERNEL,
     &matmul::blocked::KERNEL,
     &matmul::blocked_vec4::KERNEL,
     &matmul::quad::KERNEL,
+    &matmul::tiled_8x4::KERNEL,
+    &matmul::tiled_8x8::KERNEL,
     &add::KERNEL,
     &clear::KERNEL,
     &column_sum::KERNEL,

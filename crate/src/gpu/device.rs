@@ -142,8 +142,17 @@ impl GpuEngine {
     }
 
     /// Whether the device has what a kernel needs.
-    pub fn runs(&self, kernel: &Kernel) -> bool {
+    fn runs(&self, kernel: &Kernel) -> bool {
         self.subgroups || !kernel.needs_subgroups()
+    }
+
+    /// Whether a variant of the product may run here: the device has what it needs, and it does the device no harm.
+    pub fn offers(&self, variant: Variant) -> bool {
+        self.runs(variant.kernel()) && (variant.spares_software() || !self.is_browsers_software())
+    }
+
+    fn is_browsers_software(&self) -> bool {
+        self.is_software() && self.info.backend == wgpu::Backend::BrowserWebGpu
     }
 
     /// Whether kernels that exchange values within quads are the faster ones: they are made for software adapters, which pay
@@ -158,7 +167,7 @@ impl GpuEngine {
         match op.variant {
             Some(fixed) => fixed,
             None if self.prefers_quads() => Variant::Quad,
-            None if self.is_software() && self.info.backend == wgpu::Backend::BrowserWebGpu => Variant::Blocked,
+            None if self.is_browsers_software() => Variant::Blocked,
             None => Variant::default_for(op.shape, op.transposed),
         }
     }

@@ -43,27 +43,27 @@ const TRANSPOSED: [Transposed; 4] = [
     Transposed { a: true, b: true },
 ];
 
-/// Whether the engine has what a variant needs. The adapters that the tests run on have everything.
-fn runs(engine: &Engine, variant: Variant) -> bool {
-    let runs = match engine {
+/// Whether the engine offers a variant. Between them the adapters that the tests run on have everything.
+fn offers(engine: &Engine, variant: Variant) -> bool {
+    match engine {
         Engine::Cpu(_) => true,
         #[cfg(feature = "gpu")]
-        Engine::Gpu(gpu) => gpu.runs(variant.kernel()),
-    };
-    if !runs {
-        println(&format!("SKIPPED on this adapter: {}", variant.kernel().name));
+        Engine::Gpu(gpu) => gpu.offers(variant),
     }
-    runs
 }
 
 /// Every variant of the product, every transpose, every epilogue, over the table; then the other kernels.
 pub async fn kernels(engine: &Engine) {
     let mut worst = 0.0f64;
     let mut count = 0;
+    let (offered, skipped): (Vec<_>, Vec<_>) = Variant::ALL.into_iter().partition(|&variant| offers(engine, variant));
+    if !skipped.is_empty() {
+        println(&format!("SKIPPED on this adapter: {skipped:?}"));
+    }
     for [m, k, n] in PRODUCTS {
         let shape = Shape { m, k, n };
         for transposed in TRANSPOSED {
-            for variant in Variant::ALL.into_iter().filter(|v| v.takes(shape, transposed) && runs(engine, *v)) {
+            for &variant in offered.iter().filter(|v| v.takes(shape, transposed)) {
                 for epilogue in [Epilogue::None, Epilogue::Bias, Epilogue::BiasRelu] {
                     let case = known::product(shape, transposed, epilogue, Some(variant));
                     worst = worst.max(engine.answer(&case).await.unwrap());
