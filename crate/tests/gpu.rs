@@ -75,6 +75,7 @@ fn the_self_test_catches_each_wrong_kernel() {
     let lies = [
         ("matmul_blocked", chunk, shallow),
         ("matmul_blocked_vec4", "value = max(value, vec4f());", ""),
+        ("matmul_quad_vec2", "value = max(value, vec4f());", ""),
         ("matmul_quad", "let both = p + 1u < end;", "let both = true;"),
         ("column_sum", "total += sum;", "total = sum;"),
         ("relu_backward", "activation[i] > vec4f()", "activation[i] >= vec4f()"),

@@ -78,11 +78,12 @@ pub enum Binding {
 }
 
 /// Every kernel of this crate.
-pub const KERNELS: [&Kernel; 37] = [
+pub const KERNELS: [&Kernel; 38] = [
     &matmul::naive::KERNEL,
     &matmul::blocked::KERNEL,
     &matmul::blocked_vec4::KERNEL,
     &matmul::quad::KERNEL,
+    &matmul::quad_vec2::KERNEL,
     &matmul::tiled_8x4::KERNEL,
     &matmul::tiled_8x8::KERNEL,
     &add::KERNEL,

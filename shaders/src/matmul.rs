@@ -14,6 +14,7 @@ pub mod blocked;
 pub mod blocked_vec4;
 pub mod naive;
 pub mod quad;
+pub mod quad_vec2;
 pub mod tiled_8x4;
 pub mod tiled_8x8;
 
@@ -100,6 +101,7 @@ pub enum Variant {
     Blocked,
     BlockedVec4,
     Quad,
+    QuadVec2,
     Tiled8x4,
     Tiled8x8,
     /// [`Variant::Tiled8x8`] in workgroups four times as large.
@@ -108,11 +110,12 @@ pub enum Variant {
 
 impl Variant {
     /// Every variant, those that any adapter runs first.
-    pub const ALL: [Variant; 7] = [
+    pub const ALL: [Variant; 8] = [
         Variant::Naive,
         Variant::Blocked,
         Variant::BlockedVec4,
         Variant::Quad,
+        Variant::QuadVec2,
         Variant::Tiled8x4,
         Variant::Tiled8x8,
         Variant::Tiled8x8Large,
@@ -124,6 +127,7 @@ impl Variant {
             Variant::Blocked => &blocked::KERNEL,
             Variant::BlockedVec4 => &blocked_vec4::KERNEL,
             Variant::Quad => &quad::KERNEL,
+            Variant::QuadVec2 => &quad_vec2::KERNEL,
             Variant::Tiled8x4 => &tiled_8x4::KERNEL,
             Variant::Tiled8x8 | Variant::Tiled8x8Large => &tiled_8x8::KERNEL,
         }
@@ -134,6 +138,7 @@ impl Variant {
     pub fn takes(self, shape: Shape, transposed: Transposed) -> bool {
         match self {
             Variant::Naive | Variant::Blocked | Variant::Quad => true,
+            Variant::QuadVec2 => quad_vec2::takes(shape, transposed),
             Variant::BlockedVec4 | Variant::Tiled8x4 | Variant::Tiled8x8 | Variant::Tiled8x8Large => {
                 blocked_vec4::takes(shape, transposed)
             }
@@ -168,7 +173,7 @@ impl Variant {
         match self {
             Variant::Naive => linear_dispatch((u64::from(height) * u64::from(shape.n)).div_ceil(naive::WORKGROUP.into())),
             Variant::Blocked | Variant::BlockedVec4 => tiles([blocked::TILE_ROWS, blocked::TILE_COLUMNS]),
-            Variant::Quad => tiles([quad::TILE; 2]),
+            Variant::Quad | Variant::QuadVec2 => tiles([quad::TILE; 2]),
             Variant::Tiled8x4 => tiles([tiled_8x4::TILE_ROWS, tiled_8x4::TILE_COLUMNS]),
             Variant::Tiled8x8 => tiles([8 * tiled_8x8::WORKGROUP; 2]),
             Variant::Tiled8x8Large => tiles([8 * tiled_8x8::LARGE_WORKGROUP; 2]),

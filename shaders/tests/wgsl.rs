@@ -104,6 +104,7 @@ fn overrides_default_to_the_constants_of_the_rust_side() {
         check(kernel, &[("ROWS", workgroup), ("COLUMNS", workgroup), ("K_CHUNK", matmul::K_CHUNK)]);
     }
     check(&matmul::quad::KERNEL, &[("K_CHUNK", matmul::K_CHUNK)]);
+    check(&matmul::quad_vec2::KERNEL, &[("K_CHUNK", matmul::K_CHUNK)]);
     check(&column_sum::KERNEL, &[("WORKGROUP", column_sum::WORKGROUP), ("CHUNK", column_sum::CHUNK)]);
     check(&add::KERNEL, &[("WORKGROUP", add::WORKGROUP)]);
     check(&clear::KERNEL, &[("WORKGROUP", clear::WORKGROUP)]);

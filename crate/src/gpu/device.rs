@@ -166,6 +166,7 @@ impl GpuEngine {
     pub(super) fn variant(&self, op: &Matmul) -> Variant {
         match op.variant {
             Some(fixed) => fixed,
+            None if self.prefers_quads() && Variant::QuadVec2.takes(op.shape, op.transposed) => Variant::QuadVec2,
             None if self.prefers_quads() => Variant::Quad,
             None if self.is_browsers_software() => Variant::Blocked,
             None => Variant::default_for(op.shape, op.transposed),
