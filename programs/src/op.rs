@@ -199,7 +199,7 @@ impl Op {
             Op::Clip { squares, gradient, values, most } => {
                 Call::new(&clip::KERNEL, &clip::Params::new(values, most), vec![squares, gradient], clip::dispatch(values))
             }
-            Op::Sequence(ref op) => op.call(),
+            Op::Sequence(ref op) => op.call(quads),
             Op::Image(op) => op.call(quads),
         }
     }

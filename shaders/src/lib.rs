@@ -78,7 +78,7 @@ pub enum Binding {
 }
 
 /// Every kernel of this crate.
-pub const KERNELS: [&Kernel; 38] = [
+pub const KERNELS: [&Kernel; 41] = [
     &matmul::naive::KERNEL,
     &matmul::blocked::KERNEL,
     &matmul::blocked_vec4::KERNEL,
@@ -96,9 +96,12 @@ pub const KERNELS: [&Kernel; 38] = [
     &adamw::KERNEL,
     &adamw_advance::KERNEL,
     &attention::forward::KERNEL,
+    &attention::forward_quad::KERNEL,
     &attention::delta::KERNEL,
     &attention::query_gradient::KERNEL,
+    &attention::query_gradient_quad::KERNEL,
     &attention::key_gradient::KERNEL,
+    &attention::key_gradient_quad::KERNEL,
     &embedding::forward::KERNEL,
     &embedding::token_gradient::KERNEL,
     &embedding::position_gradient::KERNEL,
