@@ -138,6 +138,16 @@ impl GpuTrainer<'_> {
         Ok(self.engine.read(&[(&*losses, steps as usize)]).await?.swap_remove(0))
     }
 
+    /// The recorded dispatches of so many steps in one submission, all on the newest batch, and nothing else.
+    pub(crate) async fn replay(&mut self, steps: u32) -> Result<(), EngineError> {
+        let control = Control::new();
+        let (mut slicer, mut run) = (Slicer::endless(&control), Run::new(self.engine, &self.recording));
+        for _ in 0..steps {
+            run.calls(&mut slicer).await?;
+        }
+        run.finish().await
+    }
+
     /// One step; what its traces show, in their order.
     pub(crate) async fn run_traced(&mut self, control: &Control) -> Result<Vec<Vec<f32>>, EngineError> {
         let (mut slicer, mut run) = (Slicer::new(control), Run::new(self.engine, &self.recording));

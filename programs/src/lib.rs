@@ -30,6 +30,10 @@ pub const NOT_BUILT: &str = "plans make no calls that this build has no kernels 
 /// Most work one kernel call does where nothing else is said, in floating-point operations: a tenth of a second on a software adapter.
 pub const CALL_FLOP_MAX: u64 = 1 << 28;
 
+/// Columns that a sum over rows is widened to at most, and rows it keeps at least.
+const COLUMN_SUM_COLUMNS: u32 = 2048;
+const COLUMN_SUM_ROWS: u32 = 64;
+
 /// A buffer of a [`Program`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Buffer(pub usize);
@@ -88,6 +92,19 @@ impl Program {
         }
     }
 
+    /// Adds sums over the rows of x `[rows, columns]`. Many rows of few columns are first read as fewer and longer rows, and
+    /// what that gives is summed up again: a call has an invocation for each column, and these would be too few to occupy a
+    /// device. The shape alone decides, so that it gives the same bits.
+    pub fn column_sum(&mut self, x: Buffer, sums: Buffer, rows: u32, columns: u32) {
+        let most = (rows / COLUMN_SUM_ROWS).min(COLUMN_SUM_COLUMNS / columns.max(1));
+        let Some(folds) = (2..=most).rev().find(|&folds| rows.is_multiple_of(folds)) else {
+            return self.ops.push(Op::ColumnSum { x, sums, rows, columns });
+        };
+        let folded = self.passing(u64::from(folds) * u64::from(columns));
+        self.ops.push(Op::ColumnSum { x, sums: folded, rows: rows / folds, columns: folds * columns });
+        self.ops.push(Op::ColumnSum { x: folded, sums, rows: folds, columns });
+    }
+
     /// Bytes of all buffers and of `more` beside them, none shared; what is past 2⁶⁴ counts as that.
     pub fn bytes(&self, more: u64) -> u64 {
         memory::bytes(self.values.iter().copied(), more)
@@ -139,6 +156,39 @@ mod tests {
         check(1024, 1024, 1024, 8);
         check(130, 4096, 2048, 2);
         check(1 << 24, 1, 1, 1);
+    }
+
+    #[test]
+    fn long_sums_of_few_columns_are_folded() {
+        let check = |rows: u32, columns: u32, expected: &[[u32; 2]]| {
+            let mut program = Program::default();
+            let [x, sums] = [rows * columns, columns].map(|values| program.buffer(values.into()));
+            program.column_sum(x, sums, rows, columns);
+            let shapes: Vec<_> = program
+                .ops
+                .iter()
+                .map(|op| match *op {
+                    Op::ColumnSum { rows, columns, .. } => [rows, columns],
+                    ref other => panic!("{other:?}"),
+                })
+                .collect();
+            assert_eq!(shapes, expected, "{rows} x {columns}");
+            let values: Vec<f32> = (0..rows * columns).map(|i| (i % 7) as f32).collect();
+            let mut buffers: Vec<_> = program.values.iter().map(|&values| vec![0.0; values as usize]).collect();
+            buffers[x.0].copy_from_slice(&values);
+            for op in &program.ops {
+                reference::run(op, &mut buffers);
+            }
+            for (column, &sum) in buffers[sums.0].iter().enumerate() {
+                assert_eq!(sum, values.iter().skip(column).step_by(columns as usize).sum::<f32>());
+            }
+        };
+        check(64, 10, &[[64, 10]]);
+        check(1024, 128, &[[64, 2048], [16, 128]]);
+        check(36_864, 8, &[[144, 2048], [256, 8]]);
+        check(1021, 8, &[[1021, 8]]);
+        check(0, 8, &[[0, 8]]);
+        check(300, 3000, &[[300, 3000]]);
     }
 
     #[test]

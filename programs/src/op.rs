@@ -172,7 +172,7 @@ impl Op {
                 let buffers = vec![op.a, op.b, op.bias.unwrap_or(op.a), op.c];
                 let groups = variant.dispatch(op.shape, op.rows);
                 let call = Call::new(variant.kernel(), &matmul::Params::new(op.shape, op.rows), buffers, groups);
-                Call { constants: matmul::constants(op.transposed, op.epilogue).to_vec(), ..call }
+                Call { constants: variant.constants(op.transposed, op.epilogue), ..call }
             }
             _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
             Op::ColumnSum { x, sums, rows, columns } => {
@@ -222,7 +222,7 @@ impl Op {
                 let params = dropout_advance::Params { steps: 1 };
                 Call::new(&dropout_advance::KERNEL, &params, vec![step], dropout_advance::dispatch())
             }
-            Op::Sequence(ref op) => op.call(),
+            Op::Sequence(ref op) => op.call(quads),
             Op::Image(op) => op.call(quads),
         }
     }

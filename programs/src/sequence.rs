@@ -2,7 +2,7 @@
 //! the shaders: activations `[sequences · time, channels]`, rows ordered by sequence, then time.
 
 use manyhands_shaders::attention::{self, Pairs, Shape};
-use manyhands_shaders::{embedding, gelu, layer_norm};
+use manyhands_shaders::{Kernel, embedding, gelu, layer_norm};
 
 use super::op::Call;
 use super::{Buffer, Op, Program};
@@ -65,11 +65,18 @@ pub struct AttentionBackward {
 }
 
 impl AttentionBackward {
-    fn call(self, kernel: &'static manyhands_shaders::Kernel, shape: Shape, pairs: Pairs) -> Call {
+    /// A call of one of `kernels`.
+    fn call(self, kernels: [&'static Kernel; 2], quads: bool, shape: Shape, pairs: Pairs) -> Call {
         let buffers = vec![self.qkv, self.logsumexp, self.delta, self.d_out, self.d_qkv];
-        let call = Call::new(kernel, &attention::Params::new(shape, pairs), buffers, attention::dispatch(shape, pairs));
-        Call { constants: attention::constants(shape), ..call }
+        attention_call(kernels, quads, buffers, shape, pairs)
     }
+}
+
+/// A call of the second of `kernels`, whose quads exchange values, where these are wanted, else of the first.
+fn attention_call(kernels: [&'static Kernel; 2], quads: bool, buffers: Vec<Buffer>, shape: Shape, pairs: Pairs) -> Call {
+    let groups = if quads { attention::dispatch_quads(shape, pairs) } else { attention::dispatch(shape, pairs) };
+    let call = Call::new(kernels[usize::from(quads)], &attention::Params::new(shape, pairs), buffers, groups);
+    Call { constants: attention::constants(shape), ..call }
 }
 
 /// Floating-point operations of one product of causal attention over `pairs`: half of time².
@@ -125,8 +132,8 @@ impl SequenceOp {
         }
     }
 
-    /// How a device binds this call.
-    pub fn call(&self) -> Call {
+    /// How a device binds this call; `quads` as for [`Op::call`].
+    pub fn call(&self, quads: bool) -> Call {
         match *self {
             Self::EmbeddingForward { ids, token, position, out, extents } => {
                 let groups = embedding::forward::dispatch(extents);
@@ -160,9 +167,8 @@ impl SequenceOp {
                 Call::new(&layer_norm::parameters::KERNEL, &extents, buffers, groups)
             }
             Self::AttentionForward { qkv, out, logsumexp, shape, pairs } => {
-                let (params, groups) = (attention::Params::new(shape, pairs), attention::dispatch(shape, pairs));
-                let call = Call::new(&attention::forward::KERNEL, &params, vec![qkv, out, logsumexp], groups);
-                Call { constants: attention::constants(shape), ..call }
+                let kernels = [&attention::forward::KERNEL, &attention::forward_quad::KERNEL];
+                attention_call(kernels, quads, vec![qkv, out, logsumexp], shape, pairs)
             }
             Self::AttentionDelta { out, d_out, delta, shape } => {
                 let params = attention::Params::new(shape, Pairs { first: 0, end: shape.pairs() });
@@ -171,10 +177,12 @@ impl SequenceOp {
                 Call { constants: attention::constants(shape), ..call }
             }
             Self::AttentionQueryGradient { backward, shape, pairs } => {
-                backward.call(&attention::query_gradient::KERNEL, shape, pairs)
+                let kernels = [&attention::query_gradient::KERNEL, &attention::query_gradient_quad::KERNEL];
+                backward.call(kernels, quads, shape, pairs)
             }
             Self::AttentionKeyGradient { backward, shape, pairs } => {
-                backward.call(&attention::key_gradient::KERNEL, shape, pairs)
+                let kernels = [&attention::key_gradient::KERNEL, &attention::key_gradient_quad::KERNEL];
+                backward.call(kernels, quads, shape, pairs)
             }
         }
     }

@@ -12,8 +12,11 @@
 
 pub mod delta;
 pub mod forward;
+pub mod forward_quad;
 pub mod key_gradient;
+pub mod key_gradient_quad;
 pub mod query_gradient;
+pub mod query_gradient_quad;
 mod reference;
 
 pub use reference::{Backward, Forward};
@@ -91,6 +94,11 @@ const fn kernel(name: &'static str, wgsl: &'static str, bindings: &'static [Bind
 pub fn dispatch(shape: Shape, pairs: Pairs) -> [u32; 3] {
     let positions = u64::from(pairs.end.saturating_sub(pairs.first)) * u64::from(shape.time);
     linear_dispatch(positions.div_ceil(u64::from(WORKGROUP)))
+}
+
+/// A workgroup of four invocations per four positions of each pair, for the kernels whose names end in `quad`.
+pub fn dispatch_quads(shape: Shape, pairs: Pairs) -> [u32; 3] {
+    linear_dispatch(u64::from(pairs.end.saturating_sub(pairs.first)) * u64::from(shape.time.div_ceil(4)))
 }
 
 /// Values for the `override` declarations.

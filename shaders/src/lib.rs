@@ -80,11 +80,14 @@ pub enum Binding {
 }
 
 /// Every kernel of this crate.
-pub const KERNELS: [&Kernel; 37] = [
+pub const KERNELS: [&Kernel; 43] = [
     &matmul::naive::KERNEL,
     &matmul::blocked::KERNEL,
     &matmul::blocked_vec4::KERNEL,
     &matmul::quad::KERNEL,
+    &matmul::quad_vec2::KERNEL,
+    &matmul::tiled_8x4::KERNEL,
+    &matmul::tiled_8x8::KERNEL,
     &add::KERNEL,
     &clear::KERNEL,
     &column_sum::KERNEL,
@@ -97,9 +100,12 @@ pub const KERNELS: [&Kernel; 37] = [
     &dropout::KERNEL,
     &dropout_advance::KERNEL,
     &attention::forward::KERNEL,
+    &attention::forward_quad::KERNEL,
     &attention::delta::KERNEL,
     &attention::query_gradient::KERNEL,
+    &attention::query_gradient_quad::KERNEL,
     &attention::key_gradient::KERNEL,
+    &attention::key_gradient_quad::KERNEL,
     &embedding::forward::KERNEL,
     &embedding::token_gradient::KERNEL,
     &embedding::position_gradient::KERNEL,

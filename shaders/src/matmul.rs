@@ -14,6 +14,9 @@ pub mod blocked;
 pub mod blocked_vec4;
 pub mod naive;
 pub mod quad;
+pub mod quad_vec2;
+pub mod tiled_8x4;
+pub mod tiled_8x8;
 
 use crate::{Binding, FLUSH, Kernel, UNIT_ROUNDOFF, linear_dispatch};
 
@@ -98,11 +101,25 @@ pub enum Variant {
     Blocked,
     BlockedVec4,
     Quad,
+    QuadVec2,
+    Tiled8x4,
+    Tiled8x8,
+    /// [`Variant::Tiled8x8`] in workgroups four times as large.
+    Tiled8x8Large,
 }
 
 impl Variant {
     /// Every variant, those that any adapter runs first.
-    pub const ALL: [Variant; 4] = [Variant::Naive, Variant::Blocked, Variant::BlockedVec4, Variant::Quad];
+    pub const ALL: [Variant; 8] = [
+        Variant::Naive,
+        Variant::Blocked,
+        Variant::BlockedVec4,
+        Variant::Quad,
+        Variant::QuadVec2,
+        Variant::Tiled8x4,
+        Variant::Tiled8x8,
+        Variant::Tiled8x8Large,
+    ];
 
     pub fn kernel(self) -> &'static Kernel {
         match self {
@@ -110,6 +127,9 @@ impl Variant {
             Variant::Blocked => &blocked::KERNEL,
             Variant::BlockedVec4 => &blocked_vec4::KERNEL,
             Variant::Quad => &quad::KERNEL,
+            Variant::QuadVec2 => &quad_vec2::KERNEL,
+            Variant::Tiled8x4 => &tiled_8x4::KERNEL,
+            Variant::Tiled8x8 | Variant::Tiled8x8Large => &tiled_8x8::KERNEL,
         }
     }
 
@@ -118,8 +138,26 @@ impl Variant {
     pub fn takes(self, shape: Shape, transposed: Transposed) -> bool {
         match self {
             Variant::Naive | Variant::Blocked | Variant::Quad => true,
-            Variant::BlockedVec4 => blocked_vec4::takes(shape, transposed),
+            Variant::QuadVec2 => quad_vec2::takes(shape, transposed),
+            Variant::BlockedVec4 | Variant::Tiled8x4 | Variant::Tiled8x8 | Variant::Tiled8x8Large => {
+                blocked_vec4::takes(shape, transposed)
+            }
         }
+    }
+
+    /// Whether the variant may be tried on a browser's software adapter. Large kernels with barriers bring down SwiftShader's
+    /// compiler, and with it the browser's GPU process.
+    pub fn spares_software(self) -> bool {
+        !matches!(self, Variant::Tiled8x4 | Variant::Tiled8x8 | Variant::Tiled8x8Large)
+    }
+
+    /// Values for the `override` declarations of the variant's kernel.
+    pub fn constants(self, transposed: Transposed, epilogue: Epilogue) -> Vec<(&'static str, f64)> {
+        let mut constants = constants(transposed, epilogue).to_vec();
+        if self == Variant::Tiled8x8Large {
+            constants.extend(["ROWS", "COLUMNS"].map(|side| (side, f64::from(tiled_8x8::LARGE_WORKGROUP))));
+        }
+        constants
     }
 
     /// The variant that runs where nothing was measured: one that every adapter has.
@@ -130,19 +168,21 @@ impl Variant {
     /// Workgroups of a dispatch over `rows`.
     pub fn dispatch(self, shape: Shape, rows: Rows) -> [u32; 3] {
         let height = rows.end.saturating_sub(rows.first);
+        let tiles =
+            |[rows, columns]: [u32; 2]| linear_dispatch(u64::from(height.div_ceil(rows)) * u64::from(shape.n.div_ceil(columns)));
         match self {
             Variant::Naive => linear_dispatch((u64::from(height) * u64::from(shape.n)).div_ceil(naive::WORKGROUP.into())),
-            Variant::Blocked | Variant::BlockedVec4 => {
-                let down = u64::from(height.div_ceil(blocked::TILE_ROWS));
-                linear_dispatch(down * u64::from(shape.n.div_ceil(blocked::TILE_COLUMNS)))
-            }
-            Variant::Quad => linear_dispatch(u64::from(height.div_ceil(quad::TILE)) * u64::from(shape.n.div_ceil(quad::TILE))),
+            Variant::Blocked | Variant::BlockedVec4 => tiles([blocked::TILE_ROWS, blocked::TILE_COLUMNS]),
+            Variant::Quad | Variant::QuadVec2 => tiles([quad::TILE; 2]),
+            Variant::Tiled8x4 => tiles([tiled_8x4::TILE_ROWS, tiled_8x4::TILE_COLUMNS]),
+            Variant::Tiled8x8 => tiles([8 * tiled_8x8::WORKGROUP; 2]),
+            Variant::Tiled8x8Large => tiles([8 * tiled_8x8::LARGE_WORKGROUP; 2]),
         }
     }
 }
 
-/// Values for the `override` declarations of every variant.
-pub fn constants(transposed: Transposed, epilogue: Epilogue) -> [(&'static str, f64); 3] {
+/// Values for the `override` declarations that every variant has.
+fn constants(transposed: Transposed, epilogue: Epilogue) -> [(&'static str, f64); 3] {
     [
         ("TRANSPOSE_A", f64::from(u8::from(transposed.a))),
         ("TRANSPOSE_B", f64::from(u8::from(transposed.b))),

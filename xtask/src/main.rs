@@ -7,6 +7,7 @@ mod data;
 mod proc;
 mod run;
 mod setup;
+mod shaders;
 mod test;
 mod tidy;
 mod web;
@@ -30,6 +31,8 @@ enum Command {
     Setup,
     /// Build the page and the worker into dist/.
     BuildWeb,
+    /// Write the WGSL files that are generated from templates.
+    Shaders,
     /// Check the repository's shape.
     Tidy,
     /// Measure.
@@ -74,6 +77,7 @@ fn dispatch(command: &Command) -> Result<ExitCode> {
             setup::set_up(setup::Purpose::Web)?;
             web::build()?;
         }
+        Command::Shaders => shaders::main()?,
         Command::Tidy => tidy::main()?,
         Command::Bench(bench) => bench::main(bench)?,
         Command::FetchData => {

@@ -104,6 +104,16 @@ impl Trainer<'_> {
         Ok(of.into_iter().zip(self.read(&buffers).await?).collect())
     }
 
+    /// What a device computes in so many steps and nothing around it: no batches brought, no losses kept, no breath taken.
+    /// What [`Trainer::run`] takes longer is overhead.
+    #[cfg(feature = "gpu")]
+    pub async fn replay(&mut self, steps: u32) -> Result<(), EngineError> {
+        match self {
+            Trainer::Cpu(_) => Err(EngineError::Unsupported("a replay on the CPU".to_owned())),
+            Trainer::Gpu(trainer) => trainer.replay(steps).await,
+        }
+    }
+
     /// The parameters as they are, in the model's order.
     pub async fn parameters(&self) -> Result<Vec<Vec<f32>>, EngineError> {
         self.read(&self.plan().forward.parameters).await

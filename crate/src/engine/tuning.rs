@@ -29,13 +29,14 @@ impl Engine {
         }
     }
 
-    /// Whether the device has what a variant's kernel needs; the CPU path takes any for the same product.
-    pub fn runs_variant(&self, variant: Variant) -> bool {
+    /// Whether the device has what a variant's kernel needs and is not harmed by it; the CPU path takes any for the same
+    /// product.
+    pub fn offers_variant(&self, variant: Variant) -> bool {
         let _ = variant;
         match self {
             Engine::Cpu(_) => true,
             #[cfg(feature = "gpu")]
-            Engine::Gpu(gpu) => gpu.runs(variant.kernel()),
+            Engine::Gpu(gpu) => gpu.offers(variant),
         }
     }
 

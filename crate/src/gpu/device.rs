@@ -154,8 +154,17 @@ impl GpuEngine {
     }
 
     /// Whether the device has what a kernel needs.
-    pub fn runs(&self, kernel: &Kernel) -> bool {
+    fn runs(&self, kernel: &Kernel) -> bool {
         self.subgroups || !kernel.needs_subgroups()
+    }
+
+    /// Whether a variant of the product may run here: the device has what it needs, and it does the device no harm.
+    pub fn offers(&self, variant: Variant) -> bool {
+        self.runs(variant.kernel()) && (variant.spares_software() || !self.is_browsers_software())
+    }
+
+    fn is_browsers_software(&self) -> bool {
+        self.is_software() && self.info.backend == wgpu::Backend::BrowserWebGpu
     }
 
     /// Whether kernels that exchange values within quads are the faster ones: they are made for software adapters, which pay
@@ -172,7 +181,8 @@ impl GpuEngine {
     /// The variant that runs where nothing was measured. Without subgroups a browser's software adapter runs the scalar kernel
     /// as fast as the vec4 one and compiles it in half the time.
     pub(crate) fn usual(&self, shape: Shape, transposed: Transposed) -> Variant {
-        match self.is_software() && self.info.backend == wgpu::Backend::BrowserWebGpu {
+        match self.is_browsers_software() {
+            _ if self.prefers_quads() && Variant::QuadVec2.takes(shape, transposed) => Variant::QuadVec2,
             _ if self.prefers_quads() => Variant::Quad,
             true => Variant::Blocked,
             false => Variant::default_for(shape, transposed),

@@ -23,6 +23,11 @@ impl<'a> Slicer<'a> {
         Self { control, budget_flop: FIRST_FLOP, spent_flop: 0, started_ms: control.now_ms() }
     }
 
+    /// One slice without an end, for measurements.
+    pub fn endless(control: &'a Control) -> Self {
+        Self { budget_flop: u64::MAX, ..Self::new(control) }
+    }
+
     /// Counts work; true once the slice is full.
     pub fn add(&mut self, flop: u64) -> bool {
         self.spent_flop = self.spent_flop.saturating_add(flop);

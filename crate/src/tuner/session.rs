@@ -66,7 +66,7 @@ impl Tuner {
         for task in tasks {
             let usual = engine.usual_variant(task);
             let untried =
-                self.untried(task, usual).into_iter().filter(|&variant| engine.runs_variant(variant)).collect::<Vec<_>>();
+                self.untried(task, usual).into_iter().filter(|&variant| engine.offers_variant(variant)).collect::<Vec<_>>();
             if untried.is_empty() || !budget.has_room() {
                 continue;
             }

@@ -57,10 +57,14 @@ const TRANSPOSED: [Transposed; 4] = [
 pub async fn kernels(engine: &Engine) {
     let mut worst = 0.0f64;
     let mut count = 0;
+    let (offered, skipped): (Vec<_>, Vec<_>) = Variant::ALL.into_iter().partition(|&variant| engine.offers_variant(variant));
+    if !skipped.is_empty() {
+        println(&format!("SKIPPED on this adapter: {skipped:?}"));
+    }
     for [m, k, n] in PRODUCTS {
         let shape = Shape { m, k, n };
         for transposed in TRANSPOSED {
-            for variant in Variant::ALL.into_iter().filter(|v| v.takes(shape, transposed) && engine.runs_variant(*v)) {
+            for &variant in offered.iter().filter(|v| v.takes(shape, transposed)) {
                 for epilogue in [Epilogue::None, Epilogue::Bias, Epilogue::BiasRelu] {
                     let case = known::product(shape, transposed, epilogue, Some(variant));
                     worst = worst.max(engine.answer(&case).await.unwrap());

@@ -141,10 +141,13 @@ fn over(op: &Op, pairs: Pairs) -> Op {
 
 /// A kernel, a piece of its text, and one that is wrong.
 #[allow(dead_code)] // Read where kernels can be replaced: on a GPU.
-pub const LIES: [(&str, &str, &str); 16] = [
+pub const LIES: [(&str, &str, &str); 19] = [
     ("adamw", "params.weight_decay * p", "0.0 * p"),
     ("adamw_advance", "powers[1] *= params.beta2", "powers[1] *= params.beta1"),
     ("attention_forward", "acc[d] * shrink", "acc[d]"),
+    ("attention_forward_quad", "acc[d] * shrink", "acc[d]"),
+    ("attention_query_gradient_quad", "(dp1 - shift)", "dp1"),
+    ("attention_key_gradient_quad", "unheld + 4u > vec4u(last)", "unheld + 4u > vec4u(last + 1u)"),
     ("attention_delta", "sum += dot", "sum = dot"),
     ("attention_query_gradient", "(dp - shift)", "dp"),
     ("attention_key_gradient", "unheld > vec4u(last)", "unheld > vec4u(last + 1u)"),

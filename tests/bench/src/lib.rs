@@ -5,7 +5,7 @@
 mod models;
 
 use js_sys::{Array, Float32Array};
-use manyhands::control::Control;
+use manyhands::control::{Control, Pace, PaceFuture};
 use manyhands::engine::{AdapterChoice, Engine, EngineError, Resident, Trainer};
 use manyhands::plan::{Buffer, Matmul, Program, TrainPlan};
 use manyhands::tensors::Shard;
@@ -121,11 +121,24 @@ pub struct Product {
 impl Product {
     /// Computes it so many times; resolves when the device has finished the last.
     pub async fn run(&mut self, times: u32) -> Result<(), JsError> {
-        self.resident.run(times, &Control::new()).await.map_err(fault)
+        self.resident.run(times, &Control::with_pace(Unresting)).await.map_err(fault)
     }
 
     pub async fn read(&mut self) -> Result<Vec<f32>, JsError> {
         Ok(self.resident.read(&[self.c]).await.map_err(fault)?.swap_remove(0))
+    }
+}
+
+/// The page's clock and no rests: slices are as long as in a visit.
+struct Unresting;
+
+impl Pace for Unresting {
+    fn now_ms(&self) -> f64 {
+        js_sys::Date::now()
+    }
+
+    fn breathe(&self, _worked_ms: f64) -> PaceFuture {
+        Box::pin(std::future::ready(()))
     }
 }
 
@@ -137,7 +150,12 @@ pub struct Steps(Trainer<'static>);
 impl Steps {
     /// Runs so many steps; gives the last one's loss, computed before its update.
     pub async fn run(&mut self, steps: u32) -> Result<f32, JsError> {
-        let losses = self.0.run(steps, &Control::new()).await.map_err(fault)?;
+        let losses = self.0.run(steps, &Control::with_pace(Unresting)).await.map_err(fault)?;
         losses.last().copied().ok_or_else(|| JsError::new("no steps"))
+    }
+
+    /// Only the dispatches of so many steps, in one submission.
+    pub async fn replay(&mut self, steps: u32) -> Result<(), JsError> {
+        self.0.replay(steps).await.map_err(fault)
     }
 }

@@ -63,7 +63,7 @@ impl Walk<'_> {
                 self.dense([rows, inputs, outputs], [weight, input], needs_input);
                 if let Some(bias) = bias {
                     let d_bias = self.gradient_of(bias);
-                    self.program.ops.push(Op::ColumnSum { x: gradient, sums: d_bias, rows, columns: outputs });
+                    self.program.column_sum(gradient, d_bias, rows, outputs);
                     if feeds_attention {
                         // The keys' part: zero but for rounding, which an optimiser such as AdamW would blow up.
                         let range = clear::Params { first: outputs / 3, end: outputs / 3 * 2 };
@@ -178,7 +178,7 @@ impl Walk<'_> {
         self.program.images(ImageOp::ConvolutionWeightGradient { x, gradient, partial, shape, splits: splits.all() });
         self.program.ops.push(Op::ColumnSum { x: partial, sums: d_weight, rows: splits.count, columns: count(weights) });
         let pixels = count(outputs / u64::from(shape.outputs));
-        self.program.ops.push(Op::ColumnSum { x: gradient, sums: d_bias, rows: pixels, columns: shape.outputs });
+        self.program.column_sum(gradient, d_bias, pixels, shape.outputs);
         if needs_input {
             let (input_gradient, images) = (self.like(x), shape.images());
             self.program.images(ImageOp::ConvolutionInputGradient { weight, gradient, input_gradient, shape, images });
