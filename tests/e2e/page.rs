@@ -119,7 +119,7 @@ async fn a_net_for_pictures_is_offered_and_trained() -> Result<()> {
     let visitor = Visitor::open(&server.url).await?;
     visitor.wait_until("d.jobState === 'running'", LIMIT).await?;
     let said = visitor.run("return document.getElementById('job-model').textContent;").await?;
-    assert_eq!(said, "4 layers, 300 parameters");
+    assert_eq!(said, "5 layers, 300 parameters");
     visitor.press_start().await?;
     let state = visitor.wait_until("Number(d.accepted) >= 1", LIMIT).await?;
     assert_eq!(state["rejected"], "0", "{state}");

@@ -170,6 +170,7 @@ pub fn model(folder: &Path, kind: Kind) -> Result<JobFiles> {
                     { "type": "convolution", "channels": 4, "kernel": 3, "stride": 1, "padding": 1 },
                     { "type": "relu" },
                     { "type": "max_pool", "size": 2, "stride": 2 },
+                    { "type": "dropout", "rate": 0.1 },
                     { "type": "dense", "outputs": 4 },
                 ],
                 "loss": "softmax_cross_entropy",
