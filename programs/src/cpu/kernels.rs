@@ -50,7 +50,7 @@ pub fn run(op: &Op, buffers: &mut [Vec<f32>], scratch: &mut Scratch) {
         }
         Op::ReluForward { x, y, .. } => {
             let mut out = std::mem::take(&mut buffers[y.0]);
-            out.iter_mut().zip(&buffers[x.0]).for_each(|(y, x)| *y = x.max(0.0));
+            out.iter_mut().zip(&buffers[x.0]).for_each(|(y, x)| *y = relu(*x));
             buffers[y.0] = out;
         }
         Op::ReluBackward { activation, gradient, .. } => {
@@ -93,15 +93,47 @@ fn matmul(op: &Matmul, buffers: &[Vec<f32>], c: &mut [f32], scratch: &mut Scratc
     let (row, column) = if op.transposed.b { (1, k) } else { (n, 1) };
     let b = Strided { values: &buffers[op.b.0], row, column };
     let c = &mut c[first * n..end * n];
-    product(Shape { m: (end - first) as u32, ..op.shape }, a, b, c, scratch);
-    let bias = op.bias.map_or(&[][..], |bias| &buffers[bias.0]);
-    if op.epilogue == Epilogue::None || n == 0 {
-        return;
+    let bias = if op.epilogue == Epilogue::None { &[][..] } else { op.bias.map_or(&[][..], |bias| &buffers[bias.0]) };
+    let finish = Finish { bias, relu: op.epilogue == Epilogue::BiasRelu };
+    product(Shape { m: (end - first) as u32, ..op.shape }, a, b, c, finish, scratch);
+}
+
+/// Zero for NaN; a comparison, which is one instruction where the maximum of IEEE 754 is not.
+#[inline(always)]
+fn relu(x: f32) -> f32 {
+    if x > 0.0 { x } else { 0.0 }
+}
+
+/// What follows the sums of a product: a bias per column, where there is one, and ReLU.
+#[derive(Clone, Copy)]
+pub struct Finish<'a> {
+    pub bias: &'a [f32],
+    pub relu: bool,
+}
+
+impl Finish<'_> {
+    pub const NOTHING: Finish<'static> = Finish { bias: &[], relu: false };
+
+    /// Of sums side by side; `bias` begins with theirs, and may end before they do.
+    #[inline(always)]
+    pub fn run<const N: usize>(self, mut sums: [f32; N], bias: &[f32]) -> [f32; N] {
+        match bias.first_chunk::<N>() {
+            Some(bias) => sums = std::array::from_fn(|j| sums[j] + bias[j]),
+            None => sums.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias),
+        }
+        if self.relu { sums.map(relu) } else { sums }
     }
-    for row in c.chunks_exact_mut(n) {
-        for (c, bias) in row.iter_mut().zip(bias) {
-            let sum = *c + bias;
-            *c = if op.epilogue == Epilogue::BiasRelu { sum.max(0.0) } else { sum };
+
+    /// Of whole rows.
+    pub fn rows(self, c: &mut [f32], n: usize) {
+        if n == 0 || self.bias.is_empty() && !self.relu {
+            return;
+        }
+        for row in c.chunks_exact_mut(n) {
+            for (c, bias) in row.iter_mut().zip(self.bias) {
+                let sum = *c + bias;
+                *c = if self.relu { relu(sum) } else { sum };
+            }
         }
     }
 }
@@ -109,10 +141,11 @@ fn matmul(op: &Matmul, buffers: &[Vec<f32>], c: &mut [f32], scratch: &mut Scratc
 /// `C = A · B`, C row-major. Sums over k run in chunks of 128: this arithmetic rounds to nearest, so that meets the
 /// numerics contract of `manyhands_shaders::matmul`.
 #[cfg(all(feature = "gemm", not(target_arch = "wasm32")))]
-pub(super) fn product(shape: Shape, a: Strided, b: Strided, c: &mut [f32], _scratch: &mut Scratch) {
+pub(super) fn product(shape: Shape, a: Strided, b: Strided, c: &mut [f32], finish: Finish, _scratch: &mut Scratch) {
     let (m, k, n) = (shape.m as usize, shape.k as usize, shape.n as usize);
     if m == 0 || n == 0 || k == 0 {
-        return c.fill(0.0);
+        c.fill(0.0);
+        return finish.rows(c, n);
     }
     let last = |rows: usize, columns: usize, x: Strided| (rows - 1) * x.row + (columns - 1) * x.column;
     assert!(last(m, k, a) < a.values.len() && last(k, n, b) < b.values.len() && m * n <= c.len());
@@ -144,11 +177,12 @@ pub(super) fn product(shape: Shape, a: Strided, b: Strided, c: &mut [f32], _scra
             );
         }
     }
+    finish.rows(c, n);
 }
 
 #[cfg(any(target_arch = "wasm32", not(feature = "gemm")))]
-pub(super) fn product(shape: Shape, a: Strided, b: Strided, c: &mut [f32], scratch: &mut Scratch) {
-    super::packed::product(shape, a, b, c, &mut scratch.panels);
+pub(super) fn product(shape: Shape, a: Strided, b: Strided, c: &mut [f32], finish: Finish, scratch: &mut Scratch) {
+    super::packed::product(shape, a, b, c, finish, &mut scratch.panels);
 }
 
 fn column_sum(columns: usize, x: &[f32], sums: &mut [f32], scratch: &mut Scratch) {

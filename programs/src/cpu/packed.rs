@@ -1,113 +1,162 @@
-//! A packed f32 matrix product without threads or allocation per call: panels of A and B are copied into order, and a
-//! 6x8 register tile runs over them. Written so that the compiler turns the tile into SIMD (wasm's 128 bits hold it in
-//! 12 registers). Natively only its tests run; there the `gemm` crate is faster.
+//! An f32 matrix product without threads or allocation per call. Panels of eight columns of B and of six rows of A
+//! are copied into order, over the whole depth; a register tile of six by eight runs over them, written so that the
+//! compiler turns it into SIMD: wasm's 128 bits hold it in 12 registers. Every value of C is written once. Natively only its
+//! tests run; there the `gemm` crate is faster.
 
 use manyhands_shaders::matmul::{K_CHUNK_IEEE, Shape};
 
-use super::kernels::Strided;
+use super::kernels::{Finish, Strided};
 
 const ROWS: usize = 6;
 const COLUMNS: usize = 8;
-/// Depth of a panel, and the chunk of the numerics contract of `manyhands_shaders::matmul`.
-const DEPTH: usize = K_CHUNK_IEEE as usize;
-/// Rows of A and columns of B packed at a time: 48 KB and 256 KB.
-const ROWS_PACKED: usize = 96;
-const COLUMNS_PACKED: usize = 512;
+/// The chunk of the numerics contract of `manyhands_shaders::matmul`.
+const CHUNK: usize = K_CHUNK_IEEE as usize;
+/// Most values of B packed at a time, but for one panel: 4 MB. They are read in order, so they need not fit a near cache.
+const B_PACKED: usize = 1 << 20;
+/// Most values of A packed at a time, but for one panel: 16 KB, to stay near while a panel of B passes over them.
+const A_PACKED: usize = 1 << 12;
 
-/// Packed panels, allocated at first use.
+type Tile = [[f32; COLUMNS]; ROWS];
+
+/// Packed panels, as large as products so far needed.
 #[derive(Default)]
 pub struct Panels {
-    a: Vec<f32>,
-    b: Vec<f32>,
+    a: Vec<[f32; ROWS]>,
+    b: Vec<[f32; COLUMNS]>,
 }
 
-/// `C = A · B`, C row-major `[m, n]`.
-pub fn product(shape: Shape, a: Strided, b: Strided, c: &mut [f32], panels: &mut Panels) {
+/// `C = A · B`, finished; C row-major `[m, n]`. Either the rows or the columns of A and of B are contiguous.
+pub fn product(shape: Shape, a: Strided, b: Strided, c: &mut [f32], finish: Finish, panels: &mut Panels) {
     let (m, k, n) = (shape.m as usize, shape.k as usize, shape.n as usize);
     if k == 0 {
-        return c.fill(0.0);
+        c.fill(0.0);
+        return finish.rows(c, n);
     }
-    panels.a.resize(ROWS_PACKED * DEPTH, 0.0);
-    panels.b.resize(COLUMNS_PACKED * DEPTH, 0.0);
-    for column in (0..n).step_by(COLUMNS_PACKED) {
-        let width = COLUMNS_PACKED.min(n - column);
-        for p in (0..k).step_by(DEPTH) {
-            let depth = DEPTH.min(k - p);
-            // Panels run along k: B's columns are the rows of its transpose.
-            let across = Strided { values: &b.values[p * b.row + column * b.column..], row: b.column, column: b.row };
-            pack::<COLUMNS>(across, width, depth, &mut panels.b);
-            for row in (0..m).step_by(ROWS_PACKED) {
-                let height = ROWS_PACKED.min(m - row);
-                let block = Strided { values: &a.values[row * a.row + p * a.column..], ..a };
-                pack::<ROWS>(block, height, depth, &mut panels.a);
-                let c = &mut c[row * n + column..];
-                multiply(panels, Block { height, width, depth, first: p == 0 }, c, n);
-            }
-        }
-    }
-}
-
-/// Copies `count` rows of depth `depth` into panels of `N` rows, k-major, filling up with zeros.
-fn pack<const N: usize>(x: Strided, count: usize, depth: usize, panels: &mut [f32]) {
-    for (panel, first) in panels.chunks_exact_mut(N * depth).zip((0..count).step_by(N)) {
-        let rows = N.min(count - first);
-        if rows < N {
-            panel.fill(0.0);
-        }
-        if x.row == 1 {
-            for (p, out) in panel.chunks_exact_mut(N).enumerate() {
-                let from = first + p * x.column;
-                out[..rows].copy_from_slice(&x.values[from..from + rows]);
-            }
-        } else {
-            for i in 0..rows {
-                let row = &x.values[(first + i) * x.row..];
-                for (p, out) in panel.chunks_exact_mut(N).enumerate() {
-                    out[i] = row[p * x.column];
+    let group = (A_PACKED / k / ROWS).max(1) * ROWS;
+    let most = (B_PACKED / k).next_multiple_of(COLUMNS).max(COLUMNS);
+    for column in (0..n).step_by(most) {
+        let width = most.min(n - column);
+        panels.b.resize(width.div_ceil(COLUMNS) * k, [0.0; COLUMNS]);
+        pack(Strided { values: &b.values[column * b.column..], ..b }, width, &mut panels.b, k);
+        for row in (0..m).step_by(group) {
+            let height = group.min(m - row);
+            panels.a.resize(height.div_ceil(ROWS) * k, [0.0; ROWS]);
+            pack_rows(Strided { values: &a.values[row * a.row..], ..a }, height, &mut panels.a, k);
+            for (b, first) in panels.b.chunks_exact(k).zip((column..column + width).step_by(COLUMNS)) {
+                for (a, i) in panels.a.chunks_exact(k).zip((0..height).step_by(ROWS)) {
+                    let (tile, c) = (tile(a, b), &mut c[(row + i) * n + first..]);
+                    store(&tile[..ROWS.min(height - i)], c, n, COLUMNS.min(column + width - first), first, finish);
                 }
             }
         }
     }
 }
 
-/// The part of C that packed panels make, and whether they are the first along k.
-#[derive(Clone, Copy)]
-struct Block {
-    height: usize,
-    width: usize,
-    depth: usize,
-    first: bool,
-}
-
-fn multiply(panels: &Panels, block: Block, c: &mut [f32], n: usize) {
-    for (b, column) in panels.b.chunks_exact(COLUMNS * block.depth).zip((0..block.width).step_by(COLUMNS)) {
-        let width = COLUMNS.min(block.width - column);
-        for (a, row) in panels.a.chunks_exact(ROWS * block.depth).zip((0..block.height).step_by(ROWS)) {
-            let tile = tile(a, b);
-            for (i, sums) in tile.iter().enumerate().take(block.height - row) {
-                let c = &mut c[(row + i) * n + column..][..width];
-                if block.first {
-                    c.copy_from_slice(&sums[..width]);
-                } else {
-                    c.iter_mut().zip(sums).for_each(|(c, sum)| *c += sum);
-                }
-            }
-        }
-    }
-}
-
-/// The product of one panel of A and one of B.
+/// The product of a panel of A and one of B: sums of chunks, added up.
 #[inline(always)]
-fn tile(a: &[f32], b: &[f32]) -> [[f32; COLUMNS]; ROWS] {
-    let mut sums = [[0.0f32; COLUMNS]; ROWS];
-    for (a, b) in a.chunks_exact(ROWS).zip(b.chunks_exact(COLUMNS)) {
+fn tile(a: &[[f32; ROWS]], b: &[[f32; COLUMNS]]) -> Tile {
+    let mut total = Tile::default();
+    for (index, (a, b)) in a.chunks(CHUNK).zip(b.chunks(CHUNK)).enumerate() {
+        add_chunk(a, b, &mut total, index == 0);
+    }
+    total
+}
+
+/// The sums of one chunk, added to those before. A function by itself: inside a larger one browsers' compilers run out of
+/// registers.
+#[inline(never)]
+fn add_chunk(a: &[[f32; ROWS]], b: &[[f32; COLUMNS]], total: &mut Tile, first: bool) {
+    let mut sums = Tile::default();
+    for (a, b) in a.iter().zip(b) {
         for i in 0..ROWS {
             for j in 0..COLUMNS {
                 sums[i][j] += a[i] * b[j];
             }
         }
     }
-    sums
+    if first {
+        *total = sums;
+    } else {
+        total.iter_mut().zip(&sums).for_each(|(total, sums)| *total = std::array::from_fn(|j| total[j] + sums[j]));
+    }
+}
+
+/// Copies rows of A into panels of six and of depth k, k-major, the last one filled up with zeros.
+fn pack_rows(a: Strided, height: usize, panels: &mut [[f32; ROWS]], k: usize) {
+    for (panel, first) in panels.chunks_exact_mut(k).zip((0..height).step_by(ROWS)) {
+        if height - first < ROWS {
+            let value = |i: usize, p: usize| a.values[(first + i) * a.row + p * a.column];
+            for (p, out) in panel.iter_mut().enumerate() {
+                *out = std::array::from_fn(|i| if i < height - first { value(i, p) } else { 0.0 });
+            }
+        } else if a.column != 1 {
+            for (out, column) in panel.iter_mut().zip(a.values[first..].chunks(a.column)) {
+                *out = *column.first_chunk().expect("a column of A has the panel's rows");
+            }
+        } else {
+            let rows: [&[f32]; ROWS] = std::array::from_fn(|i| &a.values[(first + i) * a.row..][..k]);
+            for (p, out) in panel.iter_mut().enumerate() {
+                *out = rows.map(|row| row[p]);
+            }
+        }
+    }
+}
+
+/// Copies columns of B into panels of eight and of depth k, k-major, the last one filled up with zeros.
+fn pack(b: Strided, width: usize, panels: &mut [[f32; COLUMNS]], k: usize) {
+    for (panel, first) in panels.chunks_exact_mut(k).zip((0..width).step_by(COLUMNS)) {
+        let width = COLUMNS.min(width - first);
+        if width < COLUMNS {
+            pack_some(b, first, width, panel);
+        } else if b.row != 1 {
+            for (out, row) in panel.iter_mut().zip(b.values[first..].chunks(b.row)) {
+                *out = *row.first_chunk().expect("a row of B has the panel's columns");
+            }
+        } else {
+            pack_across(std::array::from_fn(|j| &b.values[(first + j) * b.column..]), panel);
+        }
+    }
+}
+
+/// The last panel, which has fewer columns.
+fn pack_some(b: Strided, first: usize, width: usize, panel: &mut [[f32; COLUMNS]]) {
+    for (p, out) in panel.iter_mut().enumerate() {
+        *out = std::array::from_fn(|j| if j < width { b.values[p * b.row + (first + j) * b.column] } else { 0.0 });
+    }
+}
+
+/// A panel from columns that lie along memory, in squares of four by four.
+fn pack_across(columns: [&[f32]; COLUMNS], panel: &mut [[f32; COLUMNS]]) {
+    let depth = panel.len();
+    let columns = columns.map(|column| &column[..depth]);
+    let (fours, rest) = panel.as_chunks_mut::<4>();
+    for (q, out) in fours.iter_mut().enumerate() {
+        let lines: [[f32; 4]; COLUMNS] = columns.map(|column| *column[q * 4..].first_chunk().expect("four more of them"));
+        for half in [0, 4] {
+            let turned: [[f32; 4]; 4] = std::array::from_fn(|p| std::array::from_fn(|j| lines[half + j][p]));
+            for (out, turned) in out.iter_mut().zip(turned) {
+                out[half..half + 4].copy_from_slice(&turned);
+            }
+        }
+    }
+    let done = depth - rest.len();
+    for (p, out) in rest.iter_mut().enumerate() {
+        *out = columns.map(|column| column[done + p]);
+    }
+}
+
+/// Puts rows of a tile where `c` begins, which is column `first` of C, finished.
+#[inline(always)]
+fn store(tile: &[[f32; COLUMNS]], c: &mut [f32], n: usize, width: usize, first: usize, finish: Finish) {
+    let bias = finish.bias.get(first..).unwrap_or_default();
+    let plain = bias.is_empty() && !finish.relu;
+    for (c, sums) in c.chunks_mut(n).zip(tile) {
+        let values = if plain { *sums } else { finish.run(*sums, bias) };
+        match c.first_chunk_mut() {
+            Some(c) if width == COLUMNS => *c = values,
+            _ => c[..width].copy_from_slice(&values[..width]),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -122,20 +171,27 @@ mod tests {
 
     fn check(m: usize, k: usize, n: usize) {
         let mut panels = Panels::default();
-        for transposed in [(false, false), (false, true), (true, false), (true, true)].map(|(a, b)| Transposed { a, b }) {
+        let transposes = [(false, false), (false, true), (true, false), (true, true)].map(|(a, b)| Transposed { a, b });
+        let epilogues = [Epilogue::None, Epilogue::Bias, Epilogue::BiasRelu];
+        for (transposed, epilogue) in transposes.into_iter().flat_map(|t| epilogues.map(|e| (t, e))) {
             let shape = Shape { m: m as u32, k: k as u32, n: n as u32 };
-            let (a, b) = (values(1, m * k), values(2, k * n));
+            let (a, b, bias) = (values(1, m * k), values(2, k * n), values(3, n));
             let strided = |x, transposed, rows, columns| match transposed {
                 true => Strided { values: x, row: 1, column: rows },
                 false => Strided { values: x, row: columns, column: 1 },
             };
+            let (sa, sb) = (strided(&a, transposed.a, m, k), strided(&b, transposed.b, k, n));
+            let finish = match epilogue {
+                Epilogue::None => Finish::NOTHING,
+                _ => Finish { bias: &bias, relu: epilogue == Epilogue::BiasRelu },
+            };
             let mut c = vec![f32::NAN; m * n];
-            product(shape, strided(&a, transposed.a, m, k), strided(&b, transposed.b, k, n), &mut c, &mut panels);
+            product(shape, sa, sb, &mut c, finish, &mut panels);
             let wide = |x: &[f32]| x.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
-            let (a, b) = (wide(&a), wide(&b));
-            let expected = matmul::reference(shape, transposed, Epilogue::None, &a, &b, &[]);
-            let tolerance = matmul::tolerance(shape, transposed, Epilogue::None, &a, &b, &[]);
-            compare(&c, &expected, &tolerance).unwrap_or_else(|e| panic!("{shape:?} {transposed:?}: {e}"));
+            let (a, b, bias) = (wide(&a), wide(&b), wide(&bias));
+            let expected = matmul::reference(shape, transposed, epilogue, &a, &b, &bias);
+            let tolerance = matmul::tolerance(shape, transposed, epilogue, &a, &b, &bias);
+            compare(&c, &expected, &tolerance).unwrap_or_else(|e| panic!("{shape:?} {transposed:?} {epilogue:?}: {e}"));
         }
     }
 
@@ -149,10 +205,11 @@ mod tests {
     }
 
     #[test]
-    fn no_depth_gives_zeros() {
+    fn no_depth_gives_the_bias_alone() {
         let nothing = Strided { values: &[], row: 0, column: 1 };
         let mut c = vec![f32::NAN; 6];
-        product(Shape { m: 2, k: 0, n: 3 }, nothing, nothing, &mut c, &mut Panels::default());
-        assert_eq!(c, [0.0; 6]);
+        let finish = Finish { bias: &[1.0, -1.0, 0.5], relu: true };
+        product(Shape { m: 2, k: 0, n: 3 }, nothing, nothing, &mut c, finish, &mut Panels::default());
+        assert_eq!(c, [1.0, 0.0, 0.5, 1.0, 0.0, 0.5]);
     }
 }

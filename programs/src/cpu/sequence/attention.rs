@@ -5,7 +5,7 @@ use manyhands_shaders::attention::{Pairs, Shape};
 use manyhands_shaders::matmul;
 
 use super::super::exponential::{exp, widest};
-use super::super::kernels::{self, Strided, product};
+use super::super::kernels::{self, Finish, Strided, product};
 use crate::{AttentionBackward, SequenceOp};
 
 /// Queries of a block.
@@ -144,11 +144,11 @@ fn forward(head: Head, qkv: &[f32], out: &mut [f32], logsumexp: &mut [f32], own:
         own.column.resize(BLOCK, 0.0);
         let (p, part) = (&mut own.p[..count * keys], &mut own.part[..count * width]);
         let key = Strided { values: &own.key, row: head.time, column: 1 };
-        product(extents(count, width, keys), head.rows(qkv, first, (0, 3)), key, p, scratch);
+        product(extents(count, width, keys), head.rows(qkv, first, (0, 3)), key, p, Finish::NOTHING, scratch);
         let l = &mut logsumexp[first..keys];
         widest(|| softmax(keys, first, scale, p, l, &mut own.column));
         let p = Strided { values: p, row: keys, column: 1 };
-        product(extents(count, keys, width), p, head.rows(qkv, 0, (2, 3)), part, scratch);
+        product(extents(count, keys, width), p, head.rows(qkv, 0, (2, 3)), part, Finish::NOTHING, scratch);
         let rows = head.rows_mut(out, first, (0, 1)).zip(part.chunks_exact(width));
         for ((to, from), by_sum) in rows.zip(&own.column) {
             to.iter_mut().zip(from).for_each(|(to, from)| *to = from * by_sum);
@@ -220,17 +220,17 @@ fn backward(
         let (p, ds) = (&mut own.p[..count * keys], &mut own.ds[..count * keys]);
         let [key, value] = [&own.key, &own.value].map(|values| Strided { values, row: head.time, column: 1 });
         let (query, d_out) = (head.rows(qkv, first, (0, 3)), head.rows(d_out, first, (0, 1)));
-        product(extents(count, width, keys), query, key, p, scratch);
-        product(extents(count, width, keys), d_out, value, ds, scratch);
+        product(extents(count, width, keys), query, key, p, Finish::NOTHING, scratch);
+        product(extents(count, width, keys), d_out, value, ds, Finish::NOTHING, scratch);
         widest(|| score_gradient(keys, first, scale, p, ds, [&l[first..keys], &delta[first..keys]]));
         let [p, ds] = [p, ds].map(|values| Strided { values, row: keys, column: 1 });
         let part = &mut own.part[..count * width];
-        product(extents(count, keys, width), ds, head.rows(qkv, 0, (1, 3)), part, scratch);
+        product(extents(count, keys, width), ds, head.rows(qkv, 0, (1, 3)), part, Finish::NOTHING, scratch);
         put(head.rows_mut(d_qkv, first, (0, 3)), part, width, 0);
         let part = &mut own.part[..keys * width];
-        product(extents(keys, count, width), turned(ds), query, part, scratch);
+        product(extents(keys, count, width), turned(ds), query, part, Finish::NOTHING, scratch);
         put(head.rows_mut(d_qkv, 0, (1, 3)), part, width, first);
-        product(extents(keys, count, width), turned(p), d_out, part, scratch);
+        product(extents(keys, count, width), turned(p), d_out, part, Finish::NOTHING, scratch);
         put(head.rows_mut(d_qkv, 0, (2, 3)), part, width, first);
     }
 }
