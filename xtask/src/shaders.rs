@@ -16,9 +16,13 @@ struct Shader {
     names: &'static [(&'static str, &'static str)],
 }
 
-const SHADERS: [Shader; 2] = [
+const SHADERS: [Shader; 6] = [
     Shader { path: "matmul/tiled_8x8.wgsl", template: "matmul_tiled.wgsl", names: &[("COLUMNS", "8"), ("WIDE", "yes")] },
     Shader { path: "matmul/tiled_8x4.wgsl", template: "matmul_tiled.wgsl", names: &[("COLUMNS", "4"), ("WIDE", "")] },
+    Shader { path: "max_pool_forward.wgsl", template: "pool_forward.wgsl", names: &[("MAX", "yes")] },
+    Shader { path: "average_pool_forward.wgsl", template: "pool_forward.wgsl", names: &[("MAX", "")] },
+    Shader { path: "max_pool_backward.wgsl", template: "pool_backward.wgsl", names: &[("MAX", "yes")] },
+    Shader { path: "average_pool_backward.wgsl", template: "pool_backward.wgsl", names: &[("MAX", "")] },
 ];
 
 /// Writes every generated file.
