@@ -39,7 +39,8 @@ export interface TrainView {
   rounds_merged: number;
   rounds_max: number;
   units_per_round: number;
-  target_accuracy: number;
+  target_accuracy?: number;
+  target_bits_per_byte?: number;
   checkpoint: string;
   test: string;
   history: RoundView[];
@@ -47,14 +48,31 @@ export interface TrainView {
 
 export interface Model {
   input: { shape: number[]; dtype: string; scale: number; offset: number };
-  layers: { type: string; outputs?: number }[];
+  layers: Layer[];
   loss: string;
+}
+
+/** One layer with the figures of its type. */
+export interface Layer {
+  type: string;
+  outputs?: number;
+  channels?: number;
+  kernel?: number;
+  stride?: number;
+  padding?: number;
+  size?: number;
+  vocabulary?: number;
+  width?: number;
+  heads?: number;
+  layers?: number;
 }
 
 export interface RoundView {
   round: number;
   loss: number;
   accuracy: number;
+  /** The loss in bits; set for models of text. */
+  bits_per_byte?: number;
   checkpoint: string;
   at_ms: number;
 }
@@ -86,7 +104,7 @@ export type ToWorker =
   | { type: "pause" }
   | { type: "resume" }
   | { type: "stop" }
-  | { type: "try"; job: number; rows: number };
+  | { type: "try"; job: number; rows: number; prompt: string; seed: number };
 
 // worker → page
 export type WorkerState =
@@ -145,6 +163,8 @@ export interface Answer {
   probability: number;
 }
 export interface AnswersMessage { type: "answers"; rows: Answer[] }
+/** What the model of this round wrote after the prompt; both are text of any kind. */
+export interface SampleMessage { type: "sample"; round: number; prompt: string; text: string }
 export interface ErrorMessage { type: "error"; code: string; message: string; retryable: boolean }
 export type FromWorker =
   | { type: "ready" }
@@ -154,6 +174,7 @@ export type FromWorker =
   | UnitMessage
   | TotalsMessage
   | AnswersMessage
+  | SampleMessage
   | ErrorMessage;
 
 /** State of this tab's contribution as the page shows it. */

@@ -38,7 +38,7 @@ enum Command {
     Submit {
         /// The manifest, a JSON file.
         manifest: PathBuf,
-        /// A folder with train.safetensors and test.safetensors, or one safetensors file with a and b.
+        /// A folder with train.safetensors and test.safetensors, or with text.txt, or one safetensors file with a and b.
         #[arg(long)]
         data: PathBuf,
         /// Approve the job at once: volunteers may work on it.

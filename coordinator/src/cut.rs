@@ -1,11 +1,15 @@
-//! Cuts a job owner's safetensors files into the blobs of a job. Pure: equal files and recipe give equal blobs, so
+//! Cuts a job owner's files, safetensors or a text, into the blobs of a job. Pure: equal files and recipe give equal blobs, so
 //! that submitting twice uploads nothing twice. Runs where the files are, in the owner's command.
+
+mod text;
 
 use manyhands::init;
 use manyhands_protocol::limits;
 use manyhands_protocol::manifest::{MatmulRecipe, TrainRecipe, panel_extent};
 use manyhands_protocol::model::{InputType, Model};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+pub use text::cut_text;
 
 /// Stream of the initialiser's generator that orders the rows; parameters use the streams from 0 up.
 const SHUFFLE_STREAM: u64 = u64::MAX;
@@ -17,6 +21,8 @@ pub enum CutError {
     Format { file: &'static str, reason: String },
     #[error("{file}: tensor {tensor}: {reason}")]
     Tensor { file: &'static str, tensor: &'static str, reason: String },
+    #[error("text.txt: at byte {at}: {reason}")]
+    Text { at: usize, reason: String },
     #[error("{rows} training examples are fewer than one shard of {rows_per_shard} (work.rows_per_shard)")]
     TooFewRows { rows: usize, rows_per_shard: usize },
     #[error("{what} would take {bytes} bytes, a blob holds {most}")]
@@ -47,17 +53,7 @@ pub struct CutMatmul {
 pub fn cut_train(recipe: &TrainRecipe, train_bytes: &[u8], test_bytes: &[u8]) -> Result<CutTrain, CutError> {
     let train = Examples::read("train.safetensors", train_bytes, &recipe.model)?;
     let test = Examples::read("test.safetensors", test_bytes, &recipe.model)?;
-    let rows_per_shard = recipe.rows_per_shard as usize;
-    if train.rows() < rows_per_shard {
-        return Err(CutError::TooFewRows { rows: train.rows(), rows_per_shard });
-    }
-    let order = shuffled(train.rows(), recipe.seed);
-    let mut shards = Vec::new();
-    for from in (0..order.len()).step_by(rows_per_shard) {
-        let rows = order.iter().cycle().skip(from).take(rows_per_shard);
-        shards.push(train.write(rows.copied(), "a shard")?);
-    }
-    Ok(CutTrain { shards, test: test.write(0..test.rows(), "the held-out set")? })
+    Ok(CutTrain { shards: train.shards(recipe)?, test: test.write(0..test.rows(), "the held-out set")? })
 }
 
 /// Cuts `a` `[m, k]` into panels of rows and `b` `[k, n]` into panels of columns, both f32.
@@ -195,6 +191,21 @@ impl<'a> Examples<'a> {
 
     fn rows(&self) -> usize {
         self.y.len() / self.positions.unwrap_or(1)
+    }
+
+    /// All rows in the shuffle's order as shards; see [`cut_train`].
+    fn shards(&self, recipe: &TrainRecipe) -> Result<Vec<Vec<u8>>, CutError> {
+        let rows_per_shard = recipe.rows_per_shard as usize;
+        if self.rows() < rows_per_shard {
+            return Err(CutError::TooFewRows { rows: self.rows(), rows_per_shard });
+        }
+        let order = shuffled(self.rows(), recipe.seed);
+        let mut shards = Vec::new();
+        for from in (0..order.len()).step_by(rows_per_shard) {
+            let rows = order.iter().cycle().skip(from).take(rows_per_shard);
+            shards.push(self.write(rows.copied(), "a shard")?);
+        }
+        Ok(shards)
     }
 
     /// A blob of the given rows.

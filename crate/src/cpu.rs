@@ -7,7 +7,7 @@ use manyhands_protocol::work::TrainWork;
 
 use crate::control::Control;
 use crate::engine::EngineError;
-use crate::plan::{Buffer, ForwardPlan, Op, Program, Slicer, TrainPlan, check_bytes};
+use crate::plan::{Buffer, ForwardPlan, Op, Placement, Program, Slicer, TrainPlan, check_bytes};
 use crate::tensors::Shard;
 
 /// Which arithmetic runs the kernel calls.
@@ -29,7 +29,13 @@ pub struct CpuEngine {
 /// A program's buffers and the arithmetic that runs on them.
 struct State {
     arithmetic: Arithmetic,
+    /// Those whose span it is not are empty.
     buffers: Vec<Vec<f32>>,
+    /// Values of each buffer.
+    values: Vec<usize>,
+    placement: Placement,
+    /// Places that no buffer is in.
+    places: Vec<Vec<f32>>,
     scratch: cpu::Scratch,
 }
 
@@ -38,14 +44,19 @@ impl CpuEngine {
         Self { arithmetic }
     }
 
-    /// Buffers of zeros; the program's bytes were checked.
-    fn state(&self, program: &Program) -> State {
-        let buffers = program.values.iter().map(|&values| vec![0.0; values as usize]).collect();
-        State { arithmetic: self.arithmetic, buffers, scratch: cpu::Scratch::default() }
+    /// Buffers of zeros; the placement's bytes were checked.
+    fn state(&self, program: &Program, placement: Placement) -> State {
+        let values: Vec<_> = program.values.iter().map(|&values| values as usize).collect();
+        let mut buffers: Vec<_> = values.iter().map(|&values| vec![0.0; values]).collect();
+        for (buffer, _) in &placement.spans {
+            buffers[buffer.0] = Vec::new();
+        }
+        let places = vec![Vec::new(); placement.places.len()];
+        State { arithmetic: self.arithmetic, buffers, values, placement, places, scratch: cpu::Scratch::default() }
     }
 
     pub(crate) fn load<'a>(&self, program: &'a Program, inputs: &[(Buffer, &[f32])]) -> CpuResident<'a> {
-        let mut state = self.state(program);
+        let mut state = self.state(program, Placement::apart(program));
         for (buffer, values) in inputs {
             state.buffers[buffer.0].copy_from_slice(values);
         }
@@ -57,10 +68,11 @@ impl CpuEngine {
         &self,
         work: &TrainWork,
         plan: TrainPlan,
+        placement: Placement,
         parameters: &[Vec<f32>],
         shard: &'a Shard,
     ) -> CpuTrainer<'a> {
-        let mut state = self.state(&plan.program);
+        let mut state = self.state(&plan.program, placement);
         state.load(&plan.forward.parameters, parameters);
         for (buffer, values) in &plan.initial {
             state.buffers[buffer.0].copy_from_slice(values);
@@ -77,15 +89,16 @@ impl CpuEngine {
         x: &[f32],
         control: &Control,
     ) -> Result<Vec<f32>, EngineError> {
-        check_bytes(&plan.program, 0)?;
-        let mut state = self.state(&plan.program);
+        let placement = Placement::shared(&plan.program);
+        check_bytes(placement.bytes(0))?;
+        let mut state = self.state(&plan.program, placement);
         state.load(&plan.parameters, parameters);
         let mut slicer = Slicer::new(control);
         let each = plan.labels as usize * plan.classes as usize;
         let mut logits = Vec::with_capacity(x.len() / plan.inputs as usize * each);
         for rows in x.chunks(plan.batch as usize * plan.inputs as usize) {
             state.load_rows(plan, rows);
-            state.run(&plan.program.ops, &mut slicer).await?;
+            state.run(&plan.program.ops, 0, &mut slicer).await?;
             let count = rows.len() / plan.inputs as usize * each;
             logits.extend_from_slice(&state.buffers[plan.logits.0][..count]);
         }
@@ -103,7 +116,7 @@ impl CpuResident<'_> {
     pub(crate) async fn run(&mut self, times: u32, control: &Control) -> Result<(), EngineError> {
         let mut slicer = Slicer::new(control);
         for _ in 0..times {
-            self.state.run(&self.program.ops, &mut slicer).await?;
+            self.state.run(&self.program.ops, 0, &mut slicer).await?;
         }
         Ok(())
     }
@@ -124,25 +137,48 @@ pub struct CpuTrainer<'a> {
 
 impl CpuTrainer<'_> {
     pub(crate) async fn run(&mut self, steps: u32, control: &Control) -> Result<Vec<f32>, EngineError> {
-        let (plan, state) = (&self.plan, &mut self.state);
         let (mut losses, mut slicer) = (Vec::with_capacity(steps as usize), Slicer::new(control));
-        let [batch, inputs, answers] = [plan.forward.batch, plan.forward.inputs, plan.forward.labels].map(|n| n as usize);
         for step in 0..steps {
             control.set_progress(step, steps);
-            let row = self.row;
-            state.load_rows(&plan.forward, &self.shard.x[row * inputs..(row + batch) * inputs]);
-            let labels = bytemuck::cast_slice_mut(&mut state.buffers[plan.labels.0]);
-            labels.copy_from_slice(&self.shard.y[row * answers..(row + batch) * answers]);
-            state.run(&plan.program.ops, &mut slicer).await?;
-            losses.push(state.buffers[plan.loss.0][0]);
-            self.row = (row + batch) % self.shard.rows;
+            self.load_batch();
+            self.state.run(&self.plan.program.ops, 0, &mut slicer).await?;
+            losses.push(self.state.buffers[self.plan.loss.0][0]);
         }
         control.set_progress(steps, steps);
         Ok(losses)
     }
 
-    pub(crate) fn parameters(&self) -> Vec<Vec<f32>> {
-        self.plan.forward.parameters.iter().map(|b| self.state.buffers[b.0].clone()).collect()
+    /// One step; what its traces show, in their order.
+    pub(crate) async fn run_traced(&mut self, control: &Control) -> Result<Vec<Vec<f32>>, EngineError> {
+        let mut slicer = Slicer::new(control);
+        self.load_batch();
+        let (mut seen, mut done) = (Vec::with_capacity(self.plan.traces.len()), 0);
+        for trace in &self.plan.traces {
+            self.state.run(&self.plan.program.ops[done..trace.after], done, &mut slicer).await?;
+            done = trace.after;
+            seen.push(self.state.buffers[trace.buffer.0].clone());
+        }
+        self.state.run(&self.plan.program.ops[done..], done, &mut slicer).await?;
+        Ok(seen)
+    }
+
+    /// The next batch as the step's input.
+    fn load_batch(&mut self) {
+        let (plan, state) = (&self.plan, &mut self.state);
+        let [batch, inputs, answers] = [plan.forward.batch, plan.forward.inputs, plan.forward.labels].map(|n| n as usize);
+        let row = self.row;
+        state.load_rows(&plan.forward, &self.shard.x[row * inputs..(row + batch) * inputs]);
+        let labels = bytemuck::cast_slice_mut(&mut state.buffers[plan.labels.0]);
+        labels.copy_from_slice(&self.shard.y[row * answers..(row + batch) * answers]);
+        self.row = (row + batch) % self.shard.rows;
+    }
+
+    pub(crate) fn plan(&self) -> &TrainPlan {
+        &self.plan
+    }
+
+    pub(crate) fn read(&self, buffers: &[Buffer]) -> Vec<Vec<f32>> {
+        buffers.iter().map(|b| self.state.buffers[b.0].clone()).collect()
     }
 }
 
@@ -152,6 +188,24 @@ pub(crate) fn subtract(before: &[f32], after: &[f32]) -> Vec<f32> {
 }
 
 impl State {
+    /// Gives the places of buffers whose span is over to those whose span begins.
+    fn settle(&mut self, call: usize) {
+        for (buffer, span) in &self.placement.spans {
+            let place = self.placement.place_of[buffer.0];
+            if !span.contains(&call) && !self.buffers[buffer.0].is_empty() {
+                self.places[place] = std::mem::take(&mut self.buffers[buffer.0]);
+            }
+        }
+        for (buffer, span) in &self.placement.spans {
+            if span.start == call {
+                let place = self.placement.place_of[buffer.0];
+                let mut values = std::mem::take(&mut self.places[place]);
+                values.resize(self.values[buffer.0], 0.0);
+                self.buffers[buffer.0] = values;
+            }
+        }
+    }
+
     fn load(&mut self, buffers: &[Buffer], contents: &[Vec<f32>]) {
         for (buffer, values) in buffers.iter().zip(contents) {
             self.buffers[buffer.0].copy_from_slice(values);
@@ -164,8 +218,10 @@ impl State {
         x[..rows.len()].copy_from_slice(rows);
     }
 
-    async fn run(&mut self, ops: &[Op], slicer: &mut Slicer<'_>) -> Result<(), EngineError> {
-        for op in ops {
+    /// Runs calls of the program, of which `first` came before.
+    async fn run(&mut self, ops: &[Op], first: usize, slicer: &mut Slicer<'_>) -> Result<(), EngineError> {
+        for (op, index) in ops.iter().zip(first..) {
+            self.settle(index);
             match self.arithmetic {
                 Arithmetic::Fast => cpu::run(op, &mut self.buffers, &mut self.scratch),
                 #[cfg(any(not(target_arch = "wasm32"), feature = "reference"))]

@@ -4,11 +4,13 @@
 mod error;
 pub mod known;
 mod resident;
+mod sample;
 mod trainer;
 mod tuning;
 
 pub use error::EngineError;
 pub use resident::Resident;
+pub use sample::{Sampler, Sampling};
 pub use trainer::Trainer;
 pub use tuning::TunedAdapter;
 
@@ -26,7 +28,7 @@ use crate::control::Control;
 use crate::cpu::{Arithmetic, CpuEngine};
 #[cfg(feature = "gpu")]
 use crate::gpu::GpuEngine;
-use crate::plan::{Buffer, ForwardPlan, Matmul, Program, TrainPlan};
+use crate::plan::{Buffer, ForwardPlan, Matmul, Program, TrainPlan, check_built};
 use crate::tensors::Shard;
 
 /// Rows of one batch of [`Engine::logits`].
@@ -71,7 +73,7 @@ impl Engine {
     /// A device of the adapter chosen. [`EngineError::NoAdapter`] where there is none.
     #[cfg(feature = "gpu")]
     pub async fn gpu(choice: AdapterChoice) -> Result<Engine, EngineError> {
-        Self::gpu_with(GpuOptions { adapter: choice, replaced_kernel: None }).await
+        Self::gpu_with(GpuOptions { adapter: choice, ..Default::default() }).await
     }
 
     #[cfg(feature = "gpu")]
@@ -114,6 +116,7 @@ impl Engine {
     /// Known-answer test of what a training unit calls. A device compiles and tests a kernel when the first unit needs it,
     /// and once; the CPU path compiles nothing and is tested whole when it is opened.
     pub async fn self_test_training(&self, work: &TrainWork) -> Result<(), EngineError> {
+        check_built()?;
         self.test_new(TrainPlan::compile(work)?.program.ops.iter().map(known::kernel_of).collect()).await
     }
 
@@ -193,6 +196,7 @@ impl Engine {
 
     /// The model's outputs before the softmax, `[rows, labels, classes]`, for `x` `[rows, input values]` as in a [`Shard`].
     pub async fn logits(&self, model: &Model, parameters: &[Vec<f32>], x: &[f32], rows: usize) -> Result<Vec<f32>, EngineError> {
+        check_built()?;
         let plan = ForwardPlan::compile(model, rows.clamp(1, LOGITS_BATCH_MAX) as u32)?;
         parameters_fit(&plan.program, &plan.parameters, parameters)?;
         fits("x", x.len(), rows.checked_mul(plan.inputs as usize))?;

@@ -15,7 +15,7 @@ use manyhands_protocol::work::TrainWork;
 
 use crate::control::Control;
 use crate::engine::EngineError;
-use crate::plan::{Buffer, ForwardPlan, Program, Slicer, TrainPlan};
+use crate::plan::{Buffer, ForwardPlan, Placement, Program, Slicer, TrainPlan};
 use crate::tensors::Shard;
 use device::Memory;
 use recording::{Recording, Run};
@@ -26,7 +26,7 @@ impl GpuEngine {
         program: &'a Program,
         inputs: &[(Buffer, &[f32])],
     ) -> Result<GpuResident<'a>, EngineError> {
-        let recording = self.record(program).await?;
+        let recording = self.record(program, &Placement::apart(program)).await?;
         for (buffer, values) in inputs {
             recording.upload(self, *buffer, values);
         }
@@ -39,10 +39,11 @@ impl GpuEngine {
         &self,
         work: &TrainWork,
         plan: TrainPlan,
+        placement: &Placement,
         parameters: &[Vec<f32>],
         shard: &Shard,
     ) -> Result<GpuTrainer<'_>, EngineError> {
-        let recording = self.record(&plan.program).await?;
+        let recording = self.record(&plan.program, placement).await?;
         let initial = plan.initial.iter().map(|(buffer, values)| (buffer, values));
         for (buffer, values) in plan.forward.parameters.iter().zip(parameters).chain(initial) {
             recording.upload(self, *buffer, values);
@@ -63,7 +64,7 @@ impl GpuEngine {
         x: &[f32],
         control: &Control,
     ) -> Result<Vec<f32>, EngineError> {
-        let recording = self.record(&plan.program).await?;
+        let recording = self.record(&plan.program, &Placement::shared(&plan.program)).await?;
         for (buffer, values) in plan.parameters.iter().zip(parameters) {
             recording.upload(self, *buffer, values);
         }
@@ -123,27 +124,52 @@ impl GpuTrainer<'_> {
     /// Between the upload of the shard and the readback at the end a step is two copies, the recorded dispatches and one
     /// copy of the loss.
     pub(crate) async fn run(&mut self, steps: u32, control: &Control) -> Result<Vec<f32>, EngineError> {
-        let (engine, forward) = (self.engine, &self.plan.forward);
-        let losses = engine.scratch(u64::from(steps) * 4).await?;
-        let row_bytes = u64::from(forward.batch) * 4;
-        let (x_bytes, y_bytes) = (row_bytes * u64::from(forward.inputs), row_bytes * u64::from(forward.labels));
-        let [to_x, to_y, loss] = [forward.x, self.plan.labels, self.plan.loss].map(|b| self.recording.buffer(b));
-        let (mut slicer, mut run) = (Slicer::new(control), Run::new(engine, &self.recording));
+        let losses = self.engine.scratch(u64::from(steps) * 4).await?;
+        let (mut slicer, mut run) = (Slicer::new(control), Run::new(self.engine, &self.recording));
         for step in 0..steps {
             control.set_progress(step, steps);
-            run.copy(&self.x, self.batch * x_bytes, to_x, 0, x_bytes);
-            run.copy(&self.y, self.batch * y_bytes, to_y, 0, y_bytes);
+            self.copy_batch(&mut run);
             run.calls(&mut slicer).await?;
-            run.copy(loss, 0, &losses, u64::from(step) * 4, 4);
+            run.copy(self.recording.buffer(self.plan.loss), 0, &losses, u64::from(step) * 4, 4);
             self.batch = (self.batch + 1) % self.batches;
         }
         run.finish().await?;
         control.set_progress(steps, steps);
-        Ok(engine.read(&[(&*losses, steps as usize)]).await?.swap_remove(0))
+        Ok(self.engine.read(&[(&*losses, steps as usize)]).await?.swap_remove(0))
     }
 
-    pub(crate) async fn parameters(&self) -> Result<Vec<Vec<f32>>, EngineError> {
-        let buffers = &self.plan.forward.parameters;
+    /// One step; what its traces show, in their order.
+    pub(crate) async fn run_traced(&mut self, control: &Control) -> Result<Vec<Vec<f32>>, EngineError> {
+        let (mut slicer, mut run) = (Slicer::new(control), Run::new(self.engine, &self.recording));
+        self.copy_batch(&mut run);
+        let (mut seen, mut done) = (Vec::with_capacity(self.plan.traces.len()), 0);
+        for trace in &self.plan.traces {
+            run.part(done..trace.after, &mut slicer).await?;
+            run.finish().await?;
+            done = trace.after;
+            seen.append(&mut self.read(&[trace.buffer]).await?);
+        }
+        run.part(done..self.plan.program.ops.len(), &mut slicer).await?;
+        run.finish().await?;
+        self.batch = (self.batch + 1) % self.batches;
+        Ok(seen)
+    }
+
+    /// The next batch as the step's input.
+    fn copy_batch(&self, run: &mut Run) {
+        let forward = &self.plan.forward;
+        let row_bytes = u64::from(forward.batch) * 4;
+        let (x_bytes, y_bytes) = (row_bytes * u64::from(forward.inputs), row_bytes * u64::from(forward.labels));
+        let [to_x, to_y] = [forward.x, self.plan.labels].map(|b| self.recording.buffer(b));
+        run.copy(&self.x, self.batch * x_bytes, to_x, 0, x_bytes);
+        run.copy(&self.y, self.batch * y_bytes, to_y, 0, y_bytes);
+    }
+
+    pub(crate) fn plan(&self) -> &TrainPlan {
+        &self.plan
+    }
+
+    pub(crate) async fn read(&self, buffers: &[Buffer]) -> Result<Vec<Vec<f32>>, EngineError> {
         let sources: Vec<_> =
             buffers.iter().map(|&b| (self.recording.buffer(b), self.plan.program.values[b.0] as usize)).collect();
         self.engine.read(&sources).await

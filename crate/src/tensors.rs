@@ -1,11 +1,16 @@
 //! Safetensors in and out, for bytes that may come from anybody. Every count and extent is checked before anything is
 //! allocated for it; what comes out is finite and of the shape asked for. No files, no network.
 
-use std::borrow::Cow;
+mod file;
 
 use manyhands_protocol::limits;
 use manyhands_protocol::model::{InputType, Model};
-use safetensors::tensor::{Dtype, SafeTensors, View};
+
+use self::file::File;
+
+/// Element types, by their names in a file.
+const F32: &str = "F32";
+const U8: &str = "U8";
 
 /// Training examples as the engine takes them.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,18 +51,16 @@ pub enum TensorError {
 /// Reads exactly the tensors `expected` (name and shape), f32 and finite, in that order.
 pub fn read_f32(bytes: &[u8], expected: &[(&str, &[usize])]) -> Result<Vec<Vec<f32>>, TensorError> {
     let file = open(bytes, expected.len())?;
-    expected.iter().map(|&(name, shape)| finite(name, floats(tensor(&file, name, Dtype::F32, shape)?))).collect()
+    expected.iter().map(|&(name, shape)| finite(name, floats(tensor(&file, name, F32, shape)?))).collect()
 }
 
-/// Writes f32 tensors. The library orders them by name and pads the header, so equal tensors give equal bytes; readers
-/// go by name. Panics if a shape does not fit its values or a name comes twice: both are the caller's own data.
+/// Writes f32 tensors, ordered by name, so that equal tensors give equal bytes; readers go by name. Panics if a shape does not fit its values or a name comes twice: both are the caller's own data.
 pub fn write_f32(tensors: &[(&str, &[usize], &[f32])]) -> Vec<u8> {
     for (i, (name, shape, values)) in tensors.iter().enumerate() {
         assert_eq!(shape.iter().product::<usize>(), values.len(), "values of tensor {name}");
         assert!(tensors[..i].iter().all(|other| other.0 != *name), "tensor {name} comes twice");
     }
-    let views = tensors.iter().map(|&(name, shape, values)| (name, F32View { shape, values }));
-    safetensors::serialize(views, None).expect("shapes fit their values and names differ, as checked above")
+    file::write(tensors)
 }
 
 /// Reads a shard of `model`: `x` `[rows, …input shape]` of the input's type, `y` u8 `[rows]`, or `[rows, positions]` where
@@ -66,26 +69,26 @@ pub fn read_shard(bytes: &[u8], model: &Model) -> Result<Shard, TensorError> {
     let values = model.input_values().map_err(|e| TensorError::Model(e.to_string()))? as usize;
     let classes = model.classes();
     let file = open(bytes, 2)?;
-    let y = file.tensor("y").map_err(|_| TensorError::Missing("y".to_owned()))?;
-    let rows = y.shape().first().copied().unwrap_or(0).max(1);
+    let y = file.tensor("y").ok_or_else(|| TensorError::Missing("y".to_owned()))?;
+    let rows = y.shape.first().copied().unwrap_or(0).max(1);
     let labels = match model.vocabulary() {
-        Some(_) => tensor(&file, "y", Dtype::U8, &[rows, values])?,
-        None => tensor(&file, "y", Dtype::U8, &[rows])?,
+        Some(_) => tensor(&file, "y", U8, &[rows, values])?,
+        None => tensor(&file, "y", U8, &[rows])?,
     };
     let mut shape = vec![rows];
     shape.extend(model.input.shape.iter().map(|&d| d as usize));
     let (scale, offset) = (model.input.scale, model.input.offset);
     let x: Vec<f32> = match model.input.dtype {
         InputType::U8 if let Some(vocabulary) = model.vocabulary() => {
-            let ids = tensor(&file, "x", Dtype::U8, &shape)?;
+            let ids = tensor(&file, "x", U8, &shape)?;
             if let Some(index) = ids.iter().position(|&id| u32::from(id) >= vocabulary) {
                 return Err(TensorError::Id { index, id: ids[index].into(), vocabulary });
             }
             ids.iter().map(|&id| f32::from_bits(id.into())).collect()
         }
-        InputType::U8 => tensor(&file, "x", Dtype::U8, &shape)?.iter().map(|&v| f32::from(v) * scale + offset).collect(),
+        InputType::U8 => tensor(&file, "x", U8, &shape)?.iter().map(|&v| f32::from(v) * scale + offset).collect(),
         InputType::F32 => {
-            let raw = tensor(&file, "x", Dtype::F32, &shape)?;
+            let raw = tensor(&file, "x", F32, &shape)?;
             floats(raw).into_iter().map(|v| v * scale + offset).collect()
         }
     };
@@ -99,7 +102,7 @@ pub fn read_shard(bytes: &[u8], model: &Model) -> Result<Shard, TensorError> {
 }
 
 /// Parses the header within the protocol's limits and checks the number of tensors.
-fn open(bytes: &[u8], count: usize) -> Result<SafeTensors<'_>, TensorError> {
+fn open(bytes: &[u8], count: usize) -> Result<File<'_>, TensorError> {
     let most = limits::BLOB_BYTES_MAX as usize;
     if bytes.len() > most {
         return Err(TensorError::TooLarge { bytes: bytes.len(), most });
@@ -109,24 +112,24 @@ fn open(bytes: &[u8], count: usize) -> Result<SafeTensors<'_>, TensorError> {
         let bytes = usize::try_from(header).unwrap_or(usize::MAX);
         return Err(TensorError::TooLarge { bytes, most: limits::SAFETENSORS_HEADER_BYTES_MAX });
     }
-    let file = SafeTensors::deserialize(bytes).map_err(|e| TensorError::Format(e.to_string()))?;
-    if file.len() > limits::TENSORS_PER_FILE_MAX || file.len() != count {
-        return Err(TensorError::Count { got: file.len(), expected: count });
+    let file = File::parse(bytes).map_err(|fault| TensorError::Format(fault.to_owned()))?;
+    let got = file.tensors.len();
+    if got > limits::TENSORS_PER_FILE_MAX || got != count {
+        return Err(TensorError::Count { got, expected: count });
     }
     Ok(file)
 }
 
 /// The bytes of one tensor after its element type and shape were checked.
-fn tensor<'a>(file: &SafeTensors<'a>, name: &str, dtype: Dtype, shape: &[usize]) -> Result<&'a [u8], TensorError> {
-    let view = file.tensor(name).map_err(|_| TensorError::Missing(name.to_owned()))?;
-    if view.dtype() != dtype {
-        let expected = if dtype == Dtype::F32 { "F32" } else { "U8" };
-        return Err(TensorError::ElementType { name: name.to_owned(), got: format!("{:?}", view.dtype()), expected });
+fn tensor<'a>(file: &File<'a>, name: &str, dtype: &'static str, shape: &[usize]) -> Result<&'a [u8], TensorError> {
+    let tensor = file.tensor(name).ok_or_else(|| TensorError::Missing(name.to_owned()))?;
+    if tensor.dtype != dtype {
+        return Err(TensorError::ElementType { name: name.to_owned(), got: tensor.dtype.to_owned(), expected: dtype });
     }
-    if view.shape() != shape {
-        return Err(TensorError::Shape { name: name.to_owned(), got: view.shape().to_vec(), expected: shape.to_vec() });
+    if tensor.shape != shape {
+        return Err(TensorError::Shape { name: name.to_owned(), got: tensor.shape.clone(), expected: shape.to_vec() });
     }
-    Ok(view.data())
+    Ok(tensor.data)
 }
 
 /// Little-endian f32 values of a tensor's bytes, whose number the shape check has fixed.
@@ -140,33 +143,6 @@ fn finite(name: &str, values: Vec<f32>) -> Result<Vec<f32>, TensorError> {
         None => Ok(values),
     }
 }
-
-struct F32View<'a> {
-    shape: &'a [usize],
-    values: &'a [f32],
-}
-
-impl View for F32View<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        // Safetensors is little-endian, and so is every platform wgpu and wasm run on.
-        Cow::Borrowed(bytemuck::cast_slice(self.values))
-    }
-
-    fn data_len(&self) -> usize {
-        self.values.len() * 4
-    }
-}
-
-#[cfg(target_endian = "big")]
-compile_error!("tensors are written by reinterpreting f32 as little-endian bytes");
 
 #[cfg(test)]
 mod tests;

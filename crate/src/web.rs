@@ -13,9 +13,10 @@ mod pace;
 mod timer;
 
 #[cfg(feature = "gpu")]
-pub use adapter::adapter_name;
+pub use adapter::{adapter_name, next_device_with_subgroups};
 pub use database::Database;
 pub use fetch::exchange;
 pub use host::{WebHost, origin};
 pub use identity::{KeyOptions, WebIdentity, sha256};
 pub use locks::{Lock, lock};
+pub use pace::WebPace;

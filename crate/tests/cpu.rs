@@ -14,4 +14,5 @@ fn cpu_agrees_with_the_reference() {
 #[test]
 fn the_reference_passes_its_own_suite() {
     pollster::block_on(Engine::reference().self_test()).unwrap();
+    pollster::block_on(suite::vectors::agree(&Engine::reference(), "reference"));
 }

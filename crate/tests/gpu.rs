@@ -21,7 +21,17 @@ fn gpu_agrees_with_the_reference() {
     let class = engine.device_class();
     assert_eq!(class.backend, Backend::NativeGpu);
     println!("adapter: {}", class.adapter);
+    assert!(Variant::ALL.into_iter().all(|variant| engine.runs_variant(variant)), "a variant would go untested");
     pollster::block_on(suite::all(&engine, "native GPU"));
+}
+
+/// The kernels that a device without subgroups runs in the place of those that need them.
+#[test]
+fn a_device_without_subgroups_agrees_too() {
+    let options = GpuOptions { without_subgroups: true, ..Default::default() };
+    let engine = pollster::block_on(Engine::gpu_with(options)).unwrap();
+    pollster::block_on(engine.self_test()).unwrap();
+    pollster::block_on(suite::kernels(&engine));
 }
 
 #[test]
@@ -66,6 +76,7 @@ fn the_self_test_catches_each_wrong_kernel() {
     let lies = [
         ("matmul_blocked", chunk, shallow),
         ("matmul_blocked_vec4", "value = max(value, vec4f());", ""),
+        ("matmul_quad", "let both = p + 1u < end;", "let both = true;"),
         ("column_sum", "total += sum;", "total = sum;"),
         ("relu_backward", "activation[i] > vec4f()", "activation[i] >= vec4f()"),
         ("add", "x[i] + y[i]", "x[i] - y[i]"),
@@ -75,6 +86,7 @@ fn the_self_test_catches_each_wrong_kernel() {
         ("softmax_cross_entropy", "select(0.0, 1.0, i == hit)", "select(0.0, 0.999, i == hit)"),
         ("convolution_forward", "tap = (ky * params.width + kx)", "tap = (kx * params.width + ky)"),
         ("convolution_input_gradient", "i < vec4u(params.out_height)", "i <= vec4u(params.out_height)"),
+        ("convolution_quad", "quadBroadcast(u, 3u)", "quadBroadcast(u, 2u)"),
         ("convolution_weight_gradient", "total00 += sum00;", "total00 = sum01;"),
         ("max_pool_forward", "value > largest", "value >= largest"),
         ("max_pool_backward", "params.window + column", "params.window + 1u + column"),
@@ -84,11 +96,20 @@ fn the_self_test_catches_each_wrong_kernel() {
     let lying = |name: &str, truth: &str, lie: &str| {
         let kernel = KERNELS.iter().find(|k| k.name == name).unwrap();
         assert!(kernel.wgsl.contains(truth), "{name}");
-        let options = GpuOptions { replaced_kernel: Some((kernel.name, kernel.wgsl.replace(truth, lie))), ..Default::default() };
+        // With subgroups a software adapter prefers the kernels that need them.
+        let options = GpuOptions {
+            replaced_kernel: Some((kernel.name, kernel.wgsl.replace(truth, lie))),
+            without_subgroups: !kernel.needs_subgroups(),
+            ..Default::default()
+        };
         pollster::block_on(Engine::gpu_with(options)).unwrap()
     };
-    for (name, truth, lie) in lies.into_iter().chain(suite::sequence::LIES) {
-        let shown = if name.starts_with("matmul") { "matmul " } else { name };
+    for (name, truth, lie) in lies.into_iter().chain(suite::sequence::LIES).chain(suite::dropout::LIES) {
+        let shown = match name {
+            name if name.starts_with("matmul") => "matmul ",
+            "convolution_quad" => "convolution_forward ",
+            name => name,
+        };
         match pollster::block_on(lying(name, truth, lie).self_test()) {
             Err(EngineError::SelfTest { kernel, .. }) => assert!(kernel.starts_with(shown), "{name}: {kernel}"),
             other => panic!("{name}: {other:?}"),
@@ -189,7 +210,7 @@ fn a_buffer_past_the_device_is_refused() {
     let buffer = program.buffer((1 << 30) + 1);
     program.ops.push(Op::ColumnSum { x: buffer, sums: buffer, rows: 1, columns: 1 });
     let got = pollster::block_on(engine.load(&program, &[])).map(drop);
-    assert!(matches!(got, Err(EngineError::TooLarge { bytes, .. }) if bytes > 1 << 32), "{got:?}");
+    assert!(matches!(got, Err(EngineError::BufferTooLarge { bytes, .. }) if bytes > 1 << 32), "{got:?}");
 }
 
 #[test]
@@ -198,4 +219,9 @@ fn the_tuner_measures_checks_and_ends() {
     pollster::block_on(suite::tuning::the_faster_one_wins(open()));
     pollster::block_on(suite::tuning::no_wrong_kernel_wins());
     pollster::block_on(suite::tuning::ends_in_time(open()));
+}
+
+#[test]
+fn the_default_limits_hold_every_kernel_and_refuse_what_is_past_them() {
+    pollster::block_on(suite::limits::defaults());
 }

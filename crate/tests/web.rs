@@ -25,6 +25,7 @@ mod gpu {
     use super::*;
     use manyhands::engine::{AdapterChoice, EngineError, GpuOptions};
     use manyhands_shaders::KERNELS;
+    use manyhands_shaders::matmul::Variant;
 
     async fn open() -> Engine {
         Engine::gpu(AdapterChoice::Fastest).await.expect("WebGPU in a worker")
@@ -36,6 +37,7 @@ mod gpu {
         let class = engine.device_class();
         assert_eq!(class.backend, Backend::Webgpu);
         wasm_bindgen_test::console_log!("adapter: {:?}, software: {}", class.adapter, engine.is_software_adapter());
+        assert!(Variant::ALL.into_iter().all(|variant| engine.runs_variant(variant)), "a variant would go untested");
         suite::all(&engine, "WebGPU").await;
     }
 
@@ -59,6 +61,11 @@ mod gpu {
         assert!(matches!(&got, Err(EngineError::SelfTest { kernel, .. }) if kernel.starts_with("relu_backward ")), "{got:?}");
         let got = Engine::gpu_with(with("nonsense".to_owned())).await.unwrap().self_test().await;
         assert!(matches!(got, Err(EngineError::Validation(_))), "{got:?}");
+    }
+
+    #[wasm_bindgen_test]
+    async fn the_default_limits_hold_every_kernel_and_refuse_what_is_past_them() {
+        suite::limits::defaults().await;
     }
 
     #[wasm_bindgen_test]

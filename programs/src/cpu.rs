@@ -3,6 +3,7 @@
 
 mod adamw;
 mod clip;
+mod dropout;
 mod exponential;
 mod image;
 mod kernels;

@@ -4,11 +4,11 @@
 use manyhands_shaders::convolution::{self, Epilogue};
 use manyhands_shaders::images::Part;
 use manyhands_shaders::{
-    average_pool_backward, average_pool_forward, convolution_forward, convolution_input_gradient, convolution_weight_gradient,
-    max_pool_backward, max_pool_forward, pool,
+    average_pool_backward, average_pool_forward, convolution_forward, convolution_input_gradient, convolution_quad,
+    convolution_weight_gradient, max_pool_backward, max_pool_forward, pool,
 };
 
-use super::{Buffer, CALL_FLOP_MAX, Call, Op, Program};
+use super::{Buffer, Call, Op, Program};
 
 /// One call on images. All is f32 but places, which are u32 bits. Outputs are written whole where a call makes all
 /// images (or splits); a call that makes a part of them leaves the rest as it is.
@@ -87,8 +87,26 @@ impl ImageOp {
         }
     }
 
+    /// The call by a kernel for devices whose quads exchange values, where there is one for it.
+    fn quad_call(&self) -> Option<Call> {
+        let (call, buffers) = match *self {
+            ImageOp::Convolution { x, weight, bias, y, shape, epilogue, images } => {
+                (convolution_quad::forward(shape, epilogue, images)?, vec![x, weight, bias.unwrap_or(x), y])
+            }
+            ImageOp::ConvolutionInputGradient { weight, gradient, input_gradient, shape, images } => {
+                (convolution_quad::input_gradient(shape, images)?, vec![gradient, weight, gradient, input_gradient])
+            }
+            _ => return None,
+        };
+        let convolution_quad::Call { params, constants, groups } = call;
+        Some(Call { constants, ..Call::new(&convolution_quad::KERNEL, &params, buffers, groups) })
+    }
+
     /// How a device binds it. Buffers that kernels read both as f32 and as vec4 are bound twice.
-    pub(super) fn call(&self) -> Call {
+    pub(super) fn call(&self, quads: bool) -> Call {
+        if let Some(call) = self.quad_call().filter(|_| quads) {
+            return call;
+        }
         match *self {
             ImageOp::Convolution { x, weight, bias, y, shape, epilogue, images } => {
                 use convolution_forward as kernel;
@@ -141,12 +159,12 @@ fn pooling(
 }
 
 impl Program {
-    /// Adds a call over its whole part, cut into calls of at most [`CALL_FLOP_MAX`] or of one image (or split). Cuts
+    /// Adds a call over its whole part, cut into calls of at most `call_flop_max` or of one image (or split). Cuts
     /// divide images and splits, never a sum, so they change no bits.
     pub fn images(&mut self, op: ImageOp) {
         let whole = op.part();
         let each = (op.flop() / u64::from(whole.count()).max(1)).max(1);
-        let step = u32::try_from((CALL_FLOP_MAX / each).max(1)).unwrap_or(u32::MAX);
+        let step = u32::try_from((self.call_flop_max / each).max(1)).unwrap_or(u32::MAX);
         let mut first = whole.first;
         while first < whole.end {
             let end = first.saturating_add(step).min(whole.end);
@@ -159,6 +177,7 @@ impl Program {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::CALL_FLOP_MAX;
 
     #[test]
     fn convolutions_are_cut_along_images() {

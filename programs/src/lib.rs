@@ -6,6 +6,7 @@
 
 pub mod cpu;
 mod image;
+pub mod memory;
 mod op;
 pub mod reference;
 mod sequence;
@@ -14,54 +15,82 @@ pub use image::ImageOp;
 pub use op::{Call, Matmul, Op};
 pub use sequence::{AttentionBackward, Saved, SequenceOp};
 
+use std::collections::BTreeSet;
+
 use manyhands_shaders::matmul::{ROW_STEP, Rows, Shape};
 
-/// Whether this build has the kernels of images, sequences and AdamW. Without them plans refuse such models before they
-/// make a program, and the compiler drops what only those would call: the worker is built so.
+/// Whether this build has the kernels that training calls. Without them there are products and nothing else: plans refuse
+/// every model before they make a program, and the compiler drops what only those would call. A visit begins with such a
+/// build.
 pub const EVERY_LAYER: bool = cfg!(feature = "every-layer");
 
 /// What a call that this build has no kernel for would say; no plan makes one.
 pub const NOT_BUILT: &str = "plans make no calls that this build has no kernels for";
 
-/// Most work one kernel call may do, in floating-point operations: a tenth of a second on a software adapter.
+/// Most work one kernel call does where nothing else is said, in floating-point operations: a tenth of a second on a software adapter.
 pub const CALL_FLOP_MAX: u64 = 1 << 28;
 
 /// A buffer of a [`Program`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Buffer(pub usize);
 
 /// Kernel calls in order, and the number of values of each buffer they name.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Program {
     pub values: Vec<u64>,
     pub ops: Vec<Op>,
+    /// Buffers that matter only within one pass over the calls: written before they are read, and of no use after it.
+    pub passing: BTreeSet<Buffer>,
+    /// Most work of one call; what can be cut is cut so.
+    pub call_flop_max: u64,
+}
+
+impl Default for Program {
+    fn default() -> Self {
+        Self { values: Vec::new(), ops: Vec::new(), passing: BTreeSet::new(), call_flop_max: CALL_FLOP_MAX }
+    }
 }
 
 impl Program {
+    /// A buffer that keeps its contents.
     pub fn buffer(&mut self, values: u64) -> Buffer {
         self.values.push(values);
         Buffer(self.values.len() - 1)
     }
 
-    /// Adds a product over all rows, cut into calls of at most [`CALL_FLOP_MAX`]. Cuts divide rows of C, never a sum, so
-    /// they change no bits.
+    /// A buffer that matters only within one pass.
+    pub fn passing(&mut self, values: u64) -> Buffer {
+        let buffer = self.buffer(values);
+        self.passing.insert(buffer);
+        buffer
+    }
+
+    /// Makes a buffer keep its contents.
+    pub fn keep(&mut self, buffer: Buffer) {
+        self.passing.remove(&buffer);
+    }
+
+    /// Adds a product over all rows, cut into calls of at most `call_flop_max`. Cuts divide rows of C, never a sum, so
+    /// they change no bits. No call has fewer than [`ROW_STEP`] rows because of a cut: a processor's product may add in
+    /// another order where there are few, and so the last call may have up to that many more.
     pub fn matmul(&mut self, product: Matmul) {
         let Shape { m, k, n } = product.shape;
         let row_flop = 2 * u64::from(k) * u64::from(n);
         let step = u64::from(ROW_STEP);
-        let height = (CALL_FLOP_MAX / row_flop.max(1) / step).max(1) * step;
+        let height = (self.call_flop_max / row_flop.max(1) / step).max(1) * step;
         let height = u32::try_from(height).unwrap_or(u32::MAX / 2);
         let mut first = 0;
         while first < m {
             let end = first.saturating_add(height).min(m);
+            let end = if m - end < ROW_STEP { m } else { end };
             self.ops.push(Op::Matmul(Matmul { rows: Rows { first, end }, ..product }));
             first = end;
         }
     }
 
-    /// Bytes of all buffers and of `more` beside them; what is past 2⁶⁴ counts as that.
+    /// Bytes of all buffers and of `more` beside them, none shared; what is past 2⁶⁴ counts as that.
     pub fn bytes(&self, more: u64) -> u64 {
-        self.values.iter().fold(more, |sum, values| sum.saturating_add(values.saturating_mul(4)))
+        memory::bytes(self.values.iter().copied(), more)
     }
 }
 
@@ -98,7 +127,9 @@ mod tests {
                 let Op::Matmul(Matmul { rows, .. }) = op else { panic!("a product") };
                 assert_eq!(rows.first, next);
                 assert_eq!(rows.first % ROW_STEP, 0);
-                assert!(op.flop() <= CALL_FLOP_MAX || rows.end - rows.first <= ROW_STEP);
+                let (height, row_flop) = (rows.end - rows.first, 2 * u64::from(k) * u64::from(n));
+                assert!(op.flop() <= CALL_FLOP_MAX + u64::from(ROW_STEP - 1) * row_flop);
+                assert!(height >= ROW_STEP.min(m));
                 next = rows.end;
             }
             assert_eq!(next, m);
@@ -106,7 +137,7 @@ mod tests {
         check(1, 1, 1, 1);
         check(0, 5, 5, 0);
         check(1024, 1024, 1024, 8);
-        check(130, 4096, 2048, 3);
+        check(130, 4096, 2048, 2);
         check(1 << 24, 1, 1, 1);
     }
 

@@ -5,7 +5,8 @@ use manyhands_shaders::gradient_norm::{clip, squares};
 use manyhands_shaders::matmul::{self, Epilogue, Rows, Shape, Transposed, Variant};
 use manyhands_shaders::sgd_momentum::Rates;
 use manyhands_shaders::{
-    Kernel, adamw, adamw_advance, add, clear, column_sum, relu_backward, relu_forward, sgd_momentum, softmax_cross_entropy,
+    Kernel, adamw, adamw_advance, add, clear, column_sum, dropout, dropout_advance, relu_backward, relu_forward, sgd_momentum,
+    softmax_cross_entropy,
 };
 
 use super::{Buffer, EVERY_LAYER, ImageOp, NOT_BUILT, SequenceOp};
@@ -100,6 +101,19 @@ pub enum Op {
         values: u32,
         most: f32,
     },
+    /// y is x with the values that the mask of this inner step drops at zero and the others scaled. `step [4]` holds the
+    /// step's u32 bits in its first value.
+    Dropout {
+        step: Buffer,
+        x: Buffer,
+        y: Buffer,
+        values: u32,
+        mask: dropout::Mask,
+    },
+    /// Counts an inner step; once after each.
+    DropoutAdvance {
+        step: Buffer,
+    },
     Sequence(SequenceOp),
     Image(ImageOp),
 }
@@ -111,15 +125,17 @@ impl Op {
             Op::Matmul(Matmul { shape, rows, .. }) => {
                 2 * u64::from(rows.end.saturating_sub(rows.first)) * u64::from(shape.k) * u64::from(shape.n)
             }
+            _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
             Op::ColumnSum { rows, columns, .. } => 4 * u64::from(rows) * u64::from(columns),
             Op::Clear { range, .. } => 4 * u64::from(range.end - range.first),
             Op::Add { values, .. } | Op::ReluForward { values, .. } | Op::ReluBackward { values, .. } => 4 * u64::from(values),
             Op::SoftmaxCrossEntropy { rows, classes, .. } => 32 * u64::from(rows) * u64::from(classes),
             Op::SgdMomentum { values, .. } => 8 * u64::from(values),
-            _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
             Op::AdamWAdvance { .. } => 2,
             Op::AdamW { values, .. } => 24 * u64::from(values),
             Op::SquareSums { values, .. } | Op::Clip { values, .. } => 4 * u64::from(values),
+            Op::Dropout { values, .. } => 40 * u64::from(values),
+            Op::DropoutAdvance { .. } => 1,
             Op::Sequence(ref op) => op.flop(),
             Op::Image(op) => op.flop(),
         }
@@ -146,8 +162,9 @@ impl Call {
 }
 
 impl Op {
-    /// How a device binds this call; `choose` picks the variant of a product.
-    pub fn call(&self, choose: impl FnOnce(&Matmul) -> Variant) -> Call {
+    /// How a device binds this call. `choose` picks the variant of a product; `quads` says whether the device is better off
+    /// with kernels whose quads exchange values, where there are such for other calls.
+    pub fn call(&self, quads: bool, choose: impl FnOnce(&Matmul) -> Variant) -> Call {
         match *self {
             Op::Matmul(op) => {
                 let variant = choose(&op);
@@ -157,6 +174,7 @@ impl Op {
                 let call = Call::new(variant.kernel(), &matmul::Params::new(op.shape, op.rows), buffers, groups);
                 Call { constants: matmul::constants(op.transposed, op.epilogue).to_vec(), ..call }
             }
+            _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
             Op::ColumnSum { x, sums, rows, columns } => {
                 let params = column_sum::Params { rows, columns };
                 Call::new(&column_sum::KERNEL, &params, vec![x, sums], column_sum::dispatch(columns))
@@ -182,7 +200,6 @@ impl Op {
                 let params = sgd_momentum::Params::new(values, rates);
                 Call::new(&sgd_momentum::KERNEL, &params, vec![gradient, velocity, parameter], sgd_momentum::dispatch(values))
             }
-            _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
             Op::AdamWAdvance { powers, rates } => {
                 let params = adamw_advance::Params { beta1: rates.beta1, beta2: rates.beta2 };
                 Call::new(&adamw_advance::KERNEL, &params, vec![powers], adamw_advance::dispatch())
@@ -198,8 +215,15 @@ impl Op {
             Op::Clip { squares, gradient, values, most } => {
                 Call::new(&clip::KERNEL, &clip::Params::new(values, most), vec![squares, gradient], clip::dispatch(values))
             }
+            Op::Dropout { step, x, y, values, mask } => {
+                Call::new(&dropout::KERNEL, &dropout::Params::new(values, mask), vec![step, x, y], dropout::dispatch(values))
+            }
+            Op::DropoutAdvance { step } => {
+                let params = dropout_advance::Params { steps: 1 };
+                Call::new(&dropout_advance::KERNEL, &params, vec![step], dropout_advance::dispatch())
+            }
             Op::Sequence(ref op) => op.call(),
-            Op::Image(op) => op.call(),
+            Op::Image(op) => op.call(quads),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! clear; what the other backends are compared with.
 
 mod adamw;
+mod dropout;
 mod image;
 mod sequence;
 
@@ -55,6 +56,8 @@ pub fn run(op: &Op, buffers: &mut [Vec<f32>]) {
         Op::Clip { squares, gradient, most, .. } => {
             buffers[gradient.0] = narrow(&clip::reference(most, read(squares)[0], &read(gradient)));
         }
+        Op::Dropout { step, x, y, mask, .. } => dropout::run(mask, step, [x, y], buffers),
+        Op::DropoutAdvance { step } => dropout::advance(step, buffers),
         Op::Sequence(op) => sequence::run(&op, buffers),
         Op::Image(op) => image::run(&op, buffers),
     }

@@ -5,7 +5,7 @@ use manyhands_shaders::attention::{self, Pairs, Shape};
 use manyhands_shaders::{embedding, gelu, layer_norm};
 
 use super::op::Call;
-use super::{Buffer, CALL_FLOP_MAX, Op, Program};
+use super::{Buffer, Op, Program};
 
 /// One kernel call. Ids are u32 bits, each below the vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -79,26 +79,26 @@ fn triangle(shape: Shape, pairs: Pairs) -> u64 {
 }
 
 impl Program {
-    /// Adds attention's forward call over all pairs, cut into ranges of pairs of at most [`CALL_FLOP_MAX`].
+    /// Adds attention's forward call over all pairs, cut into ranges of pairs of at most `call_flop_max`.
     pub fn attention_forward(&mut self, qkv: Buffer, out: Buffer, logsumexp: Buffer, shape: Shape) {
-        for pairs in cut(shape, 2) {
+        for pairs in cut(shape, 2, self.call_flop_max) {
             self.ops.push(Op::Sequence(SequenceOp::AttentionForward { qkv, out, logsumexp, shape, pairs }));
         }
     }
 
     /// Adds attention's two gradient calls over all pairs, cut likewise; δ is there already.
     pub fn attention_backward(&mut self, backward: AttentionBackward, shape: Shape) {
-        for pairs in cut(shape, 4) {
+        for pairs in cut(shape, 4, self.call_flop_max) {
             self.ops.push(Op::Sequence(SequenceOp::AttentionQueryGradient { backward, shape, pairs }));
             self.ops.push(Op::Sequence(SequenceOp::AttentionKeyGradient { backward, shape, pairs }));
         }
     }
 }
 
-/// Ranges of pairs, at least one pair each, whose `products` stay within [`CALL_FLOP_MAX`].
-fn cut(shape: Shape, products: u64) -> impl Iterator<Item = Pairs> {
+/// Ranges of pairs, at least one pair each, whose `products` stay within `flop_max`.
+fn cut(shape: Shape, products: u64, flop_max: u64) -> impl Iterator<Item = Pairs> {
     let one = products * triangle(shape, Pairs { first: 0, end: 1 });
-    let step = u32::try_from((CALL_FLOP_MAX / one.max(1)).max(1)).unwrap_or(u32::MAX);
+    let step = u32::try_from((flop_max / one.max(1)).max(1)).unwrap_or(u32::MAX);
     let pairs = shape.pairs();
     (0..pairs).step_by(step as usize).map(move |first| Pairs { first, end: first.saturating_add(step).min(pairs) })
 }
@@ -183,6 +183,7 @@ impl SequenceOp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::CALL_FLOP_MAX;
 
     #[test]
     fn attention_is_cut_along_pairs() {

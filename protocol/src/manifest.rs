@@ -68,12 +68,57 @@ pub struct TrainRecipe {
     pub outer_optimizer: OuterOptimizer,
     pub units_per_round: u32,
     pub rounds_max: u32,
-    /// The job finishes when held-out accuracy reaches this, 0 to 1.
-    pub target_accuracy: f64,
+    /// The job finishes when held-out accuracy reaches this, 0 to 1. A manifest has this target or the next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_accuracy: Option<f64>,
+    /// The job, of a model of text, finishes when its held-out loss in bits for each byte is no more than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_bits_per_byte: Option<f64>,
     /// Examples in one shard; a multiple of `batch`.
     pub rows_per_shard: u32,
     /// Seed of the initial parameters and of the shuffle before cutting shards.
     pub seed: u64,
+    /// The data is a text to be cut; without this it is files of examples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextRecipe>,
+}
+
+/// One text of bytes as data: its beginning is trained on, its end held out. Each is cut into windows of the model's
+/// positions, one after another; the answer at each position is the byte after it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextRecipe {
+    /// Share of the text, at its end, that is held out, in percent.
+    pub held_out_percent: u32,
+    /// Most windows of the held-out part that a checkpoint is evaluated on, spread evenly over it; all without this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation_rows_max: Option<u32>,
+}
+
+/// When a job has learnt enough.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub enum Target {
+    /// Held-out accuracy of at least this.
+    #[serde(rename = "target_accuracy")]
+    Accuracy(f64),
+    /// A held-out loss of at most so many bits for each byte.
+    #[serde(rename = "target_bits_per_byte")]
+    BitsPerByte(f64),
+}
+
+impl Target {
+    /// Whether a checkpoint of this held-out loss and accuracy is good enough; one that is not a number is not.
+    pub fn is_reached(self, loss: f64, accuracy: f64) -> bool {
+        match self {
+            Target::Accuracy(least) => accuracy >= least,
+            Target::BitsPerByte(most) => bits(loss) <= most,
+        }
+    }
+}
+
+/// A loss, which is in nats, in bits.
+pub fn bits(loss: f64) -> f64 {
+    loss / std::f64::consts::LN_2
 }
 
 /// The outer optimiser, applied to the mean pseudo-gradient `g` of a round.
@@ -164,7 +209,8 @@ impl TrainRecipe {
             "work.rows_per_shard",
             "a shard would be larger than a blob may be",
         )?;
-        check((0.0..=1.0).contains(&self.target_accuracy), "work.target_accuracy", "must be 0 to 1")?;
+        self.validate_target()?;
+        self.validate_text()?;
         self.inner_optimizer.validate().map_err(|(field, reason)| ManifestError {
             field: format!("work.inner_optimizer.{field}"),
             reason: reason.to_owned(),
@@ -176,6 +222,38 @@ impl TrainRecipe {
             "must be finite and positive",
         )?;
         check((0.0..1.0).contains(&momentum), "work.outer_optimizer.momentum", "must be 0 or more and below 1")
+    }
+
+    fn validate_target(&self) -> Result<(), ManifestError> {
+        let one = "a job has one target: target_accuracy or target_bits_per_byte";
+        match (self.target_accuracy, self.target_bits_per_byte) {
+            (Some(accuracy), None) => check((0.0..=1.0).contains(&accuracy), "work.target_accuracy", "must be 0 to 1"),
+            (None, Some(bits)) => {
+                check(
+                    self.model.vocabulary().is_some(),
+                    "work.target_bits_per_byte",
+                    "takes a model that begins with an embedding",
+                )?;
+                check((0.0..=8.0).contains(&bits), "work.target_bits_per_byte", "must be 0 to 8")
+            }
+            (None, None) => check(false, "work.target_accuracy", one),
+            (Some(_), Some(_)) => check(false, "work.target_bits_per_byte", one),
+        }
+    }
+
+    fn validate_text(&self) -> Result<(), ManifestError> {
+        let Some(text) = &self.text else { return Ok(()) };
+        check(self.model.vocabulary().is_some(), "work.text", "takes a model that begins with an embedding")?;
+        check((1..=50).contains(&text.held_out_percent), "work.text.held_out_percent", "must be 1 to 50")?;
+        check(text.evaluation_rows_max != Some(0), "work.text.evaluation_rows_max", "must be at least 1")
+    }
+
+    /// When the job has learnt enough. A valid recipe has one target; one that has none is never done before its rounds.
+    pub fn target(&self) -> Target {
+        match (self.target_accuracy, self.target_bits_per_byte) {
+            (Some(accuracy), _) => Target::Accuracy(accuracy),
+            (None, bits) => Target::BitsPerByte(bits.unwrap_or(f64::NEG_INFINITY)),
+        }
     }
 }
 
@@ -261,7 +339,48 @@ mod tests {
         check("\"inner_steps\": 30", "\"inner_steps\": 0", "work.inner_steps");
         check("0.05", "-0.05", "work.inner_optimizer.learning_rate");
         check("0.82", "82", "work.target_accuracy");
+        check("\"target_accuracy\": 0.82,", "", "work.target_accuracy");
+        check("0.82", "0.82, \"target_bits_per_byte\": 2.4", "work.target_bits_per_byte");
+        check("\"target_accuracy\": 0.82", "\"target_bits_per_byte\": 2.4", "work.target_bits_per_byte");
+        check("\"seed\": 1", "\"seed\": 1, \"text\": { \"held_out_percent\": 10 }", "work.text");
         check("\"rows_per_shard\": 992", "\"rows_per_shard\": 4000000000", "work.rows_per_shard");
+    }
+
+    /// `GOOD` as a job on a text, with one piece of text replaced.
+    fn text_fault(from: &str, to: &str) -> Option<String> {
+        let json = GOOD
+            .replace("[784]", "[16]")
+            .replace("0.003921569", "1.0")
+            .replace(
+                "{ \"type\": \"dense\", \"outputs\": 128 }",
+                "{ \"type\": \"embedding\", \"vocabulary\": 256, \"width\": 8 }",
+            )
+            .replace("\"target_accuracy\": 0.82", "\"target_bits_per_byte\": 2.4")
+            .replace("\"seed\": 1", "\"seed\": 1, \"text\": { \"held_out_percent\": 10, \"evaluation_rows_max\": 5 }");
+        let changed = json.replacen(from, to, 1);
+        assert!(from.is_empty() || changed != json, "{from} is not in the manifest");
+        let manifest: JobManifest = parse_json(changed.as_bytes()).expect("the replaced text is of the same form");
+        manifest.validate().err().map(|e| e.field)
+    }
+
+    #[test]
+    fn texts_have_a_held_out_end_and_a_target_in_bits() {
+        assert_eq!(text_fault("", ""), None);
+        let check = |from, to, field: &str| assert_eq!(text_fault(from, to).as_deref(), Some(field), "{to}");
+        check("2.4", "8.5", "work.target_bits_per_byte");
+        check("2.4", "-1", "work.target_bits_per_byte");
+        check("\"held_out_percent\": 10", "\"held_out_percent\": 0", "work.text.held_out_percent");
+        check("\"held_out_percent\": 10", "\"held_out_percent\": 51", "work.text.held_out_percent");
+        check("\"evaluation_rows_max\": 5", "\"evaluation_rows_max\": 0", "work.text.evaluation_rows_max");
+        assert_eq!(text_fault(", \"evaluation_rows_max\": 5", ""), None, "all of what is held out");
+    }
+
+    #[test]
+    fn targets_are_reached_from_their_own_side() {
+        assert!(Target::Accuracy(0.8).is_reached(9.0, 0.8) && !Target::Accuracy(0.8).is_reached(0.0, 0.79));
+        let two = 2.0 * std::f64::consts::LN_2;
+        assert!(Target::BitsPerByte(2.0).is_reached(two, 0.0) && !Target::BitsPerByte(2.0).is_reached(two + 1e-9, 1.0));
+        assert!(!Target::BitsPerByte(2.0).is_reached(f64::NAN, 1.0) && !Target::Accuracy(0.1).is_reached(0.0, f64::NAN));
     }
 
     #[test]

@@ -139,6 +139,14 @@ pub enum Layer {
         #[n(0)]
         outputs: u32,
     },
+    /// In training each value is zero with probability `rate` and multiplied by `1 / (1 − rate)` otherwise (Srivastava et al.,
+    /// 2014), by a mask that the unit's description fixes, see [`crate::work::TrainWork::dropout_key`]; elsewhere nothing
+    /// happens.
+    #[n(11)]
+    Dropout {
+        #[cbor(n(0), with = "short_f32")]
+        rate: f32,
+    },
 }
 
 /// The training objective.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{BlobHash, JobId, KeyId};
-use crate::manifest::Category;
+use crate::manifest::{Category, Target};
 use crate::model::Model;
 use crate::wire::Totals;
 
@@ -72,7 +72,9 @@ pub struct TrainView {
     pub rounds_merged: u32,
     pub rounds_max: u32,
     pub units_per_round: u32,
-    pub target_accuracy: f64,
+    /// `target_accuracy` or `target_bits_per_byte`.
+    #[serde(flatten)]
+    pub target: Target,
     /// Newest checkpoint, and the held-out set it is evaluated on.
     pub checkpoint: BlobHash,
     pub test: BlobHash,
@@ -87,8 +89,18 @@ pub struct RoundView {
     /// Held-out mean loss and accuracy, 0 to 1.
     pub loss: f64,
     pub accuracy: f64,
+    /// The loss in bits; set for models of text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits_per_byte: Option<f64>,
     pub checkpoint: BlobHash,
     pub at_ms: u64,
+}
+
+impl TrainView {
+    /// Whether the newest checkpoint is as good as the job's owner wants it.
+    pub fn is_reached(&self) -> bool {
+        self.history.last().is_some_and(|last| self.target.is_reached(last.loss, last.accuracy))
+    }
 }
 
 /// States of a job. Units are leased in `running` only.

@@ -91,6 +91,17 @@ pub struct TrainWork {
     pub optimizer: InnerOptimizer,
 }
 
+impl TrainWork {
+    /// Key of the generator that dropout draws from, so that every party draws alike and no two units do: the first eight
+    /// bytes of the checkpoint's hash exclusive-or those of the shard's, as two little-endian numbers. The counter holds
+    /// what else tells values apart: the block of four values in the batch's activation, the layer, the inner step, and
+    /// `first_row`.
+    pub fn dropout_key(&self) -> [u32; 2] {
+        let word = |hash: &BlobHash, at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| hash.0[at + i]));
+        [0, 4].map(|at| word(&self.checkpoint, at) ^ word(&self.shard, at))
+    }
+}
+
 /// The inner optimiser; its state starts at zero in every unit.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 #[cfg_attr(
@@ -203,5 +214,24 @@ impl Work {
             Work::Matmul(_) => "c",
             Work::Train(_) => "delta",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Input, InputType, Layer, Loss};
+
+    #[test]
+    fn dropout_draws_by_what_the_unit_reads() {
+        let input = Input { shape: vec![2], dtype: InputType::F32, scale: 1.0, offset: 0.0 };
+        let model = Model { input, layers: vec![Layer::Dense { outputs: 2 }], loss: Loss::SoftmaxCrossEntropy };
+        let hash = |first: u8| BlobHash(std::array::from_fn(|i| first + i as u8));
+        let optimizer = InnerOptimizer::Sgd { learning_rate: 1.0, momentum: 0.0 };
+        let (checkpoint, shard) = (hash(0), hash(100));
+        let work = TrainWork { model, checkpoint, shard, round: 0, first_row: 0, batch: 1, inner_steps: 1, optimizer };
+        // 0^100, 1^101, 2^102, 3^103 and so on, the lowest byte first.
+        assert_eq!(work.dropout_key(), [0x6464_6464, 0x6C6C_6C6C]);
+        assert_ne!(TrainWork { shard: hash(101), ..work.clone() }.dropout_key(), work.dropout_key());
     }
 }

@@ -6,7 +6,8 @@
 //! (Dumoulin and Visin, A guide to convolution arithmetic for deep learning, 2018, §2 and §4):
 //! `y[b, i, j, o] = Σ x[b, i·stride + ky − padding, j·stride + kx − padding, c] · w[ky, kx, c, o]`.
 //!
-//! **Numerics.** Kernels sum at most [`CHUNK`] consecutive terms before they add these up, as `matmul` does.
+//! **Numerics.** Kernels sum at most [`CHUNK`] consecutive terms, or as many whole rows of taps as these hold, before they
+//! add these up, as `matmul` does.
 
 use crate::images::{Part, extent};
 use crate::{Binding, Kernel};
@@ -142,6 +143,18 @@ pub(crate) const fn kernel(name: &'static str, wgsl: &'static str, bindings: &'s
 pub(crate) fn wide(shape: Shape) -> [(&'static str, f64); 2] {
     let flag = |width: u32| f64::from(u8::from(width.is_multiple_of(4)));
     [("WIDE_CHANNELS", flag(shape.channels)), ("WIDE_OUTPUTS", flag(shape.outputs))]
+}
+
+/// Rows of taps, those of one row of the window in one channel, that a kernel which takes whole ones sums up before it adds
+/// them to the total.
+pub(crate) fn chunk_rows(shape: Shape) -> u32 {
+    (CHUNK / shape.kernel_width.max(1)).max(1)
+}
+
+/// Chunks of a sum over the window and `channels` values below each tap, by any kernel.
+pub(crate) fn chunks(shape: Shape, channels: u32) -> u32 {
+    let rows = (shape.kernel_height * channels).div_ceil(chunk_rows(shape));
+    rows.max((shape.kernel_height * shape.kernel_width * channels).div_ceil(CHUNK))
 }
 
 /// Calls `add(y, x, w)` with the indices of every term of y, in the order of the sums: images, pixels, taps, channels,

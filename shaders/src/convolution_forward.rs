@@ -1,6 +1,6 @@
 //! Convolution, forward; see `convolution_forward.wgsl` and, for the family, `convolution.rs`.
 
-use crate::convolution::{BLOCK, Epilogue, Params, Shape, each_term, magnitudes};
+use crate::convolution::{BLOCK, CHUNK, Epilogue, Params, Shape, chunks, each_term, magnitudes};
 use crate::images::Part;
 use crate::matmul::gamma;
 use crate::{Binding, FLUSH, Kernel, UNIT_ROUNDOFF, convolution, linear_dispatch};
@@ -47,10 +47,10 @@ pub fn reference(shape: Shape, epilogue: Epilogue, x: &[f64], w: &[f64], bias: &
     y
 }
 
-/// As of a product of depth `terms` (see `matmul::tolerance`): `γ·|x|∗|w|`, one more rounding of the sum with the bias,
-/// and as many products flushed to zero.
+/// As of a product as deep as the chunks would be if they were full (see `matmul::tolerance`): `γ·|x|∗|w|`, one more
+/// rounding of the sum with the bias, and as many products flushed to zero as there are terms.
 pub fn tolerance(shape: Shape, epilogue: Epilogue, x: &[f64], w: &[f64], bias: &[f64]) -> Vec<f64> {
-    let gamma = gamma(shape.terms());
+    let gamma = gamma(CHUNK * chunks(shape, shape.channels));
     let mut bounds = reference(shape, Epilogue::None, &magnitudes(x), &magnitudes(w), &[]);
     for (index, bound) in bounds.iter_mut().enumerate() {
         let bias = if epilogue == Epilogue::None { 0.0 } else { bias[index % shape.outputs as usize].abs() };

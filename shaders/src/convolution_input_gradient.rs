@@ -1,6 +1,6 @@
 //! Convolution, gradient of its input; see `convolution_input_gradient.wgsl` and, for the family, `convolution.rs`.
 
-use crate::convolution::{BLOCK, CHUNK, Params, Shape, each_term, magnitudes};
+use crate::convolution::{BLOCK, CHUNK, Params, Shape, chunks, each_term, magnitudes};
 use crate::images::Part;
 use crate::{Binding, FLUSH, Kernel, UNIT_ROUNDOFF, convolution, linear_dispatch};
 
@@ -37,10 +37,11 @@ pub fn reference(shape: Shape, w: &[f64], gradient: &[f64]) -> Vec<f64> {
 }
 
 /// `γ·|dY|∗|w|`. Kernels may add up the outputs under each tap in chunks and then what the taps give, so that a term
-/// passes its product, a chunk and the chunks of every tap (Higham §4.2).
+/// passes its product, a chunk and the chunks of every tap (Higham §4.2); or sum over rows of taps.
 pub fn tolerance(shape: Shape, w: &[f64], gradient: &[f64]) -> Vec<f64> {
     let taps = f64::from(shape.kernel_height * shape.kernel_width);
-    let roundings = f64::from(CHUNK) + taps * f64::from(shape.outputs.div_ceil(CHUNK)) + 1.0;
+    let chunks = (taps * f64::from(shape.outputs.div_ceil(CHUNK))).max(f64::from(chunks(shape, shape.outputs)));
+    let roundings = f64::from(CHUNK) + chunks + 1.0;
     let gamma = roundings * UNIT_ROUNDOFF / (1.0 - roundings * UNIT_ROUNDOFF);
     let terms = taps * f64::from(shape.outputs);
     let bounds = reference(shape, &magnitudes(w), &magnitudes(gradient));

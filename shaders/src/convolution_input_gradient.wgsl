@@ -165,10 +165,23 @@ fn main(
             let met0 = meet(pixels0, ky, kx);
             let met1 = meet(pixels1, ky, kx);
             if (!any(met0.hit | met1.hit)) {
+                // Zeros, counted all the same: chunks must not depend on which pixels are computed together.
+                count += params.outputs;
                 continue;
             }
             let tap = (ky * params.kernel_width + kx) * params.channels;
             for (var o = 0u; o < params.outputs; o += step) {
+                if (count >= K_CHUNK) {
+                    total00 += sum00;
+                    total01 += sum01;
+                    total10 += sum10;
+                    total11 += sum11;
+                    sum00 = mat4x4f();
+                    sum01 = mat4x4f();
+                    sum10 = mat4x4f();
+                    sum11 = mat4x4f();
+                    count %= K_CHUNK;
+                }
                 if (WIDE_OUTPUTS) {
                     let a0 = gather_four(met0, o);
                     let a1 = gather_four(met1, o);
@@ -189,17 +202,6 @@ fn main(
                     sum11 = add_outer(sum11, a1, b1);
                 }
                 count += step;
-                if (count >= K_CHUNK) {
-                    total00 += sum00;
-                    total01 += sum01;
-                    total10 += sum10;
-                    total11 += sum11;
-                    sum00 = mat4x4f();
-                    sum01 = mat4x4f();
-                    sum10 = mat4x4f();
-                    sum11 = mat4x4f();
-                    count = 0u;
-                }
             }
         }
     }

@@ -20,7 +20,10 @@ pub mod compare;
 pub mod convolution;
 pub mod convolution_forward;
 pub mod convolution_input_gradient;
+pub mod convolution_quad;
 pub mod convolution_weight_gradient;
+pub mod dropout;
+pub mod dropout_advance;
 pub mod embedding;
 pub mod gelu;
 pub mod gradient_norm;
@@ -58,6 +61,16 @@ pub struct Kernel {
     pub params_fields: &'static [(&'static str, usize)],
 }
 
+/// The directive of a kernel that exchanges values within a subgroup. It stands on a line of its own.
+pub const ENABLE_SUBGROUPS: &str = "enable subgroups;\n";
+
+impl Kernel {
+    /// Whether the kernel runs only on devices with WebGPU's `subgroups`, at least 4 wide.
+    pub fn needs_subgroups(&self) -> bool {
+        self.wgsl.starts_with(ENABLE_SUBGROUPS)
+    }
+}
+
 /// How a kernel uses a binding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
@@ -67,10 +80,11 @@ pub enum Binding {
 }
 
 /// Every kernel of this crate.
-pub const KERNELS: [&Kernel; 33] = [
+pub const KERNELS: [&Kernel; 37] = [
     &matmul::naive::KERNEL,
     &matmul::blocked::KERNEL,
     &matmul::blocked_vec4::KERNEL,
+    &matmul::quad::KERNEL,
     &add::KERNEL,
     &clear::KERNEL,
     &column_sum::KERNEL,
@@ -80,6 +94,8 @@ pub const KERNELS: [&Kernel; 33] = [
     &softmax_cross_entropy::KERNEL,
     &adamw::KERNEL,
     &adamw_advance::KERNEL,
+    &dropout::KERNEL,
+    &dropout_advance::KERNEL,
     &attention::forward::KERNEL,
     &attention::delta::KERNEL,
     &attention::query_gradient::KERNEL,
@@ -96,6 +112,7 @@ pub const KERNELS: [&Kernel; 33] = [
     &layer_norm::parameters::KERNEL,
     &convolution_forward::KERNEL,
     &convolution_input_gradient::KERNEL,
+    &convolution_quad::KERNEL,
     &convolution_weight_gradient::KERNEL,
     &max_pool_forward::KERNEL,
     &max_pool_backward::KERNEL,

@@ -13,6 +13,7 @@
 pub mod blocked;
 pub mod blocked_vec4;
 pub mod naive;
+pub mod quad;
 
 use crate::{Binding, FLUSH, Kernel, UNIT_ROUNDOFF, linear_dispatch};
 
@@ -96,29 +97,32 @@ pub enum Variant {
     Naive,
     Blocked,
     BlockedVec4,
+    Quad,
 }
 
 impl Variant {
-    /// Every variant, slowest first.
-    pub const ALL: [Variant; 3] = [Variant::Naive, Variant::Blocked, Variant::BlockedVec4];
+    /// Every variant, those that any adapter runs first.
+    pub const ALL: [Variant; 4] = [Variant::Naive, Variant::Blocked, Variant::BlockedVec4, Variant::Quad];
 
     pub fn kernel(self) -> &'static Kernel {
         match self {
             Variant::Naive => &naive::KERNEL,
             Variant::Blocked => &blocked::KERNEL,
             Variant::BlockedVec4 => &blocked_vec4::KERNEL,
+            Variant::Quad => &quad::KERNEL,
         }
     }
 
-    /// Whether the variant computes this product.
+    /// Whether the variant computes this product, on an adapter that has what its kernel needs
+    /// ([`Kernel::needs_subgroups`]).
     pub fn takes(self, shape: Shape, transposed: Transposed) -> bool {
         match self {
-            Variant::Naive | Variant::Blocked => true,
+            Variant::Naive | Variant::Blocked | Variant::Quad => true,
             Variant::BlockedVec4 => blocked_vec4::takes(shape, transposed),
         }
     }
 
-    /// The variant that runs where nothing was measured.
+    /// The variant that runs where nothing was measured: one that every adapter has.
     pub fn default_for(shape: Shape, transposed: Transposed) -> Variant {
         if Variant::BlockedVec4.takes(shape, transposed) { Variant::BlockedVec4 } else { Variant::Blocked }
     }
@@ -132,6 +136,7 @@ impl Variant {
                 let down = u64::from(height.div_ceil(blocked::TILE_ROWS));
                 linear_dispatch(down * u64::from(shape.n.div_ceil(blocked::TILE_COLUMNS)))
             }
+            Variant::Quad => linear_dispatch(u64::from(height.div_ceil(quad::TILE)) * u64::from(shape.n.div_ceil(quad::TILE))),
         }
     }
 }

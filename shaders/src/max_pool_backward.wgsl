@@ -65,25 +65,29 @@ fn main(
     let index = (group.x + group.y * groups.x) * WORKGROUP + lane;
     let fours = (params.channels + 3u) / 4u;
     let plane = params.height * params.width;
-    let pixel = params.image_first * plane + index / fours;
-    let channel = index % fours * 4u;
+    // Remainders by multiplication, and windows found without another division: software adapters divide one lane at a time.
+    let which = index / fours;
+    let pixel = params.image_first * plane + which;
+    let channel = (index - which * fours) * 4u;
     if (pixel >= params.image_end * plane) {
         return;
     }
     let image = pixel / plane;
-    // The windows that hold the pixel: a window at i begins at i*stride, counted from the padding's edge.
-    let row = pixel % plane / params.width + params.padding;
-    let column = pixel % params.width + params.padding;
-    let i_first = select((row - params.window) / params.stride + 1u, 0u, row < params.window);
-    let j_first = select((column - params.window) / params.stride + 1u, 0u, column < params.window);
+    let within = pixel - image * plane;
+    let line = within / params.width;
+    // The windows that hold the pixel: a window at i begins at i*stride, counted from the padding's edge. The last of them
+    // come first.
+    let row = line + params.padding;
+    let column = within - line * params.width + params.padding;
     let i_end = min(row / params.stride + 1u, params.out_height);
     let j_end = min(column / params.stride + 1u, params.out_width);
     var total = vec4f();
-    for (var i = i_first; i < i_end; i++) {
+    for (var i = i_end; i > 0u && (i - 1u) * params.stride + params.window > row; i--) {
+        let below = row - (i - 1u) * params.stride;
         var sum = vec4f();
-        for (var j = j_first; j < j_end; j++) {
-            let source = (image * params.out_height + i) * params.out_width + j;
-            let place = (row - i * params.stride) * params.window + column - j * params.stride;
+        for (var j = j_end; j > 0u && (j - 1u) * params.stride + params.window > column; j--) {
+            let source = (image * params.out_height + i - 1u) * params.out_width + j - 1u;
+            let place = below * params.window + column - (j - 1u) * params.stride;
             let hit = load_places(source, channel) == vec4u(place);
             sum += select(vec4f(), load_gradient(source, channel), hit);
         }

@@ -43,7 +43,8 @@ async fn a_job_that_does_not_exist_is_a_surprise() -> Result<()> {
 }
 
 #[test]
-fn vectors_are_what_their_script_makes() -> Result<()> {
+fn vectors_are_what_their_scripts_make() -> Result<()> {
     python::run("tests/vectors/make.py", &["--check"])?;
+    python::run("tests/vectors/models.py", &["--check"])?;
     Ok(())
 }

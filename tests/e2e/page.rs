@@ -111,16 +111,18 @@ async fn the_page_says_why_it_does_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_model_that_the_worker_cannot_compute_is_not_offered() -> Result<()> {
+async fn a_net_for_pictures_is_offered_and_trained() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = Server::start(&folder.path().join("data"))?;
     let files = jobs::model(folder.path(), jobs::Kind::Images)?;
     server.submit(&files.manifest, &files.data)?;
     let visitor = Visitor::open(&server.url).await?;
     visitor.wait_until("d.jobState === 'running'", LIMIT).await?;
-    assert_eq!(visitor.run("return document.getElementById('start').checkVisibility();").await?, false);
-    let banner = visitor.run("return document.getElementById('banner').textContent;").await?;
-    assert!(banner.as_str().is_some_and(|text| text.contains("manyhands volunteer")), "{banner}");
+    let said = visitor.run("return document.getElementById('job-model').textContent;").await?;
+    assert_eq!(said, "4 layers, 300 parameters");
+    visitor.press_start().await?;
+    let state = visitor.wait_until("Number(d.accepted) >= 1", LIMIT).await?;
+    assert_eq!(state["rejected"], "0", "{state}");
     Ok(())
 }
 

@@ -1,12 +1,16 @@
-//! The Web Worker: a message loop around the volunteer crate, nothing else. One visit at a time.
+//! The Web Worker: a message loop around the volunteer crate, nothing else. One visit at a time. Built twice: whole, and as
+//! the small part that a visit begins with (`opening.rs`), which the page loads and which brings in the whole.
 
 mod messages;
+#[cfg(not(feature = "every-layer"))]
+mod opening;
+#[cfg(feature = "every-layer")]
 mod tryout;
 
 use std::cell::RefCell;
 
 use futures::FutureExt;
-use manyhands::volunteer::{Event, Settings, Switch, Volunteer, VolunteerError, Wish};
+use manyhands::volunteer::{Event, Settings, State, Switch, Volunteer, VolunteerError, Wish};
 use manyhands::web::{KeyOptions, WebHost, origin};
 use messages::{Start, ToWorker};
 use wasm_bindgen::prelude::*;
@@ -18,6 +22,9 @@ thread_local! {
     static VISIT: RefCell<Option<Switch>> = const { RefCell::new(None) };
 }
 
+/// Code of a unit that only the whole worker can compute: no news to the page.
+const BEYOND: &str = "beyond";
+
 fn main() {
     std::panic::set_hook(Box::new(|info| {
         console_error_panic_hook::hook(info);
@@ -25,6 +32,9 @@ fn main() {
         post(&messages::stopped("the worker failed"));
     }));
     let listen = Closure::<dyn Fn(MessageEvent)>::new(|event: MessageEvent| match ToWorker::read(event.data()) {
+        #[cfg(not(feature = "every-layer"))]
+        Ok(message) => opening::hear(message, event.data()),
+        #[cfg(feature = "every-layer")]
         Ok(message) => act(message),
         Err(field) => post(&messages::error("bad_message", &format!("a message's {field} is not understood"), false)),
     });
@@ -46,11 +56,19 @@ fn post(message: &JsValue) {
 
 fn act(message: ToWorker) {
     let wish = match message {
-        ToWorker::Start(start) => return begin(start),
-        ToWorker::Try { job, rows } => {
+        ToWorker::Start(start) => {
+            return begin(async move |switch| {
+                let outcome = visit(start, switch).await;
+                post(&messages::stopped(&outcome.err().map(|e| e.to_string()).unwrap_or_default()));
+            });
+        }
+        #[cfg(not(feature = "every-layer"))]
+        ToWorker::Try { .. } => return,
+        #[cfg(feature = "every-layer")]
+        ToWorker::Try { job, wish } => {
             return spawn_local(async move {
-                post(&match tryout::run(job, rows).await {
-                    Ok(rows) => messages::answers(rows),
+                post(&match tryout::run(job, &wish).await {
+                    Ok(tried) => messages::tried(tried),
                     Err(fault) => messages::error("try_failed", &fault, true),
                 });
             });
@@ -67,7 +85,7 @@ fn act(message: ToWorker) {
 }
 
 /// Begins a visit, unless one is running.
-fn begin(start: Start) {
+fn begin(visit: impl AsyncFnOnce(Switch) + 'static) {
     let switch = Switch::new();
     let is_first = VISIT.with_borrow_mut(|visit| {
         let is_first = visit.is_none();
@@ -76,16 +94,16 @@ fn begin(start: Start) {
     });
     if is_first {
         spawn_local(async move {
-            visit(start, switch).await;
+            visit(switch).await;
             VISIT.set(None);
         });
     }
 }
 
-/// One visit, to its end; its last message is `state stopped`.
-async fn visit(start: Start, switch: Switch) {
+/// One visit, to its end, of which the caller tells. The worker that a visit began with told how it started.
+async fn visit(start: Start, switch: Switch) -> Result<(), VolunteerError> {
     let opened = futures::select_biased! {
-        _ = switch.until(|w| w == Wish::Stop).fuse() => return post(&messages::stopped("")),
+        _ = switch.until(|w| w == Wish::Stop).fuse() => return Ok(()),
         opened = WebHost::open(KeyOptions::default()).fuse() => opened,
     };
     let host = match opened {
@@ -93,7 +111,7 @@ async fn visit(start: Start, switch: Switch) {
         Err(fault) => {
             let error = VolunteerError::from(fault);
             post(&messages::error(error.code(), &error.to_string(), false));
-            return post(&messages::stopped(&error.to_string()));
+            return Err(error);
         }
     };
     let settings = Settings {
@@ -104,11 +122,24 @@ async fn visit(start: Start, switch: Switch) {
         tune: start.tune,
         duty_percent: start.duty_percent,
         data_bytes_max: start.data_bytes_max,
-        units_max: None,
+        units_max: if cfg!(feature = "every-layer") { None } else { Some(1) },
         renew_consent: false,
         withdraw_at_end: false,
+        begun: start.goes_on && start.lease.is_none(),
+        lease: start.lease,
     };
     let volunteer = Volunteer { host, settings, switch };
+    let mut goes_on = start.goes_on;
     // The loop tells its error itself, as an event.
-    let _ = volunteer.run(|event: Event| post(&messages::event(event))).await;
+    let tell = move |event: Event| {
+        match &event {
+            Event::State { state: State::Stopped, .. } => return,
+            Event::State { state: State::Starting | State::SelfTest, .. } if goes_on => return,
+            Event::State { .. } => goes_on = false,
+            Event::Error { code, .. } if code == BEYOND => return,
+            _ => {}
+        }
+        post(&messages::event(event));
+    };
+    volunteer.run(tell).await
 }

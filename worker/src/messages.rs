@@ -3,14 +3,18 @@
 //! serializer; nothing here acts on a message.
 //!
 //! Page to worker: `start {job: number|null, site: "", backend: "auto"|"gpu"|"cpu", tune: "auto"|"off"|KERNEL,
-//! duty_percent, data_bytes_max}`, `pause`, `resume`, `stop`, `try {job, rows}`.
+//! duty_percent, data_bytes_max}`, `pause`, `resume`, `stop`, `try {job, rows, prompt, seed}`.
 //!
 //! Worker to page: `ready`, `state {state, detail}`, `adapter {backend: "webgpu"|"wasm", adapter, reason}`,
 //! `key {id, stored}`, `unit {job, unit, kind, phase, step, steps, loss|null, reason}`, `totals {accepted, rejected,
 //! pending, credit_flop}`, `answers {rows: [{pixels: Uint8Array, width, height, label, answer, probability}]}`,
-//! `error {code, message, retryable}`. After `state stopped` the worker may be started again.
+//! `sample {round, prompt, text}`, `error {code, message, retryable}`. After `state stopped` the worker may be started again.
+//! `ready` comes a second time when the whole worker takes over from the small one that a visit begins with; both speak
+//! the same messages.
 
-use js_sys::{Array, Uint8Array};
+#[cfg(feature = "every-layer")]
+use js_sys::Array;
+use js_sys::Uint8Array;
 use manyhands::tuner::Tune;
 use manyhands::volunteer::{Choice, Event};
 use manyhands::web::fields::{Fields, Record};
@@ -23,7 +27,19 @@ pub enum ToWorker {
     Pause,
     Resume,
     Stop,
-    Try { job: JobId, rows: usize },
+    #[cfg_attr(not(feature = "every-layer"), expect(dead_code, reason = "answers are the whole worker's"))]
+    Try {
+        job: JobId,
+        wish: TryWish,
+    },
+}
+
+/// What to try the newest model on: so many pictures; or, of a model of text, the beginning it goes on from, held-out text
+/// where that is empty, and the seed of what it draws.
+pub struct TryWish {
+    pub rows: usize,
+    pub prompt: String,
+    pub seed: u64,
 }
 
 /// What the visitor agreed to by pressing Start.
@@ -34,10 +50,20 @@ pub struct Start {
     pub tune: Tune,
     pub duty_percent: u32,
     pub data_bytes_max: u64,
+    /// The visit goes on from another worker, which told how it started.
+    pub goes_on: bool,
+    /// The lease to go on with, signed as it came.
+    pub lease: Option<Vec<u8>>,
 }
+
+/// Fields that one worker adds to `start` for the next, never the page.
+pub const GOES_ON: &str = "goes_on";
+pub const LEASE: &str = "lease";
 
 /// Most rows one `try` may ask for.
 const ROWS_MAX: u64 = 100;
+/// Longest beginning of a text.
+const PROMPT_BYTES_MAX: usize = 1000;
 
 impl ToWorker {
     /// Reads a message; the error names the field at fault.
@@ -59,13 +85,19 @@ impl ToWorker {
                 tune: fields.text("tune").as_deref().and_then(Tune::parse).ok_or("tune")?,
                 duty_percent: fields.whole("duty_percent").filter(|d| (1..=100).contains(d)).ok_or("duty_percent")? as u32,
                 data_bytes_max: fields.whole("data_bytes_max").ok_or("data_bytes_max")?,
+                goes_on: fields.flag(GOES_ON).unwrap_or(false),
+                lease: fields.value(LEASE).map(|bytes| Uint8Array::new(&bytes).to_vec()),
             })),
             Some("pause") => Ok(ToWorker::Pause),
             Some("resume") => Ok(ToWorker::Resume),
             Some("stop") => Ok(ToWorker::Stop),
             Some("try") => Ok(ToWorker::Try {
                 job: JobId(fields.whole("job").ok_or("job")?),
-                rows: fields.whole("rows").filter(|r| (1..=ROWS_MAX).contains(r)).ok_or("rows")? as usize,
+                wish: TryWish {
+                    rows: fields.whole("rows").filter(|r| (1..=ROWS_MAX).contains(r)).ok_or("rows")? as usize,
+                    prompt: fields.text("prompt").filter(|p| p.len() <= PROMPT_BYTES_MAX).ok_or("prompt")?,
+                    seed: fields.whole("seed").ok_or("seed")?,
+                },
             }),
             _ => Err("type"),
         }
@@ -73,6 +105,7 @@ impl ToWorker {
 }
 
 /// One held-out example with the model's answer.
+#[cfg(feature = "every-layer")]
 pub struct Answer {
     pub pixels: Vec<u8>,
     pub width: u32,
@@ -82,8 +115,26 @@ pub struct Answer {
     pub probability: f32,
 }
 
+/// What the newest model says to a [`TryWish`].
+#[cfg(feature = "every-layer")]
+pub enum Tried {
+    Answers(Vec<Answer>),
+    /// What the model of this round wrote after the prompt.
+    Sample {
+        round: u32,
+        prompt: String,
+        text: String,
+    },
+}
+
 fn message(kind: &str) -> Record {
     Record::new().with("type", kind)
+}
+
+/// A message of nothing but its type.
+#[cfg(not(feature = "every-layer"))]
+pub fn plain(kind: &str) -> JsValue {
+    message(kind).into()
 }
 
 pub fn ready() -> JsValue {
@@ -98,7 +149,14 @@ pub fn stopped(detail: &str) -> JsValue {
     message("state").with("state", "stopped").with("detail", detail).into()
 }
 
-pub fn answers(rows: Vec<Answer>) -> JsValue {
+#[cfg(feature = "every-layer")]
+pub fn tried(tried: Tried) -> JsValue {
+    let rows = match tried {
+        Tried::Answers(rows) => rows,
+        Tried::Sample { round, prompt, text } => {
+            return message("sample").with("round", round).with("prompt", prompt).with("text", text).into();
+        }
+    };
     let list = Array::new();
     for row in rows {
         let record = Record::new()

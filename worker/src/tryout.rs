@@ -1,43 +1,77 @@
-//! The newest model tried on a few held-out examples: the job's view, its checkpoint and its test set are public, so
-//! this needs no session. Computes on the CPU path: a dozen rows are no work for a GPU.
+//! The newest model tried on a few held-out examples, or let write: the job's view, its checkpoint and its test set are
+//! public, so this needs no session. Computes on the CPU path: a dozen rows, or one at a time, are no work for a GPU.
 
-use manyhands::engine::Engine;
+use manyhands::control::Control;
+use manyhands::engine::{Engine, Sampler, Sampling};
 use manyhands::tensors;
 use manyhands::volunteer::{Method, Request};
 use manyhands::web::fields::{Fields, whole};
-use manyhands::web::{exchange, origin, sha256};
+use manyhands::web::{WebPace, exchange, origin, sha256};
 use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
 use manyhands_protocol::{BlobHash, JobId, limits};
 use wasm_bindgen::JsValue;
 
-use crate::messages::Answer;
+use crate::messages::{Answer, Tried, TryWish};
+
+/// Bytes that a model writes at a time.
+const WRITTEN_BYTES: usize = 400;
+/// Bytes of held-out text it goes on from.
+const PROMPT_BYTES: usize = 48;
+/// Somewhat likelier than the model says, and never from the long tail.
+const TEMPERATURE: f64 = 0.8;
+const TOP_K: usize = 40;
 
 /// What went wrong, in a line for the visitor.
 type Fault = String;
 
-/// `rows` random held-out examples of the job with its newest model's answers.
-pub async fn run(job: JobId, rows: usize) -> Result<Vec<Answer>, Fault> {
+/// The job's newest model on what is wished.
+pub async fn run(job: JobId, wish: &TryWish) -> Result<Tried, Fault> {
     let view = get(&format!("/v1/jobs/{job}"), limits::JSON_BODY_BYTES_MAX as u64).await?;
     let view = Fields::parse(&view).ok_or("the job's view is not JSON")?;
     let train = view.object("train").ok_or("only a trained model can be tried")?;
     let model = train.object("model").and_then(|m| model(&m)).ok_or("the model is of a kind this page does not know")?;
     let hash = |name| train.text(name).and_then(|h| h.parse::<BlobHash>().ok()).ok_or("the job has nothing to try yet");
     let (checkpoint, test) = (hash("checkpoint")?, hash("test")?);
-    let (checkpoint, test) = (blob(checkpoint).await?, blob(test).await?);
-
+    let checkpoint = blob(checkpoint).await?;
     let declared = model.parameters().map_err(|e| e.to_string())?;
     let shapes: Vec<Vec<usize>> = declared.iter().map(|p| p.shape.iter().map(|&d| d as usize).collect()).collect();
     let expected: Vec<(&str, &[usize])> = declared.iter().zip(&shapes).map(|(p, s)| (p.name.as_str(), s.as_slice())).collect();
     let parameters = tensors::read_f32(&checkpoint, &expected).map_err(|e| e.to_string())?;
-    let shard = tensors::read_shard(&test, &model).map_err(|e| e.to_string())?;
+    if model.vocabulary().is_none() {
+        return Ok(Tried::Answers(answers(&model, &parameters, &blob(test).await?, wish.rows).await?));
+    }
+    let known = |byte: &u8| model.vocabulary().is_some_and(|ids| u32::from(*byte) < ids);
+    let mut prompt: Vec<u8> = wish.prompt.bytes().filter(known).collect();
+    if prompt.is_empty() {
+        prompt = held_out(&model, &blob(test).await?, wish.seed)?;
+    }
+    let mut sampler = Sampler::new(&model, &parameters).map_err(|e| e.to_string())?;
+    let how = Sampling { temperature: TEMPERATURE, top_k: TOP_K, seed: wish.seed };
+    let control = Control::with_pace(WebPace::new(100));
+    let text = sampler.write(&prompt, WRITTEN_BYTES, how, &control).await.map_err(|e| e.to_string())?;
+    let [prompt, text] = [prompt, text].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    Ok(Tried::Sample { round: train.value("rounds_merged").and_then(small).unwrap_or(0), prompt, text })
+}
 
+/// The beginning of a held-out window, the same for equal seeds.
+fn held_out(model: &Model, test: &[u8], seed: u64) -> Result<Vec<u8>, Fault> {
+    let shard = tensors::read_shard(test, model).map_err(|e| e.to_string())?;
+    let positions = shard.x.len() / shard.rows;
+    let row = &shard.x[(seed % shard.rows as u64) as usize * positions..][..positions.min(PROMPT_BYTES)];
+    // Ids of a shard are bits, and below a vocabulary of bytes.
+    Ok(row.iter().map(|id| id.to_bits() as u8).collect())
+}
+
+/// `rows` random held-out examples with the model's answers.
+async fn answers(model: &Model, parameters: &[Vec<f32>], test: &[u8], rows: usize) -> Result<Vec<Answer>, Fault> {
+    let shard = tensors::read_shard(test, model).map_err(|e| e.to_string())?;
     let width = model.input_values().map_err(|e| e.to_string())? as usize;
     let chosen = choose(rows, shard.rows);
     let mut x = Vec::with_capacity(chosen.len() * width);
     for &row in &chosen {
         x.extend_from_slice(&shard.x[row * width..(row + 1) * width]);
     }
-    let logits = Engine::cpu().logits(&model, &parameters, &x, chosen.len()).await.map_err(|e| e.to_string())?;
+    let logits = Engine::cpu().logits(model, parameters, &x, chosen.len()).await.map_err(|e| e.to_string())?;
     let (height, width_pixels) = picture(&model.input.shape);
     let classes = model.classes() as usize;
     Ok(chosen
@@ -118,6 +152,8 @@ fn layer(fields: &Fields) -> Option<Layer> {
         "embedding" => Layer::Embedding { vocabulary: count("vocabulary")?, width: count("width")? },
         "layer_norm" => Layer::LayerNorm,
         "attention" => Layer::Attention { heads: count("heads")? },
+        // Trying a model out drops nothing, but its layers are numbered.
+        "dropout" => Layer::Dropout { rate: fields.number("rate")? as f32 },
         "residual" => Layer::Residual { layers: count("layers")? },
         _ => return None,
     })

@@ -1,6 +1,6 @@
 // @ts-check
 // This tab's contribution: the worker's life and the state that its messages add up to. Shows nothing; asks nothing of
-// the coordinator. No worker exists, and nothing of it is downloaded, before `start` or `answers` is called.
+// the coordinator. No worker exists, and nothing of it is downloaded, before `start` or `ask` is called.
 
 import * as text from "./text.js";
 
@@ -10,7 +10,8 @@ import * as text from "./text.js";
 /** @typedef {import("../types").UnitMessage} UnitMessage */
 /** @typedef {import("../types").AdapterMessage} AdapterMessage */
 /** @typedef {import("../types").KeyMessage} KeyMessage */
-/** @typedef {import("../types").Answer} Answer */
+/** @typedef {import("../types").AnswersMessage} AnswersMessage */
+/** @typedef {import("../types").SampleMessage} SampleMessage */
 /** @typedef {import("../types").Backend} Backend */
 /** @typedef {import("../types").Tune} Tune */
 /** @typedef {{ accepted: number, rejected: number, pending: number, credit_flop: number }} Totals */
@@ -71,7 +72,7 @@ export class Contribution {
   #worker = null;
   /** @type {Promise<Worker> | null} */
   #ready = null;
-  /** @type {{ done: (rows: Answer[]) => void, failed: (error: Error) => void } | null} */
+  /** @type {{ done: (message: AnswersMessage | SampleMessage) => void, failed: (error: Error) => void } | null} */
   #asked = null;
   /** Ends a load in progress. @type {((error: Error) => void) | null} */
   #abandon = null;
@@ -156,27 +157,35 @@ export class Contribution {
     if (!this.active) this.#enter("idle");
   }
 
+  /** The model is being asked. */
+  get asking() {
+    return this.#asked !== null;
+  }
+
   /**
-   * The newest model's answers to held-out examples.
+   * The newest model's answers to held-out examples; of a model of text, what it writes after `prompt`, or after a line that
+   * is held out where that is empty. One question at a time.
    * @param {number} job
    * @param {number} rows
-   * @returns {Promise<Answer[]>}
+   * @param {string} prompt
+   * @param {number} seed
+   * @returns {Promise<AnswersMessage | SampleMessage>}
    */
-  async answers(job, rows) {
+  async ask(job, rows, prompt, seed) {
     const worker = await this.#open();
     return new Promise((done, failed) => {
       const timer = setTimeout(() => failed(new Error(text.contribution.worker_silent)), ANSWERS_MS_MAX);
       this.#asked = {
-        done: (answers) => {
+        done: (message) => {
           clearTimeout(timer);
-          done(answers);
+          done(message);
         },
         failed: (error) => {
           clearTimeout(timer);
           failed(error);
         },
       };
-      this.#post(worker, { type: "try", job, rows });
+      this.#post(worker, { type: "try", job, rows, prompt, seed });
     });
   }
 
@@ -273,7 +282,8 @@ export class Contribution {
         this.#takeUnit(message);
         break;
       case "answers":
-        this.#asked?.done(message.rows);
+      case "sample":
+        this.#asked?.done(message);
         this.#asked = null;
         return;
       case "error":

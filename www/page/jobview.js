@@ -3,11 +3,11 @@
 
 import { RoundChart } from "./chart.js";
 import { build, byId, element, setText } from "./dom.js";
+import { isOfText, parametersOf, shapeOf } from "./model.js";
 import * as text from "./text.js";
 
 /** @typedef {import("../types").JobView} JobView */
 /** @typedef {import("../types").TrainView} TrainView */
-/** @typedef {import("../types").Model} Model */
 /** @typedef {import("../types").RoundView} RoundView */
 
 /** Most people drawn as dots; the number beside them is exact. */
@@ -15,25 +15,15 @@ const DOTS_MAX = 24;
 /** Most rows in the table of rounds: the newest. */
 const TABLE_ROWS_MAX = 500;
 
-/** Trainable values of a model; 0 where it has layers this page does not know. @param {Model} model */
-export function parametersOf(model) {
-  let width = model.input.shape.reduce((product, extent) => product * extent, 1);
-  let sum = 0;
-  for (const layer of model.layers) {
-    if (layer.type === "dense" && layer.outputs) {
-      sum += width * layer.outputs + layer.outputs;
-      width = layer.outputs;
-    } else if (layer.type !== "relu") {
-      return 0;
-    }
-  }
-  return sum;
-}
+/** What the second chart shows of a round: a text's loss is told in bits. @param {RoundView} entry */
+const lossOf = (entry) => entry.bits_per_byte ?? entry.loss;
 
-/** The widths of a dense net, `784-128-10`. @param {Model} model */
-function shapeOf(model) {
-  const widths = model.layers.filter((layer) => layer.type === "dense").map((layer) => layer.outputs);
-  return [model.input.shape.join("×"), ...widths].join("–");
+/** Whether the newest checkpoint is as good as the job's owner wants it. @param {TrainView} train */
+function isReached(train) {
+  const last = train.history.at(-1);
+  if (!last) return false;
+  if (train.target_accuracy !== undefined) return last.accuracy >= train.target_accuracy;
+  return lossOf(last) <= (train.target_bits_per_byte ?? -Infinity);
 }
 
 export class JobDisplay {
@@ -90,8 +80,7 @@ export class JobDisplay {
   /** @param {JobView} job */
   #progress(job) {
     const { train } = job;
-    const last = train?.history.at(-1);
-    const reached = !!train && !!last && last.accuracy >= train.target_accuracy;
+    const reached = !!train && isReached(train);
     // A finished job is whole even when it needed fewer rounds than it was allowed.
     const share = train
       ? train.rounds_merged / Math.max(1, train.rounds_max)
@@ -127,22 +116,29 @@ export class JobDisplay {
   /** @param {TrainView} train */
   #train(train) {
     const parameters = parametersOf(train.model);
-    setText(element("job-model"), parameters ? text.job.model(parameters, shapeOf(train.model)) : shapeOf(train.model));
-    setText(element("accuracy-target"), text.job.target(train.target_accuracy));
+    const shape = shapeOf(train.model, text.job.layers);
+    setText(element("job-model"), parameters ? text.job.model(parameters, shape) : shape);
+    const { target_accuracy: accuracy, target_bits_per_byte: bits } = train;
+    setText(element("accuracy-target"), accuracy === undefined ? "" : text.job.target(accuracy));
+    setText(element("loss-target"), bits === undefined ? "" : text.job.target_bits(bits));
+    const ofText = isOfText(train.model);
+    setText(element("loss-title"), ofText ? text.job.bits_title : text.fixed.loss_title);
+    setText(element("table-loss"), ofText ? text.job.bits_title : text.fixed.loss_title);
+    setText(element("chart-note"), ofText ? text.job.text_note : text.job.examples_note);
     const rounds = train.history.map((entry) => entry.round);
     const [first, last] = [train.history[0], train.history.at(-1)];
     const some = first && last;
     this.#accuracy.update(
       rounds,
       train.history.map((entry) => entry.accuracy),
-      train.target_accuracy,
-      some ? text.job.accuracy_summary(first, last, train.target_accuracy) : text.job.no_history,
+      accuracy ?? null,
+      some ? text.job.accuracy_summary(first, last, accuracy) : text.job.no_history,
     );
     this.#loss.update(
       rounds,
-      train.history.map((entry) => entry.loss),
-      null,
-      some ? text.job.loss_summary(first, last) : text.job.no_history,
+      train.history.map(lossOf),
+      bits ?? null,
+      some ? text.job.loss_summary(element("loss-title").textContent, first.round, lossOf(first), last.round, lossOf(last)) : text.job.no_history,
     );
     this.#caption(null);
     this.#table();
@@ -153,7 +149,7 @@ export class JobDisplay {
     const history = this.#shown?.train?.history ?? [];
     const entry = index === null ? history.at(-1) : history[index];
     setText(element("accuracy-now"), entry ? text.percent(entry.accuracy) : "–");
-    setText(element("loss-now"), entry ? text.loss(entry.loss) : "–");
+    setText(element("loss-now"), entry ? text.loss(lossOf(entry)) : "–");
     setText(element("loss-round"), entry ? text.job.at_round(entry.round) : "");
   }
 
@@ -167,7 +163,7 @@ export class JobDisplay {
         {},
         build("th", { scope: "row" }, text.number(entry.round)),
         build("td", {}, text.percent(entry.accuracy)),
-        build("td", {}, text.loss(entry.loss)),
+        build("td", {}, text.loss(lossOf(entry))),
       );
     element("rounds-body").replaceChildren(...newest.map(row));
   }

@@ -5,11 +5,12 @@
 import { CallError, info as fetchInfo, jobs as fetchJobs } from "./coordinator.js";
 import { Contribution } from "./contribution.js";
 import { build, element, setText } from "./dom.js";
-import { JobDisplay, parametersOf } from "./jobview.js";
+import { JobDisplay } from "./jobview.js";
 import { follow } from "./live.js";
+import { workerTrains } from "./model.js";
 import { Panel } from "./panel.js";
 import * as text from "./text.js";
-import { setUpTryout } from "./tryout.js";
+import { Tryout } from "./tryout.js";
 
 /** @typedef {import("../types").InfoView} InfoView */
 /** @typedef {import("../types").JobView} JobView */
@@ -72,7 +73,7 @@ function run() {
   const panel = new Panel(visit, () => {
     if (job) void visit.start(job.id, backend, tune);
   });
-  setUpTryout(visit, () => job);
+  const tryout = new Tryout(visit, () => job);
   addEventListener("pagehide", () => visit.leave());
 
   /** @param {JobView} view */
@@ -95,7 +96,7 @@ function run() {
     following?.stop();
     job = next;
     link = "connecting";
-    element("answers").replaceChildren();
+    tryout.clear();
     following = follow(next.id, take, (now) => {
       link = now;
       render();
@@ -115,6 +116,7 @@ function run() {
     // Trying the model takes the worker, which is downloaded for those only who asked for it: by Start, or here at last.
     const asked = visit.state !== "idle" && visit.state !== "declined";
     element("tryout").hidden = !job.train || !(asked || job.state === "finished");
+    if (job.train) tryout.show(job, job.train);
     element("link").hidden = false;
     element("link").dataset["link"] = link;
     setText(element("link-text"), text.link[link]);
@@ -126,7 +128,7 @@ function run() {
     if (link === "offline") return text.page.lost_text;
     if (info?.stopped) return `${text.page.stopped_title}. ${text.page.stopped_text}`;
     if (current.state === "finished") return text.job.finished;
-    if (current.train && !parametersOf(current.train.model)) return text.job.needs_more;
+    if (current.train && !workerTrains(current.train.model)) return text.job.needs_more;
     return current.state === "running" ? "" : text.job[current.state];
   }
 
@@ -234,7 +236,7 @@ function run() {
 function pick(list, wanted) {
   if (wanted !== null) return list.find((entry) => String(entry.id) === wanted);
   const running = list.filter((entry) => entry.state === "running");
-  const known = running.filter((entry) => !entry.train || parametersOf(entry.train.model));
+  const known = running.filter((entry) => !entry.train || workerTrains(entry.train.model));
   return known.find((entry) => entry.train) ?? known[0] ?? running[0] ?? list.find((entry) => entry.train) ?? list[0];
 }
 

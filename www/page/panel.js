@@ -4,7 +4,7 @@
 
 import { DATA_BYTES_MAX, DUTY_PERCENT } from "./contribution.js";
 import { build, byId, element, setText } from "./dom.js";
-import { parametersOf } from "./jobview.js";
+import { parametersOf } from "./model.js";
 import * as text from "./text.js";
 
 /** @typedef {import("./contribution.js").Contribution} Contribution */

@@ -46,11 +46,9 @@ export const fixed = {
   learning_title: "How well it has learnt",
   accuracy_title: "Accuracy",
   loss_title: "Loss",
-  chart_note: "Measured by the coordinator after each round, on pictures that are never trained on.",
   table_title: "The same as a table",
   table_round: "Round",
   table_accuracy: "Accuracy",
-  table_loss: "Loss",
   progress_title: "Progress",
   hands_title: "Hands at work",
   settled_label: "Units settled",
@@ -59,9 +57,9 @@ export const fixed = {
   refereed_label: "Computed by the coordinator",
   contributors_label: "Contributors so far",
   try_title: "Try the model",
-  try_intro: "See what the newest model makes of pictures it never trained on. It runs here, in this tab.",
   try_button: "Show me",
   try_again: "Again",
+  prompt_label: "Begin with",
   consent_title: "Lend a hand?",
   what_label: "What runs",
   whom_label: "For whom",
@@ -145,6 +143,14 @@ export const job = {
   round: (round, max) => `Round ${whole.format(round)} of at most ${whole.format(max)}`,
   /** @param {number} target */
   target: (target) => `target ${percentageShort.format(target)}`,
+  /** @param {number} target */
+  target_bits: (target) => `target ${decimal.format(target)}`,
+  bits_title: "Bits per byte",
+  examples_note: "Measured by the coordinator after each round, on pictures that are never trained on.",
+  text_note:
+    "Measured by the coordinator after each round, on text that is never trained on: how many bits the model needs on average to write down the next byte (fewer is better), and how often its first guess is right.",
+  /** @param {number} count */
+  layers: (count) => `${whole.format(count)} layers`,
   /** @param {number} settled @param {number} total */
   units: (settled, total) => `${whole.format(settled)} of ${count(total, "unit", "units")}`,
   /** @param {number} n */
@@ -163,12 +169,12 @@ export const job = {
   no_history: "The first evaluation comes with the first merged round.",
   /** @param {number} round */
   at_round: (round) => `round ${whole.format(round)}`,
-  /** @param {{ round: number, accuracy: number, loss: number }} first @param {{ round: number, accuracy: number, loss: number }} last @param {number} target */
+  /** @param {{ round: number, accuracy: number, loss: number }} first @param {{ round: number, accuracy: number, loss: number }} last @param {number | undefined} target */
   accuracy_summary: (first, last, target) =>
-    `Accuracy went from ${percentage.format(first.accuracy)} at round ${first.round} to ${percentage.format(last.accuracy)} at round ${last.round}; the target is ${percentageShort.format(target)}.`,
-  /** @param {{ round: number, loss: number }} first @param {{ round: number, loss: number }} last */
-  loss_summary: (first, last) =>
-    `Loss went from ${decimal.format(first.loss)} at round ${first.round} to ${decimal.format(last.loss)} at round ${last.round}.`,
+    `Accuracy went from ${percentage.format(first.accuracy)} at round ${first.round} to ${percentage.format(last.accuracy)} at round ${last.round}${target === undefined ? "" : `; the target is ${percentageShort.format(target)}`}.`,
+  /** @param {string} what @param {number} round @param {number} value @param {number} lastRound @param {number} last */
+  loss_summary: (what, round, value, lastRound, last) =>
+    `${what} went from ${decimal.format(value)} at round ${round} to ${decimal.format(last)} at round ${lastRound}.`,
 };
 
 export const consent = {
@@ -253,6 +259,12 @@ export const phaseMark = {
 };
 
 export const tryout = {
+  pictures: "See what the newest model makes of pictures it never trained on. It runs here, in this tab.",
+  texts:
+    "The newest model writes on, byte by byte, here in this tab: from words of yours, or from a line it never trained on. While you help, it writes after each round.",
+  /** @param {number} round */
+  after: (round) => `after round ${whole.format(round)}`,
+  wrote: "The model has written",
   loading: "Asking the model",
   /** @param {number} right @param {number} total */
   score: (right, total) => `${whole.format(right)} of ${whole.format(total)} right`,
@@ -276,7 +288,7 @@ const FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal"
  * What a job calls its classes; manifests have no field for it yet.
  * @type {Record<string, string[]>}
  */
-const classes = { "fashion-mlp": FASHION };
+const classes = { "fashion-mlp": FASHION, "fashion-cnn": FASHION };
 
 /** @param {string} jobName @param {number} label */
 export const className = (jobName, label) => classes[jobName]?.[label] ?? tryout.klass(label);

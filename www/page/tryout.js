@@ -1,44 +1,114 @@
 // @ts-check
-// The model tried in the tab: held-out pictures, drawn, with the newest model's answers. The worker computes; this draws.
+// The model tried in the tab: held-out pictures, drawn, with the newest model's answers; or what the newest model writes,
+// asked for by a press, and after each new checkpoint while this tab helps. The worker computes; this shows.
 
 import { build, byId, element, setText } from "./dom.js";
+import { isOfText } from "./model.js";
 import * as text from "./text.js";
 
 /** @typedef {import("./contribution.js").Contribution} Contribution */
 /** @typedef {import("../types").Answer} Answer */
+/** @typedef {import("../types").JobView} JobView */
+/** @typedef {import("../types").SampleMessage} SampleMessage */
+/** @typedef {import("../types").TrainView} TrainView */
 
 /** Pictures shown at once. */
 const ROWS = 12;
 /** Largest side of a picture that is drawn, in pixels. */
 const SIDE_MAX = 512;
 
-/**
- * @param {Contribution} visit
- * @param {() => { id: number, name: string } | null} currentJob
- */
-export function setUpTryout(visit, currentJob) {
-  const button = byId("try", HTMLButtonElement);
-  setText(element("try-status"), text.tryout.download);
-  button.addEventListener("click", async (event) => {
-    const job = currentJob();
-    if (!event.isTrusted || !job || button.getAttribute("aria-disabled") === "true") return;
+/** Texts shown at once, newest first. */
+const SAMPLES_MAX = 5;
+/** Seeds are whole numbers below this. */
+const SEEDS = 2 ** 32;
+
+const newSeed = () => Math.floor(Math.random() * SEEDS);
+
+export class Tryout {
+  #visit;
+  #currentJob;
+  #button = byId("try", HTMLButtonElement);
+  /** The checkpoint last asked about. */
+  #asked = "";
+  /** The same from round to round, so that what changes is the model. */
+  #seed = newSeed();
+  #shown = 0;
+
+  /**
+   * @param {Contribution} visit
+   * @param {() => JobView | null} currentJob
+   */
+  constructor(visit, currentJob) {
+    this.#visit = visit;
+    this.#currentJob = currentJob;
+    setText(element("try-status"), text.tryout.download);
+    this.#button.addEventListener("click", (event) => {
+      const job = this.#currentJob();
+      if (!event.isTrusted || !job?.train || this.#button.getAttribute("aria-disabled") === "true") return;
+      if (this.#shown > 0) this.#seed = newSeed();
+      void this.#ask(job, job.train);
+    });
+  }
+
+  /** Another job is shown. */
+  clear() {
+    element("answers").replaceChildren();
+    element("samples").replaceChildren();
+    this.#asked = "";
+    this.#shown = 0;
+  }
+
+  /** @param {JobView} job @param {TrainView} train */
+  show(job, train) {
+    const writes = isOfText(train.model);
+    setText(element("try-intro"), writes ? text.tryout.texts : text.tryout.pictures);
+    element("prompt-row").hidden = !writes;
+    const { state } = this.#visit;
+    const helping = state === "working" || state === "waiting";
+    const fresh = train.checkpoint !== this.#asked && train.rounds_merged > 0;
+    if (writes && helping && fresh && !this.#visit.asking && document.visibilityState === "visible") void this.#ask(job, train);
+  }
+
+  /** @param {JobView} job @param {TrainView} train */
+  async #ask(job, train) {
+    this.#asked = train.checkpoint;
     // Not `disabled`: that would throw the keyboard's focus away.
-    button.setAttribute("aria-disabled", "true");
-    setText(element("try-status"), text.tryout.loading);
+    this.#button.setAttribute("aria-disabled", "true");
+    if (this.#shown === 0) setText(element("try-status"), text.tryout.loading);
     try {
-      const answers = await visit.answers(job.id, ROWS);
-      element("answers").replaceChildren(...answers.map((answer) => card(answer, job.name)));
-      const right = answers.filter((answer) => answer.answer === answer.label).length;
-      setText(element("try-status"), text.tryout.score(right, answers.length));
-      setText(button, text.fixed.try_again);
-      document.documentElement.dataset["answers"] = String(answers.length);
+      const prompt = byId("prompt", HTMLInputElement).value;
+      const message = await this.#visit.ask(job.id, ROWS, prompt, this.#seed);
+      // The answer may come when another job is shown already.
+      if (this.#currentJob()?.id !== job.id) return;
+      if (message.type === "sample") this.#sample(message);
+      else this.#answers(message.rows, job.name);
+      setText(this.#button, text.fixed.try_again);
     } catch (error) {
       const what = error instanceof Error ? error.message : String(error);
       setText(element("try-status"), text.tryout.failed(what));
     } finally {
-      button.removeAttribute("aria-disabled");
+      this.#button.removeAttribute("aria-disabled");
     }
-  });
+  }
+
+  /** @param {Answer[]} rows @param {string} jobName */
+  #answers(rows, jobName) {
+    element("answers").replaceChildren(...rows.map((answer) => card(answer, jobName)));
+    const right = rows.filter((answer) => answer.answer === answer.label).length;
+    setText(element("try-status"), text.tryout.score(right, rows.length));
+    document.documentElement.dataset["answers"] = String(rows.length);
+  }
+
+  /** What a model wrote can be anything: it is set as text, never as markup. @param {SampleMessage} sample */
+  #sample(sample) {
+    const list = element("samples");
+    const written = build("p", { class: "written" }, build("span", { class: "soft" }, sample.prompt), sample.text);
+    list.prepend(build("li", {}, build("p", { class: "small" }, text.tryout.after(sample.round)), written));
+    while (list.childElementCount > SAMPLES_MAX) list.lastElementChild?.remove();
+    this.#shown += 1;
+    setText(element("try-status"), text.tryout.wrote);
+    Object.assign(document.documentElement.dataset, { samples: String(this.#shown), sampleRound: String(sample.round) });
+  }
 }
 
 /**

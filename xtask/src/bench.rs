@@ -1,6 +1,7 @@
 //! `cargo xtask bench …`: measurements. Each prints a table for people and one JSON object as its last line. None of
 //! them judges: the status is 0 when the measurement was made, whatever it shows.
 
+mod converge;
 mod module;
 mod size;
 mod visit;
@@ -13,9 +14,17 @@ use crate::{setup, web};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Bench {
+    /// Train a bundled job's model centrally, on the native CPU path, and print how well it does on held-out data.
+    Converge {
+        #[arg(long, value_enum)]
+        job: converge::Job,
+        /// Also write the JSON object here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// Build the engine as a module for a benchmark's page, beside tests/bench/ours.mjs; measures nothing.
     Module,
-    /// Bytes that a visitor downloads before Start and until the first unit's result.
+    /// Bytes that a visitor downloads before Start, until the first unit's result, and to train.
     Size {
         /// Also write the JSON object here.
         #[arg(long, value_name = "FILE")]
@@ -44,6 +53,7 @@ pub fn main(bench: &Bench) -> Result<()> {
             setup::set_up(setup::Purpose::Web)?;
             module::build()
         }
+        Bench::Converge { job, json } => emit(&converge::measure(*job)?, json.as_deref()),
         Bench::Size { json, no_build } => {
             if !no_build {
                 setup::set_up(setup::Purpose::Web)?;

@@ -1,5 +1,7 @@
-//! Fashion-MNIST from Debian's package: the shipped subset of the demo job, and the full set for those who want it.
-//! Reads the IDX files and writes safetensors. It is not a data loader: jobs read what it wrote.
+//! The bundled jobs' data from Debian's packages: the shipped subset of Fashion-MNIST, the full set for those who want
+//! it, and (in `austen`) the novels. Reads the IDX files and writes safetensors. It is not a data loader: jobs read what it wrote.
+
+mod austen;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -109,7 +111,7 @@ pub fn source_dir() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Writes the subset that the repository ships, with its licence and origin.
+/// Writes what the repository ships, with its origin.
 pub fn make_demo_data() -> Result<()> {
     let source = source_dir()?;
     let target = root().join("demo/fashion-mlp");
@@ -121,7 +123,8 @@ pub fn make_demo_data() -> Result<()> {
         write(&target.join(&file), &bytes)?;
         outputs.push((file, per_class * CLASSES, sha256(&bytes)));
     }
-    write(&target.join("ORIGIN.md"), origin(&source, &outputs)?.as_bytes())
+    write(&target.join("ORIGIN.md"), origin(&source, &outputs)?.as_bytes())?;
+    austen::make()
 }
 
 fn origin(source: &Path, outputs: &[(String, usize, String)]) -> Result<String> {

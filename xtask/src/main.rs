@@ -37,7 +37,7 @@ enum Command {
     Bench(bench::Bench),
     /// Get the full Fashion-MNIST as target/data/fashion-mnist/*.safetensors.
     FetchData,
-    /// Make the shipped subset of Fashion-MNIST again.
+    /// Make the bundled jobs' data again: a subset of Fashion-MNIST, and Jane Austen's novels.
     MakeDemoData,
 }
 

@@ -15,11 +15,35 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::proc::{Group, Interrupt, command, on_path, run};
 use crate::{build_dir, root, setup, web};
-use api::{Api, Job};
+use api::{Api, Job, Target};
 
-/// The bundled job.
-const DEMO: &str = "demo/fashion-mlp";
-const DEMO_NAME: &str = "fashion-mlp";
+/// A job that the repository brings along, in the folder of its name below demo/.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Bundled {
+    FashionMlp,
+    FashionCnn,
+    AustenGpt,
+}
+
+impl Bundled {
+    /// The manifest's name, and its folder's.
+    fn name(self) -> &'static str {
+        match self {
+            Bundled::FashionMlp => "fashion-mlp",
+            Bundled::FashionCnn => "fashion-cnn",
+            Bundled::AustenGpt => "austen-gpt",
+        }
+    }
+
+    /// The folder of its data: both nets learn from the same pictures.
+    fn data(self) -> &'static str {
+        match self {
+            Bundled::FashionMlp | Bundled::FashionCnn => "demo/fashion-mlp",
+            Bundled::AustenGpt => "demo/austen-gpt",
+        }
+    }
+}
+
 /// The coordinator opens its store and listens within this.
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// With visitors of our own, a round that takes longer means that nothing moves any more.
@@ -31,6 +55,9 @@ pub struct Args {
     /// Start this many headless browsers that press Start, and leave when the job is finished.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=16))]
     volunteers: u32,
+    /// The bundled job to hand in.
+    #[arg(long, value_enum, default_value_t = Bundled::FashionMlp)]
+    job: Bundled,
     /// Where the coordinator keeps its database, blobs and keys.
     #[arg(long, value_name = "DIR", default_value = "manyhands-data")]
     data_dir: PathBuf,
@@ -54,7 +81,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     }
 
     let coordinator = Coordinator::start(args, &interrupt)?;
-    let job = coordinator.demo_job()?;
+    let job = coordinator.demo_job(args.job)?;
     let url = &coordinator.url;
     println!("\nMany Hands is at {url}\n");
     if args.volunteers == 0 {
@@ -132,13 +159,14 @@ impl Coordinator {
     }
 
     /// The unfinished demo job, approved; handed in where there is none.
-    fn demo_job(&self) -> Result<Job> {
+    fn demo_job(&self, bundled: Bundled) -> Result<Job> {
+        let name = bundled.name();
         let unfinished = || -> Result<Option<Job>> {
             let jobs = self.api.jobs()?;
-            Ok(jobs.into_iter().rfind(|job| job.name == DEMO_NAME && !job.is_over()))
+            Ok(jobs.into_iter().rfind(|job| job.name == name && !job.is_over()))
         };
         if let Some(job) = unfinished()? {
-            println!("job {} ({DEMO_NAME}) is here already: {}", job.id, job.state);
+            println!("job {} ({name}) is here already: {}", job.id, job.state);
             match job.state.as_str() {
                 "submitted" => self.job(&["approve", &job.id.to_string()])?,
                 "paused" => self.job(&["resume", &job.id.to_string()])?,
@@ -146,7 +174,7 @@ impl Coordinator {
             }
             return Ok(job);
         }
-        self.job(&["submit", &format!("{DEMO}/manifest.json"), "--data", DEMO, "--approve"])?;
+        self.job(&["submit", &format!("demo/{name}/manifest.json"), "--data", bundled.data(), "--approve"])?;
         unfinished()?.context("the demo job was handed in, but the coordinator does not list it")
     }
 
@@ -220,12 +248,13 @@ fn watch(mut coordinator: Coordinator, visitors: Option<Group>, job: Job, interr
 /// Says how the job ended and exports its model; true when the target was reached.
 fn finish(coordinator: &Coordinator, job: &Job) -> Result<bool> {
     let Some(last) = job.history.last() else { bail!("job {} is {} without any evaluation", job.id, job.state) };
-    let reached = last.accuracy >= job.target_accuracy;
+    let reached = job.is_reached(last);
     let verdict = if reached { "reached" } else { "NOT reached" };
-    println!(
-        "\njob {} is {}: test accuracy {:.4} after round {}, target {} {verdict}",
-        job.id, job.state, last.accuracy, last.round, job.target_accuracy
-    );
+    let target = match job.target {
+        Target::Accuracy(target) | Target::BitsPerByte(target) => target.to_string(),
+        Target::None => "none".to_owned(),
+    };
+    println!("\njob {} is {}: {} after round {}, target {target} {verdict}", job.id, job.state, last.standing(), last.round);
     let out = root().join("artefacts").join(format!("{}-{}.safetensors", job.name, job.id));
     export(coordinator, job.id, &out)?;
     println!("exported model: {}", out.display());
@@ -242,6 +271,17 @@ fn export(coordinator: &Coordinator, job: u64, out: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bundled_jobs_are_there_under_their_names() {
+        for bundled in <Bundled as clap::ValueEnum>::value_variants() {
+            let manifest = fs::read_to_string(root().join(format!("demo/{}/manifest.json", bundled.name()))).unwrap();
+            let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+            assert_eq!(manifest["name"], bundled.name());
+            let file = if manifest["work"]["text"].is_null() { "train.safetensors" } else { "text.txt" };
+            assert!(root().join(bundled.data()).join(file).is_file());
+        }
+    }
 
     #[test]
     fn a_port_in_use_is_said_plainly() {

@@ -1,8 +1,9 @@
-//! Builds the page and the worker into dist/: Trunk does the work, then the worker gets its final names, and everything
-//! is made small. Nothing here knows what the page or the worker do.
+//! Builds the page and the worker into dist/: Trunk does the work, cargo builds the small worker that a visit begins with,
+//! then both get their final names, and everything is made small. Nothing here knows what the page or the worker do.
 
 pub mod compress;
 mod finish;
+mod imports;
 mod strip;
 
 use std::fs;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 
 use crate::proc::{command, on_path, run};
-use crate::{root, setup};
+use crate::{build_dir, root, setup};
 
 /// Where Trunk writes.
 const STAGE: &str = "target/web-stage";
@@ -30,12 +31,27 @@ pub fn build() -> Result<()> {
     // Panic messages hold source paths: those of the machine that built are nobody's business and differ everywhere.
     trunk.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", remapped_paths()?);
     run(&mut trunk)?;
+    build_opening(&stage)?;
 
-    let names = finish::finish(&stage, shrink)?;
+    let workers = finish::finish(&stage, shrink)?;
     strip::strip(&stage)?;
     let count = compress::compress_below(&stage)?;
-    println!("page built: worker {} and {}; {count} files compressed", names.script, names.wasm);
+    for names in workers {
+        println!("worker built: {} and {}", names.script, names.wasm);
+    }
+    println!("page built: {count} files compressed");
     replace(&stage, &dist())
+}
+
+/// The small worker, beside what Trunk left.
+fn build_opening(stage: &Path) -> Result<()> {
+    let mut cargo = command("cargo", &["build", "--package", finish::WHOLE, "--no-default-features"]);
+    cargo.args(["--target", "wasm32-unknown-unknown", "--profile", "opening"]);
+    run(cargo.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", remapped_paths()?))?;
+    let target = build_dir().parent().context("cargo's folder has a parent")?;
+    let built = target.join("wasm32-unknown-unknown/opening").join(finish::WHOLE).with_extension("wasm");
+    let mut bind = command("wasm-bindgen", &["--target", "web", "--no-typescript", "--out-name", finish::OPENING, "--out-dir"]);
+    run(bind.arg(stage).arg(&built).env("PATH", setup::path()?))
 }
 
 /// Moves `new` to where `old` is. A crash in between leaves no dist/, which the next build repairs.

@@ -1,5 +1,6 @@
 //! What the job commands print: plain tables for people, JSON views for scripts. Formats only.
 
+use manyhands_protocol::manifest::{Target, bits};
 use manyhands_protocol::problem::Problem;
 use manyhands_protocol::view::{JobView, JobsView};
 
@@ -17,14 +18,14 @@ pub fn jobs(jobs: &[JobView], as_json: bool) -> String {
     if as_json {
         return pretty(&JobsView { jobs: jobs.to_vec() });
     }
-    let mut rows = vec![["ID", "STATE", "KIND", "PROGRESS", "ACCURACY", "ACCEPTED", "REJECTED", "NAME"].map(str::to_owned)];
+    let mut rows = vec![["ID", "STATE", "KIND", "PROGRESS", "LEARNT", "ACCEPTED", "REJECTED", "NAME"].map(str::to_owned)];
     rows.extend(jobs.iter().map(|job| {
         [
             job.id.to_string(),
             job.state.name().to_owned(),
             job.kind.clone(),
             progress(job),
-            accuracy(job).unwrap_or("-".to_owned()),
+            learnt(job).unwrap_or("-".to_owned()),
             job.results_accepted.to_string(),
             job.results_rejected.to_string(),
             job.name.clone(),
@@ -53,8 +54,11 @@ pub fn job(job: &JobView, as_json: bool) -> String {
         if let Some(last) = train.history.last() {
             rows.push(["loss".to_owned(), format!("{:.4}", last.loss)]);
         }
-        let target = format!("{} (target {:.4})", accuracy(job).unwrap_or("-".to_owned()), train.target_accuracy);
-        rows.push(["accuracy".to_owned(), target]);
+        let (what, target) = match train.target {
+            Target::Accuracy(target) => ("accuracy", target),
+            Target::BitsPerByte(target) => ("bits per byte", target),
+        };
+        rows.push([what.to_owned(), format!("{} (target {target:.4})", learnt(job).unwrap_or("-".to_owned()))]);
         rows.push(["checkpoint".to_owned(), train.checkpoint.to_string()]);
     }
     rows.extend([
@@ -72,8 +76,15 @@ fn progress(job: &JobView) -> String {
     }
 }
 
-fn accuracy(job: &JobView) -> Option<String> {
-    Some(format!("{:.4}", job.train.as_ref()?.history.last()?.accuracy))
+/// The newest checkpoint's accuracy, or its bits for each byte where those are what the job is after.
+fn learnt(job: &JobView) -> Option<String> {
+    let train = job.train.as_ref()?;
+    let last = train.history.last()?;
+    let value = match train.target {
+        Target::Accuracy(_) => last.accuracy,
+        Target::BitsPerByte(_) => bits(last.loss),
+    };
+    Some(format!("{value:.4}"))
 }
 
 fn pretty<T: serde::Serialize>(value: &T) -> String {

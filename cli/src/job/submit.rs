@@ -39,12 +39,16 @@ pub fn prepare(manifest_path: &Path, data: &Path) -> Result<Prepared, JobError> 
 }
 
 fn train_inputs(recipe: &TrainRecipe, data: &Path, blobs: &mut Blobs) -> Result<Inputs, JobError> {
+    let files = if recipe.text.is_some() { "text.txt" } else { "train.safetensors and test.safetensors" };
     if !data.is_dir() {
-        let reason = "must be a folder with train.safetensors and test.safetensors".to_owned();
+        let reason = format!("must be a folder with {files}");
         return Err(JobError::File { path: data.display().to_string(), reason });
     }
-    let (train, test) = (read(&data.join("train.safetensors"))?, read(&data.join("test.safetensors"))?);
-    let cut = cut::cut_train(recipe, &train, &test).map_err(|e| cut_fault(data, e))?;
+    let cut = match &recipe.text {
+        Some(split) => cut::cut_text(recipe, split, &read(&data.join("text.txt"))?),
+        None => cut::cut_train(recipe, &read(&data.join("train.safetensors"))?, &read(&data.join("test.safetensors"))?),
+    };
+    let cut = cut.map_err(|e| cut_fault(data, e))?;
     Ok(Inputs::Train { shards: blobs.add_all(cut.shards), test: blobs.add(cut.test) })
 }
 

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 
 use clap::Parser;
-use manyhands_protocol::manifest::{Category, Inputs};
+use manyhands_protocol::manifest::{Category, Inputs, JobWork};
 use manyhands_protocol::problem::{Code, Problem};
 use manyhands_protocol::view::JobState;
 
@@ -153,7 +153,21 @@ fn tables_line_up_and_show_no_control_characters() {
     assert!(text.contains("progress      3 of 4 units"), "{text}");
     assert!(text.contains("title         a?[2Jb"), "{text}");
     let text = print::jobs(std::slice::from_ref(&view), false);
-    assert_eq!(text.lines().last().unwrap(), "7   running  matmul  3 of 4 units  -         3         1         t");
+    assert_eq!(text.lines().last().unwrap(), "7   running  matmul  3 of 4 units  -       3         1         t");
     let back: JobView = serde_json::from_str(&print::job(&view, true)).unwrap();
     assert_eq!(back, view);
+}
+
+/// The bundled jobs can be handed in as they are, and say of themselves what is true.
+#[test]
+fn bundled_jobs_are_in_order() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo");
+    for (name, data) in [("fashion-mlp", "fashion-mlp"), ("fashion-cnn", "fashion-mlp"), ("austen-gpt", "austen-gpt")] {
+        let prepared = submit::prepare(&demo.join(name).join("manifest.json"), &demo.join(data)).unwrap();
+        let manifest = &prepared.submission.manifest;
+        let JobWork::Train(recipe) = &manifest.work else { panic!("{name} trains") };
+        let parameters: usize = recipe.model.parameters().unwrap().iter().map(|p| p.values_count()).sum();
+        let written = format!("{},{:03} numbers to learn", parameters / 1000, parameters % 1000);
+        assert!(manifest.description.contains(&written), "{name} has {parameters} parameters: {}", manifest.description);
+    }
 }

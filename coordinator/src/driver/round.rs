@@ -47,7 +47,7 @@ async fn close_round(
     }
     let next = store_checkpoint(service, recipe, &merged, test).await?;
     let round = job.round + 1;
-    let done = next.accuracy >= recipe.target_accuracy || round >= recipe.rounds_max;
+    let done = recipe.target().is_reached(next.loss, next.accuracy) || round >= recipe.rounds_max;
     let units = if done { Vec::new() } else { scheduler::round_units(recipe, shards, next.checkpoint, round) };
     service.store.close_round(RoundClose { job: job.id, round: job.round, next, units }).await?;
     tracing::info!(job = %job.id, round, loss = next.loss, accuracy = next.accuracy, done, "round merged");

@@ -21,6 +21,9 @@ pub enum EngineError {
     /// The work needs more memory than the device or this build allows.
     #[error("the work needs {bytes} bytes, at most {most} are allowed")]
     TooLarge { bytes: u64, most: u64 },
+    /// One tensor of the work is past what the device binds, whatever memory it has.
+    #[error("the work needs {total} bytes, {bytes} of them in one buffer where the device takes {most}")]
+    BufferTooLarge { total: u64, bytes: u64, most: u64 },
     /// The model has a layer, or the work an optimiser, that this build has no kernels for.
     #[error("this build cannot train {0}")]
     Unsupported(String),
@@ -44,7 +47,7 @@ impl EngineError {
             EngineError::OutOfMemory(_) => "out_of_memory",
             EngineError::Validation(_) => "validation",
             EngineError::SelfTest { .. } => "self_test",
-            EngineError::TooLarge { .. } => "too_large",
+            EngineError::TooLarge { .. } | EngineError::BufferTooLarge { .. } => "too_large",
             EngineError::Unsupported(_) => "unsupported",
             EngineError::Stopped => "stopped",
             EngineError::Input(_) => "input",

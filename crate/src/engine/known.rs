@@ -3,11 +3,13 @@
 
 mod adamw;
 mod clip;
+mod dropout;
 pub mod image;
 mod sequence;
 
 pub use adamw::{adamw_advance, adamw_step};
 pub use clip::{clipped, square_sums};
+pub use dropout::{dropout_advance, dropped};
 pub use sequence::*;
 
 use manyhands_programs::EVERY_LAYER;
@@ -186,9 +188,10 @@ pub fn sgd_step(count: usize) -> Case {
     case
 }
 
-/// The kernel of a call, for [`Case::is_of`]: of products the family, whose variant the device chooses.
+/// The kernel of a call, for [`Case::is_of`]: of products the family, whose variant the device chooses, and of others that
+/// which needs nothing of the device.
 pub fn kernel_of(op: &Op) -> &'static str {
-    let kernel = op.call(|_| Variant::Blocked).kernel.name;
+    let kernel = op.call(false, |_| Variant::Blocked).kernel.name;
     if matches!(op, Op::Matmul(_)) { matmul::FAMILY } else { kernel }
 }
 
@@ -206,8 +209,11 @@ pub fn variant_products(transposed: Transposed, epilogues: &[Epilogue], variant:
     shapes.flat_map(|shape| epilogues.iter().map(move |&epilogue| product(shape, transposed, epilogue, Some(variant)))).collect()
 }
 
-/// Every pipeline that training and products use, at shapes with edges.
+/// Every pipeline that this build uses, at shapes with edges.
 pub fn self_test_cases() -> Vec<Case> {
+    if !EVERY_LAYER {
+        return plain_products();
+    }
     let forward = Transposed { a: false, b: false };
     let weights = Transposed { a: true, b: false };
     let inputs = Transposed { a: false, b: true };
@@ -232,11 +238,10 @@ pub fn self_test_cases() -> Vec<Case> {
         cross_entropy(35, 10, 8.0),
         sgd_step(301),
     ]);
-    if EVERY_LAYER {
-        cases.extend([adamw_advance(), adamw_step(301, 1), square_sums(2500), clipped(301, 1.0)]);
-        cases.extend(sequence::self_test_cases());
-        cases.extend(image::self_test_cases());
-    }
+    cases.extend([adamw_advance(), adamw_step(301, 1), square_sums(2500), clipped(301, 1.0)]);
+    cases.extend([dropped(301, 0.3), dropout_advance()]);
+    cases.extend(sequence::self_test_cases());
+    cases.extend(image::self_test_cases());
     cases
 }
 
@@ -275,7 +280,12 @@ mod tests {
     fn every_kernel_in_use_has_a_case() {
         let cases = self_test_cases();
         for kernel in manyhands_shaders::KERNELS {
-            let name = if kernel.name.starts_with(matmul::FAMILY) { matmul::FAMILY } else { kernel.name };
+            let name = match kernel.name {
+                name if name.starts_with(matmul::FAMILY) => matmul::FAMILY,
+                // Where the device has it, it is what the cases of the kernels it replaces run.
+                "convolution_quad" => "convolution_forward",
+                name => name,
+            };
             assert!(cases.iter().any(|case| case.is_of(name)), "{name}");
         }
     }

@@ -20,7 +20,7 @@ impl Engine {
         if let Some((buffer, values)) = inputs.iter().find(|(b, v)| program.values.get(b.0) != Some(&(v.len() as u64))) {
             return Err(EngineError::Input(format!("{} values do not fill {buffer:?} of the program", values.len())));
         }
-        check_bytes(program, 0)?;
+        check_bytes(program.bytes(0))?;
         Ok(match self {
             Engine::Cpu(cpu) => Resident::Cpu(Box::new(cpu.load(program, inputs))),
             #[cfg(feature = "gpu")]

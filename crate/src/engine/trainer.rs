@@ -8,7 +8,7 @@ use crate::control::Control;
 use crate::cpu::{self, CpuTrainer};
 #[cfg(feature = "gpu")]
 use crate::gpu::GpuTrainer;
-use crate::plan::{TrainPlan, check_bytes};
+use crate::plan::{Buffer, CALL_FLOP_MAX, Placement, State, Traced, TrainPlan, check_built, check_bytes};
 use crate::tensors::Shard;
 
 /// A run of training steps.
@@ -21,23 +21,38 @@ pub enum Trainer<'a> {
 impl Engine {
     /// A run of `work` from `parameters` (in the model's order), whose batches are taken from `shard` as the work says,
     /// those of `inner_steps` steps over and over. [`EngineError::Input`] where these do not fit each other,
-    /// [`EngineError::TooLarge`] before anything is allocated where the device cannot hold the run.
+    /// [`EngineError::TooLarge`] or [`EngineError::BufferTooLarge`] before anything is allocated where the device cannot
+    /// hold the run.
     pub async fn trainer<'a>(
         &'a self,
         work: &TrainWork,
         parameters: &[Vec<f32>],
         shard: &'a Shard,
     ) -> Result<Trainer<'a>, EngineError> {
+        self.trainer_cut(work, parameters, shard, CALL_FLOP_MAX).await
+    }
+
+    /// The same in kernel calls of at most so much work, where they can be cut: a device that shares its time in
+    /// smaller parts computes the same bits.
+    pub async fn trainer_cut<'a>(
+        &'a self,
+        work: &TrainWork,
+        parameters: &[Vec<f32>],
+        shard: &'a Shard,
+        call_flop_max: u64,
+    ) -> Result<Trainer<'a>, EngineError> {
+        check_built()?;
         // The bounds on extents come first: what follows allocates by them.
         Work::Train(work.clone()).validate().map_err(|e| EngineError::Input(e.to_string()))?;
-        let plan = TrainPlan::compile(work)?;
+        let plan = TrainPlan::compile_cut(work, call_flop_max)?;
         parameters_fit(&plan.program, &plan.forward.parameters, parameters)?;
         shard_fits(work, &plan, shard)?;
-        check_bytes(&plan.program, shard.x.len() as u64 * 4)?;
+        let placement = Placement::shared(&plan.program);
+        check_bytes(placement.bytes(shard.x.len() as u64 * 4))?;
         Ok(match self {
-            Engine::Cpu(cpu) => Trainer::Cpu(Box::new(cpu.trainer(work, plan, parameters, shard))),
+            Engine::Cpu(cpu) => Trainer::Cpu(Box::new(cpu.trainer(work, plan, placement, parameters, shard))),
             #[cfg(feature = "gpu")]
-            Engine::Gpu(gpu) => Trainer::Gpu(Box::new(gpu.trainer(work, plan, parameters, shard).await?)),
+            Engine::Gpu(gpu) => Trainer::Gpu(Box::new(gpu.trainer(work, plan, &placement, parameters, shard).await?)),
         })
     }
 
@@ -72,12 +87,41 @@ impl Trainer<'_> {
         Ok(losses)
     }
 
+    /// Runs one step and gives what can be seen of it on its way: each layer's output, the loss's gradient by it, and the
+    /// gradients of its parameters, in the order in which the step computes them.
+    pub async fn run_traced(&mut self, control: &Control) -> Result<Vec<(Traced, Vec<f32>)>, EngineError> {
+        let seen = match self {
+            Trainer::Cpu(trainer) => trainer.run_traced(control).await?,
+            #[cfg(feature = "gpu")]
+            Trainer::Gpu(trainer) => trainer.run_traced(control).await?,
+        };
+        Ok(self.plan().traces.iter().map(|trace| trace.of).zip(seen).collect())
+    }
+
+    /// What the next step begins with: every parameter in the model's order, each followed by its optimiser state.
+    pub async fn state(&self) -> Result<Vec<(State, Vec<f32>)>, EngineError> {
+        let (of, buffers): (Vec<State>, Vec<Buffer>) = self.plan().state.iter().copied().unzip();
+        Ok(of.into_iter().zip(self.read(&buffers).await?).collect())
+    }
+
     /// The parameters as they are, in the model's order.
     pub async fn parameters(&self) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.read(&self.plan().forward.parameters).await
+    }
+
+    fn plan(&self) -> &TrainPlan {
         match self {
-            Trainer::Cpu(trainer) => Ok(trainer.parameters()),
+            Trainer::Cpu(trainer) => trainer.plan(),
             #[cfg(feature = "gpu")]
-            Trainer::Gpu(trainer) => trainer.parameters().await,
+            Trainer::Gpu(trainer) => trainer.plan(),
+        }
+    }
+
+    async fn read(&self, buffers: &[Buffer]) -> Result<Vec<Vec<f32>>, EngineError> {
+        match self {
+            Trainer::Cpu(trainer) => Ok(trainer.read(buffers)),
+            #[cfg(feature = "gpu")]
+            Trainer::Gpu(trainer) => trainer.read(buffers).await,
         }
     }
 }

@@ -29,6 +29,16 @@ impl Engine {
         }
     }
 
+    /// Whether the device has what a variant's kernel needs; the CPU path takes any for the same product.
+    pub fn runs_variant(&self, variant: Variant) -> bool {
+        let _ = variant;
+        match self {
+            Engine::Cpu(_) => true,
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(gpu) => gpu.runs(variant.kernel()),
+        }
+    }
+
     /// Runs every product that this variant takes on it.
     pub fn fix_variant(&self, variant: Variant) {
         let _ = variant;

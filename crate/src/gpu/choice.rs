@@ -27,7 +27,7 @@ impl GpuEngine {
     /// What was fixed or chosen for a product.
     pub(crate) fn chosen(&self, shape: Shape, transposed: Transposed) -> Option<Variant> {
         let choices = self.choices();
-        let fixed = choices.fixed.filter(|variant| variant.takes(shape, transposed));
+        let fixed = choices.fixed.filter(|variant| variant.takes(shape, transposed) && self.runs(variant.kernel()));
         fixed.or_else(|| choices.chosen.iter().find(|(s, t, _)| (*s, *t) == (shape, transposed)).map(|(_, _, variant)| *variant))
     }
 

@@ -9,6 +9,7 @@ use futures::future::{Either, select};
 use manyhands_protocol::limits;
 use manyhands_protocol::statement::{Backend, DeviceClass};
 use manyhands_shaders::matmul::{Shape, Transposed, Variant};
+use manyhands_shaders::{ENABLE_SUBGROUPS, Kernel};
 
 use super::choice::Choices;
 use super::fault::{Fault, engine_error};
@@ -32,6 +33,10 @@ pub struct GpuOptions {
     pub adapter: AdapterChoice,
     /// Name of a kernel and WGSL to compile in its place, so that a test can see the self-test fail.
     pub replaced_kernel: Option<(&'static str, String)>,
+    /// Leaves the device without subgroups, so that a test sees the kernels that do without.
+    pub without_subgroups: bool,
+    /// Asks for no more than WebGPU's default limits, so that a test can see what they hold.
+    pub default_limits: bool,
 }
 
 /// A device and what was compiled for it.
@@ -45,6 +50,8 @@ pub struct GpuEngine {
     tested: Mutex<Vec<&'static str>>,
     pub(super) choices: Mutex<Choices>,
     info: wgpu::AdapterInfo,
+    /// Whether kernels may exchange values within quads.
+    subgroups: bool,
     options: GpuOptions,
 }
 
@@ -52,6 +59,8 @@ impl GpuEngine {
     /// Opens a device at WebGPU's default limits, with buffers as large as the adapter allows.
     pub async fn open(options: GpuOptions) -> Result<Self, EngineError> {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        #[cfg(all(target_arch = "wasm32", feature = "web"))]
+        let enabled = crate::web::next_device_with_subgroups();
         let adapter = instance
             .request_adapter(&wgpu::RequestAdapterOptions {
                 power_preference: wgpu::PowerPreference::HighPerformance,
@@ -67,20 +76,29 @@ impl GpuEngine {
             let software = options.adapter == AdapterChoice::Software;
             info.name = crate::web::adapter_name(software).await.unwrap_or_default();
         }
-        let most = adapter.limits();
+        let defaults = wgpu::Limits::defaults();
+        let most = if options.default_limits { defaults.clone() } else { adapter.limits() };
         let required_limits = wgpu::Limits {
             max_buffer_size: most.max_buffer_size,
             max_storage_buffer_binding_size: most.max_storage_buffer_binding_size,
-            ..wgpu::Limits::defaults()
+            ..defaults
         };
+        let wanted = if options.without_subgroups { wgpu::Features::empty() } else { wgpu::Features::SUBGROUP };
+        let required_features = adapter.features() & wanted;
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("manyhands"),
+                required_features,
                 required_limits: required_limits.clone(),
                 ..Default::default()
             })
             .await
             .map_err(|e| EngineError::NoAdapter(e.to_string()))?;
+        let subgroups = required_features.contains(wgpu::Features::SUBGROUP);
+        #[cfg(all(target_arch = "wasm32", feature = "web"))]
+        let subgroups = subgroups || enabled.get();
+        // Quads lie within a subgroup.
+        let subgroups = subgroups && info.subgroup_min_size >= 4 && !options.without_subgroups;
         let fault = Fault::default();
         let lost = fault.clone();
         device.set_device_lost_callback(move |reason, message| {
@@ -97,6 +115,7 @@ impl GpuEngine {
             tested: Mutex::default(),
             choices: Mutex::default(),
             info,
+            subgroups,
             options,
         })
     }
@@ -134,26 +153,40 @@ impl GpuEngine {
         (format!("{} {:x}:{:x}", self.info.name, self.info.vendor, self.info.device), told.trim().to_owned())
     }
 
+    /// Whether the device has what a kernel needs.
+    pub fn runs(&self, kernel: &Kernel) -> bool {
+        self.subgroups || !kernel.needs_subgroups()
+    }
+
+    /// Whether kernels that exchange values within quads are the faster ones: they are made for software adapters, which pay
+    /// most for loads. SwiftShader's subgroups are one quad.
+    pub(super) fn prefers_quads(&self) -> bool {
+        self.subgroups && self.is_software()
+    }
+
     /// The variant of the product that a call runs on.
     pub(super) fn variant(&self, op: &Matmul) -> Variant {
         op.variant.or_else(|| self.chosen(op.shape, op.transposed)).unwrap_or_else(|| self.usual(op.shape, op.transposed))
     }
 
-    /// The variant that runs where nothing was measured. A browser's software adapter (SwiftShader) runs the scalar kernel
-    /// as fast as the vec4 one and compiles it in half the time; lavapipe runs it at half the speed.
+    /// The variant that runs where nothing was measured. Without subgroups a browser's software adapter runs the scalar kernel
+    /// as fast as the vec4 one and compiles it in half the time.
     pub(crate) fn usual(&self, shape: Shape, transposed: Transposed) -> Variant {
         match self.is_software() && self.info.backend == wgpu::Backend::BrowserWebGpu {
+            _ if self.prefers_quads() => Variant::Quad,
             true => Variant::Blocked,
             false => Variant::default_for(shape, transposed),
         }
     }
 
-    /// The WGSL to compile for a kernel.
-    pub(super) fn wgsl<'a>(&'a self, kernel: &'a manyhands_shaders::Kernel) -> &'a str {
-        match &self.options.replaced_kernel {
+    /// The WGSL to compile for a kernel. Natively that is naga, which knows subgroups but not the directive that enables
+    /// them (https://github.com/gfx-rs/wgpu/issues/5555).
+    pub(super) fn wgsl<'a>(&'a self, kernel: &'a Kernel) -> &'a str {
+        let wgsl = match &self.options.replaced_kernel {
             Some((name, wgsl)) if *name == kernel.name => wgsl,
             _ => kernel.wgsl,
-        }
+        };
+        if cfg!(target_arch = "wasm32") { wgsl } else { wgsl.strip_prefix(ENABLE_SUBGROUPS).unwrap_or(wgsl) }
     }
 
     /// Makes device objects under error scopes: what the device refuses comes back as an error.

@@ -30,7 +30,7 @@ impl PipelineKey {
 impl GpuEngine {
     /// How this device runs a call.
     pub(super) fn call(&self, op: &Op) -> Call {
-        op.call(|product| self.variant(product))
+        op.call(self.prefers_quads(), |product| self.variant(product))
     }
 
     /// The pipelines of these calls. What is new is compiled all together, so that a device that compiles in the

@@ -1,10 +1,12 @@
 //! A program on a device: its buffers, and per call a pipeline, a bind group and a dispatch, all made once. A [`Run`]
 //! replays them in slices.
 
+use std::ops::Range;
+
 use super::device::{GpuEngine, Memory};
 use super::pipelines::Pipeline;
 use crate::engine::EngineError;
-use crate::plan::{Buffer, Call, Op, Program, Slicer, check_bytes};
+use crate::plan::{Buffer, Call, Op, Placement, Program, Slicer, check_bytes};
 
 /// Buffers are whole vec4, and never empty, so that any of them can be bound.
 const BUFFER_STEP: u64 = 16;
@@ -18,40 +20,43 @@ struct Dispatch {
 
 /// A program ready to run.
 pub struct Recording {
-    buffers: Vec<Memory>,
+    places: Vec<Memory>,
+    /// The place of each buffer.
+    place_of: Vec<usize>,
     calls: Vec<Dispatch>,
     /// Parameters of all calls, which their bind groups name.
     _params: Memory,
 }
 
 impl GpuEngine {
-    /// Compiles and allocates what a program needs. [`EngineError::TooLarge`] before anything is allocated where a
-    /// buffer is past what the device binds.
-    pub(super) async fn record(&self, program: &Program) -> Result<Recording, EngineError> {
-        check_bytes(program, 0)?;
+    /// Compiles and allocates what a program needs. Before anything is allocated [`EngineError::TooLarge`], or
+    /// [`EngineError::BufferTooLarge`] where a buffer is past what the device binds.
+    pub(super) async fn record(&self, program: &Program, placement: &Placement) -> Result<Recording, EngineError> {
+        check_bytes(placement.bytes(0))?;
         let most = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
-        let sizes: Vec<u64> = program.values.iter().map(|v| (v * 4).next_multiple_of(BUFFER_STEP).max(BUFFER_STEP)).collect();
+        let size = |values: &u64| (values * 4).next_multiple_of(BUFFER_STEP).max(BUFFER_STEP);
+        let sizes: Vec<u64> = placement.places.iter().map(size).collect();
         if let Some(&bytes) = sizes.iter().find(|&&bytes| bytes > most) {
-            return Err(EngineError::TooLarge { bytes, most });
+            return Err(EngineError::BufferTooLarge { total: placement.bytes(0), bytes, most });
         }
         let calls: Vec<_> = program.ops.iter().map(|op| self.call(op)).collect();
         let flops: Vec<_> = program.ops.iter().map(Op::flop).collect();
         let pipelines = self.pipelines(&calls).await?;
-        self.scoped(|| self.allocate(&sizes, &pipelines, &calls, &flops)).await
+        self.scoped(|| self.allocate(&sizes, &placement.place_of, &pipelines, &calls, &flops)).await
     }
 
-    fn allocate(&self, sizes: &[u64], pipelines: &[Pipeline], calls: &[Call], flops: &[u64]) -> Recording {
+    fn allocate(&self, sizes: &[u64], place_of: &[usize], pipelines: &[Pipeline], calls: &[Call], flops: &[u64]) -> Recording {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let buffer = |&size| {
             let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
             Memory(self.device.create_buffer(&descriptor))
         };
-        let buffers: Vec<_> = sizes.iter().map(buffer).collect();
+        let places: Vec<_> = sizes.iter().map(buffer).collect();
         let (uniforms, offsets) = self.uniforms(calls);
         let calls = calls.iter().zip(pipelines).zip(flops).zip(offsets).map(|(((call, pipeline), &flop), offset)| {
             let size = std::num::NonZeroU64::new(call.params.len() as u64);
             let params = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &uniforms, offset, size });
-            let storage = call.buffers.iter().map(|b| buffers[b.0].as_entire_binding());
+            let storage = call.buffers.iter().map(|b| places[place_of[b.0]].as_entire_binding());
             let entries: Vec<_> = std::iter::once(params)
                 .chain(storage)
                 .enumerate()
@@ -65,7 +70,7 @@ impl GpuEngine {
             Dispatch { pipeline: pipeline.pipeline.clone(), bind_group, groups: call.groups, flop }
         });
         let calls = calls.collect();
-        Recording { buffers, calls, _params: uniforms }
+        Recording { places, place_of: place_of.to_vec(), calls, _params: uniforms }
     }
 
     /// One buffer with the parameters of every call, and where each begins.
@@ -92,7 +97,7 @@ impl GpuEngine {
 
 impl Recording {
     pub fn buffer(&self, buffer: Buffer) -> &wgpu::Buffer {
-        &self.buffers[buffer.0]
+        &self.places[self.place_of[buffer.0]]
     }
 
     /// Puts values at the beginning of a buffer.
@@ -126,9 +131,14 @@ impl<'a> Run<'a> {
 
     /// Every call of the program once, submitting whenever a slice is full.
     pub async fn calls(&mut self, slicer: &mut Slicer<'_>) -> Result<(), EngineError> {
-        let mut next = 0;
-        while next < self.recording.calls.len() {
-            let (done, full) = self.pass(next, slicer);
+        self.part(0..self.recording.calls.len(), slicer).await
+    }
+
+    /// Some of the program's calls, likewise.
+    pub async fn part(&mut self, calls: Range<usize>, slicer: &mut Slicer<'_>) -> Result<(), EngineError> {
+        let mut next = calls.start;
+        while next < calls.end {
+            let (done, full) = self.pass(next..calls.end, slicer);
             next = done;
             if full {
                 self.finish().await?;
@@ -138,11 +148,11 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Records calls from `next` on until the slice is full; the call to go on with, and whether it was.
-    fn pass(&mut self, next: usize, slicer: &mut Slicer<'_>) -> (usize, bool) {
+    /// Records calls until the slice is full; the call to go on with, and whether it was.
+    fn pass(&mut self, calls: Range<usize>, slicer: &mut Slicer<'_>) -> (usize, bool) {
         let recording = self.recording;
         let mut pass = self.encoder().begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        for (index, call) in recording.calls.iter().enumerate().skip(next) {
+        for (index, call) in calls.clone().zip(&recording.calls[calls.clone()]) {
             if call.groups[0] > 0 {
                 let [x, y, z] = call.groups;
                 pass.set_pipeline(&call.pipeline);
@@ -153,7 +163,7 @@ impl<'a> Run<'a> {
                 return (index + 1, true);
             }
         }
-        (recording.calls.len(), false)
+        (calls.end, false)
     }
 
     /// Submits what is recorded and waits for it.

@@ -8,9 +8,9 @@ mod update;
 use manyhands_protocol::model::Model;
 use manyhands_protocol::work::TrainWork;
 use manyhands_shaders::matmul::{Epilogue, Rows, Shape, Transposed};
-use manyhands_shaders::{attention, convolution, embedding, layer_norm, pool};
+use manyhands_shaders::{attention, convolution, dropout, embedding, layer_norm, pool};
 
-use super::{Buffer, Matmul, Op, Program, Saved, check_built};
+use super::{Buffer, CALL_FLOP_MAX, Matmul, Op, Program, Saved, check_built};
 use crate::engine::EngineError;
 
 /// The forward pass over a fixed batch.
@@ -26,9 +26,12 @@ pub struct ForwardPlan {
     pub x: Buffer,
     /// `[batch · labels, classes]`.
     pub logits: Buffer,
-    /// In the model's order.
+    /// In the model's order; the first buffers of the program.
     pub parameters: Vec<Buffer>,
-    nodes: Vec<Node>,
+    nodes: Vec<Placed>,
+    traces: Vec<Trace>,
+    /// The counter of inner steps that dropout reads.
+    step: Option<Buffer>,
 }
 
 /// A training step over a fixed batch.
@@ -42,6 +45,76 @@ pub struct TrainPlan {
     pub loss: Buffer,
     /// What buffers hold before the first step, where that is not zero.
     pub initial: Vec<(Buffer, Vec<f32>)>,
+    /// What one step hands on to the next: by parameter in the model's order, each followed by its optimiser state.
+    pub state: Vec<(State, Buffer)>,
+    /// What can be seen of a step on its way, in the order in which the calls complete it.
+    pub traces: Vec<Trace>,
+}
+
+/// A tensor that one step hands on to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct State {
+    /// In the model's order; none for what belongs to no parameter.
+    pub parameter: Option<u32>,
+    pub kind: StateKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StateKind {
+    Parameter,
+    /// Of SGD with momentum.
+    Velocity,
+    /// Of AdamW.
+    FirstMoment,
+    SecondMoment,
+    /// AdamW's running powers of its two rates, `[4]`.
+    Powers,
+    /// The inner step of dropout's masks, in u32 bits, and three zeros.
+    InnerStep,
+}
+
+/// A tensor of a step on its way, complete once `after` calls of the program have run; later calls may write over it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trace {
+    pub after: usize,
+    pub of: Traced,
+    pub buffer: Buffer,
+}
+
+/// Which tensor of a step it is. A dense layer or a convolution whose ReLU is its epilogue gives no output of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traced {
+    /// In the model's order.
+    pub layer: u32,
+    /// Of attention: 0 queries, keys and values, 1 the heads' outputs, 2 their projection; else 0.
+    pub part: u32,
+    pub what: What,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    Output,
+    /// The loss's gradient by the output.
+    Error,
+    /// The loss's gradient by a parameter, before clipping.
+    Gradient {
+        parameter: u32,
+    },
+}
+
+/// A node of the layer it computes, or a part of it; and the layer of the ReLU that is its epilogue.
+struct Placed {
+    node: Node,
+    layer: usize,
+    part: u32,
+    fused: Option<usize>,
+}
+
+impl Placed {
+    /// Whether the node gives a tensor.
+    fn gives(&self) -> bool {
+        !matches!(self.node, Node::Branch { .. })
+    }
 }
 
 /// One step of the forward pass and what its backward needs. Activations have the rows of the batch first.
@@ -99,6 +172,12 @@ enum Node {
         output: Buffer,
         logsumexp: Buffer,
     },
+    /// `step` holds the inner step, which the mask is of.
+    Dropout {
+        step: Buffer,
+        mask: dropout::Mask,
+        values: u32,
+    },
     /// A residual's branch begins.
     Branch {
         values: u32,
@@ -113,28 +192,54 @@ impl Node {
     }
 }
 
+/// What a unit fixes of the masks of its dropouts.
+#[derive(Clone, Copy)]
+struct Drawn {
+    key: [u32; 2],
+    first_row: u32,
+}
+
 impl ForwardPlan {
+    /// Without dropout, as a model is used.
     pub fn compile(model: &Model, batch: u32) -> Result<Self, EngineError> {
-        check_built(model, None)?;
-        forward::compile(model, batch)
+        check_built()?;
+        forward::compile(model, batch, None, CALL_FLOP_MAX)
     }
 }
 
 impl TrainPlan {
     /// The step of `work`, whose extents the caller has validated.
     pub fn compile(work: &TrainWork) -> Result<Self, EngineError> {
-        check_built(&work.model, Some(&work.optimizer))?;
-        let forward = ForwardPlan::compile(&work.model, work.batch)?;
+        Self::compile_cut(work, CALL_FLOP_MAX)
+    }
+
+    /// The same in calls of at most so much work, where they can be cut; that changes no bits.
+    pub fn compile_cut(work: &TrainWork, call_flop_max: u64) -> Result<Self, EngineError> {
+        check_built()?;
+        let drawn = Drawn { key: work.dropout_key(), first_row: work.first_row };
+        let forward = forward::compile(&work.model, work.batch, Some(drawn), call_flop_max)?;
         let (rows, classes) = (work.batch * forward.labels, forward.classes);
         let mut program = forward.program.clone();
-        let [labels, losses] = [0; 2].map(|_| program.buffer(rows.into()));
-        let loss = program.buffer(1);
-        let gradient = program.buffer(u64::from(rows) * u64::from(classes));
+        // Only the loss is made of them.
+        program.passing.insert(forward.logits);
+        let (labels, loss) = (program.buffer(rows.into()), program.buffer(1));
+        let losses = program.passing(rows.into());
+        let gradient = program.passing(u64::from(rows) * u64::from(classes));
         program.ops.push(Op::SoftmaxCrossEntropy { logits: forward.logits, labels, gradient, losses, rows, classes });
         program.ops.push(Op::ColumnSum { x: losses, sums: loss, rows, columns: 1 });
-        let gradients = backward::compile(&mut program, &forward.nodes, gradient);
-        let initial = update::compile(&mut program, &gradients, &work.optimizer);
-        Ok(Self { forward, program, labels, loss, initial })
+        let (gradients, traces) = backward::compile(&mut program, &forward.nodes, gradient);
+        let update::Kept { state, initial } = update::compile(&mut program, &gradients, &work.optimizer);
+        let parameters = forward.parameters.iter();
+        let parameters =
+            parameters.map(|&buffer| (State { parameter: Some(buffer.0 as u32), kind: StateKind::Parameter }, buffer));
+        let mut state: Vec<_> = parameters.chain(state).collect();
+        if let Some(step) = forward.step {
+            program.ops.push(Op::DropoutAdvance { step });
+            state.push((State { parameter: None, kind: StateKind::InnerStep }, step));
+        }
+        state.sort_by_key(|(of, _)| (of.parameter.unwrap_or(u32::MAX), of.kind));
+        let traces = forward.traces.iter().copied().chain(traces).collect();
+        Ok(Self { forward, program, labels, loss, initial, state, traces })
     }
 }
 

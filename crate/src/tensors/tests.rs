@@ -1,4 +1,4 @@
-//! Hostile and honest safetensors bytes. Files are built by hand where the library would refuse to write them.
+//! Hostile and honest safetensors bytes. Files are built by hand where nobody would write them.
 
 use super::*;
 use manyhands_protocol::model::{Input, Layer, Loss};

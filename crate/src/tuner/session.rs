@@ -65,7 +65,8 @@ impl Tuner {
     ) -> Result<(), EngineError> {
         for task in tasks {
             let usual = engine.usual_variant(task);
-            let untried = self.untried(task, usual);
+            let untried =
+                self.untried(task, usual).into_iter().filter(|&variant| engine.runs_variant(variant)).collect::<Vec<_>>();
             if untried.is_empty() || !budget.has_room() {
                 continue;
             }
@@ -119,7 +120,7 @@ impl Tuner {
         for task in tasks {
             let usual = engine.usual_variant(task);
             let mut choice = usual;
-            if let Some(winner) = self.winner(task) {
+            if let Some(winner) = self.winner(task).filter(|&winner| engine.runs_variant(winner)) {
                 match self.tested(engine, task, winner).await {
                     Ok(()) => choice = winner,
                     Err(EngineError::SelfTest { .. } | EngineError::Validation(_)) => {

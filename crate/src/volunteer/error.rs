@@ -40,6 +40,9 @@ pub enum VolunteerError {
     Tensor(#[from] TensorError),
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A lease, signed as it came, whose unit needs more than this build can compute: for a build that can.
+    #[error("the unit needs more than this build can compute")]
+    Beyond(Vec<u8>),
     /// The lease ended or was taken back.
     #[error("{0}")]
     GiveBack(String),
@@ -64,6 +67,7 @@ impl VolunteerError {
             VolunteerError::InputHash => "hash_mismatch",
             VolunteerError::Tensor(_) => "bad_tensor_file",
             VolunteerError::Engine(e) => e.code(),
+            VolunteerError::Beyond(_) => "beyond",
             VolunteerError::GiveBack(_) => "given_back",
         }
     }
@@ -119,6 +123,7 @@ impl VolunteerError {
             | VolunteerError::CoordinatorChanged
             | VolunteerError::ConsentExpired
             | VolunteerError::DataLimit
+            | VolunteerError::Beyond(_)
             | VolunteerError::Engine(EngineError::Unsupported(_))
             | VolunteerError::Host(HostError::Crypto(_)) => true,
             VolunteerError::Refused { .. } => {

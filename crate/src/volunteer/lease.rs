@@ -7,6 +7,7 @@ use manyhands_protocol::{BlobHash, JobId, KeyId, cbor, limits};
 
 use super::event::WorkKind;
 use super::identity;
+use crate::plan::check_built;
 
 /// A unit this key may work on.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +47,9 @@ pub enum ManifestFault {
     Lapsed,
     #[error("{0}")]
     Work(String),
+    /// Nothing wrong with it: this build computes products alone.
+    #[error("the unit needs more than this build can compute")]
+    Beyond,
 }
 
 /// Checks a signed manifest; `hash` is the SHA-256 of `bytes`.
@@ -68,6 +72,11 @@ pub fn check(bytes: &[u8], hash: BlobHash, expected: Expected) -> Result<Leased,
     }
     if manifest.deadline_ms.saturating_add(limits::CLOCK_SKEW_MS) < expected.now_ms {
         return Err(ManifestFault::Lapsed);
+    }
+    if let Work::Train(_) = manifest.work
+        && check_built().is_err()
+    {
+        return Err(ManifestFault::Beyond);
     }
     manifest.work.validate().map_err(|e| ManifestFault::Work(e.to_string()))?;
     Ok(Leased { manifest, hash })

@@ -50,6 +50,10 @@ pub struct Settings {
     pub renew_consent: bool,
     /// End the session with the visit: for a volunteer whose session nobody shares.
     pub withdraw_at_end: bool,
+    /// Whether the session's first unit is done: another build began this visit.
+    pub begun: bool,
+    /// A lease to begin with, signed as it came: from the build that began the visit and could not compute it.
+    pub lease: Option<Vec<u8>>,
 }
 
 /// A volunteer ready to begin a visit.
@@ -73,6 +77,7 @@ impl<H: Host> Volunteer<H> {
             totals: Cell::new(Totals::default()),
             submitted_count: Cell::new(0),
             tuning: Tuning::default(),
+            lease: RefCell::new(self.settings.lease.clone()),
         };
         reporter.state(State::Starting, "");
         reporter.tell(Event::Key { id: self.host.key(), stored: self.host.key_is_stored() });
@@ -104,6 +109,8 @@ pub(super) struct Visit<'a, H: Host> {
     totals: Cell<Totals>,
     pub submitted_count: Cell<u64>,
     pub tuning: Tuning,
+    /// [`Settings::lease`], until it is taken up.
+    lease: RefCell<Option<Vec<u8>>>,
 }
 
 impl<H: Host> Visit<'_, H> {
@@ -150,6 +157,14 @@ impl<H: Host> Visit<'_, H> {
     /// Leases and works once, or waits as long as the coordinator asks.
     async fn turn(&self) -> Result<(), VolunteerError> {
         let client = &self.client;
+        let begun = self.lease.borrow_mut().take();
+        if let Some(signed) = begun {
+            // One that is not ours any more is left to lapse.
+            return match self.admit(&signed).await {
+                Ok(leased) => self.unit(leased).await,
+                Err(_) => Ok(()),
+            };
+        }
         let answer = client.retry(None, async || self.lease().await).await?;
         self.tell_totals(answer.totals);
         if answer.manifests.is_empty() {
@@ -185,7 +200,10 @@ impl<H: Host> Visit<'_, H> {
             job: client.settings.job,
             now_ms: client.sessions.coordinator_now_ms(client.host.now_ms()),
         };
-        lease::check(signed, hash, expected).map_err(|e| VolunteerError::Manifest(e.to_string()))
+        lease::check(signed, hash, expected).map_err(|fault| match fault {
+            lease::ManifestFault::Beyond => VolunteerError::Beyond(signed.to_vec()),
+            fault => VolunteerError::Manifest(fault.to_string()),
+        })
     }
 
     /// One unit from lease to verdict; on failure the lease goes back.

@@ -3,9 +3,10 @@
 mod script;
 
 use manyhands_protocol::problem::Code;
-use manyhands_protocol::wire::Verdict;
+use manyhands_protocol::wire::{Totals, Verdict};
 use script::{Fault, ScriptHost, settings};
 
+use super::host::Host as _;
 use super::identity::Identity;
 use super::*;
 
@@ -152,6 +153,23 @@ fn a_lapsed_lease_is_dropped_and_not_given_back() {
 }
 
 #[test]
+fn a_lease_handed_over_is_worked_off_before_another_is_asked_for() {
+    let host = ScriptHost::new(0, &[]);
+    let lease = host.manifest(host.key());
+    host.visit(|s| (s.lease, s.units_max) = (Some(lease), Some(1))).unwrap();
+    assert_eq!(host.phases().last(), Some(&Phase::Accepted));
+    assert_eq!(host.count("POST /v1/leases"), 0);
+
+    // One that is another key's by now is not touched.
+    let host = ScriptHost::new(1, &[]);
+    let lease = host.manifest(Identity::from_seed(&[6; 32]).key());
+    host.visit(|s| (s.lease, s.units_max) = (Some(lease), Some(1))).unwrap();
+    assert_eq!(host.count("POST /v1/leases"), 1);
+    assert_eq!(host.count("DELETE /v1/leases"), 0);
+    assert!(host.errors().is_empty(), "{:?}", host.errors());
+}
+
+#[test]
 fn an_input_that_is_not_what_its_hash_says_is_not_computed() {
     let host = ScriptHost::new(2, &[("GET /v1/blobs/", Fault::WrongBytes)]);
     host.visit(|s| s.units_max = Some(1)).unwrap();
@@ -175,8 +193,41 @@ fn a_pending_result_is_asked_about_until_it_has_a_verdict() {
     host.visit(|_| ()).unwrap();
     assert_eq!(host.phases()[4..], [Phase::Pending, Phase::Rejected]);
     assert_eq!(host.0.results.borrow().len(), 3);
-    let totals = host.0.events.borrow().iter().rev().find_map(|e| if let Event::Totals(t) = e { Some(*t) } else { None });
-    assert_eq!(totals.map(|t| (t.accepted, t.rejected, t.pending)), Some((0, 1, 0)));
+    assert_eq!(host.totals(), Some((0, 1, 0)));
+}
+
+/// The lease between two questions may count a verdict before the volunteer has heard it.
+#[test]
+fn a_verdict_that_a_lease_counted_is_not_counted_again() {
+    let host = ScriptHost::new(2, &[]);
+    host.0.verdicts.borrow_mut().extend([Verdict::Pending, Verdict::Accepted, Verdict::Accepted]);
+    let world = host.0.clone();
+    let two = Settings { units_max: Some(2), ..settings() };
+    let result = host.visit_telling(two, move |event| match event {
+        Event::Unit(u) if u.phase == Phase::Pending => {
+            world.totals.set(Totals { accepted: 1, credit_flop: 12, ..Totals::default() });
+        }
+        _ => {}
+    });
+    result.unwrap();
+    assert_eq!(host.phases().iter().filter(|p| **p == Phase::Accepted).count(), 2, "both verdicts are told");
+    assert_eq!(host.totals(), Some((2, 0, 0)));
+}
+
+#[test]
+fn a_visit_that_ends_asks_once_more_for_its_last_verdicts() {
+    let host = ScriptHost::new(2, &[]);
+    host.0.verdicts.borrow_mut().extend([Verdict::Pending, Verdict::Accepted]);
+    let world = host.0.clone();
+    let result = host.visit_telling(settings(), move |event| {
+        if matches!(event, Event::Unit(u) if u.phase == Phase::Pending) {
+            world.totals.set(Totals { pending: 1, ..Totals::default() });
+            world.switch.set(Wish::Stop);
+        }
+    });
+    result.unwrap();
+    assert_eq!(host.phases().last(), Some(&Phase::Accepted));
+    assert_eq!(host.totals(), Some((1, 0, 0)));
 }
 
 #[test]

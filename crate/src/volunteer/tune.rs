@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 
+use manyhands_programs::EVERY_LAYER;
 use manyhands_protocol::work::Work;
 
 use super::event::State;
@@ -71,9 +72,10 @@ impl<H: Host> Visit<'_, H> {
         tuner.settle(&engine, &tasks).await
     }
 
-    /// The first unit is computed by what is there: nobody waits for it.
+    /// The first unit is computed by what is there: nobody waits for it. A build that computes nothing else never measures.
     fn tunes(&self) -> bool {
-        self.client.settings.tune == Tune::Auto && self.submitted_count.get() > 0
+        let settings = &self.client.settings;
+        EVERY_LAYER && settings.tune == Tune::Auto && (settings.begun || self.submitted_count.get() > 0)
     }
 
     async fn measure(&self, tuner: &mut Tuner, tasks: &[Task], control: &Control, names: &Names) -> Result<(), EngineError> {

@@ -22,6 +22,7 @@ use super::switch::Wish;
 use crate::beside::beside;
 use crate::control::Control;
 use crate::engine::{Engine, EngineError, MatmulShape};
+use crate::plan::check_built;
 use crate::tensors::{self, Shard};
 
 /// How long fetching or uploading is tried again before the unit is given back.
@@ -114,15 +115,17 @@ impl<H: Host> Visit<'_, H> {
 
     async fn prepare(&self, work: &Work) -> Result<Prepared, VolunteerError> {
         let [first, second] = work.inputs();
-        let (first, second) = (self.fetch(first).await?, self.fetch(second).await?);
         match work {
             Work::Matmul(w) => {
+                let (first, second) = (self.fetch(first).await?, self.fetch(second).await?);
                 let shape = MatmulShape { m: w.m as usize, k: w.k as usize, n: w.n as usize };
                 let a = only(tensors::read_f32(&first, &[("a", &[shape.m, shape.k])])?);
                 let b = only(tensors::read_f32(&second, &[("b", &[shape.k, shape.n])])?);
                 Ok(Prepared::Matmul { shape, a, b })
             }
             Work::Train(w) => {
+                check_built()?;
+                let (first, second) = (self.fetch(first).await?, self.fetch(second).await?);
                 let declared = parameters(w)?;
                 let shapes = shapes(&declared);
                 let expected: Vec<(&str, &[usize])> =
@@ -239,6 +242,7 @@ async fn compute(engine: &Engine, prepared: Prepared, control: &Control) -> Resu
             Ok(Computed { output: tensors::write_f32(&[("c", &[shape.m, shape.n], &c)]), losses: Vec::new() })
         }
         Prepared::Train { work, parameters: start, shard } => {
+            check_built()?;
             engine.self_test_training(&work).await?;
             let trained = engine.train(&work, &start, &shard, control).await?;
             let declared = parameters(&work)?;

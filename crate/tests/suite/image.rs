@@ -10,7 +10,7 @@ use manyhands_shaders::pool;
 /// `[batch, height, width, channels]`, `[kernel_height, kernel_width, outputs]`, `[stride, padding]`: no images, no
 /// room, no channels and no outputs; 1; the block of 8 by 8 ± 1; widths that are whole vec4 and not; padding up to past
 /// the kernel; strides past it; more terms than a chunk; the layers of the models.
-const CONVOLUTIONS: [([u32; 4], [u32; 3], [u32; 2]); 20] = [
+const CONVOLUTIONS: [([u32; 4], [u32; 3], [u32; 2]); 22] = [
     ([0, 5, 5, 2], [3, 3, 4], [1, 0]),
     ([2, 2, 5, 2], [3, 3, 4], [1, 0]),
     ([2, 3, 3, 0], [2, 2, 3], [1, 0]),
@@ -31,10 +31,12 @@ const CONVOLUTIONS: [([u32; 4], [u32; 3], [u32; 2]); 20] = [
     ([3, 12, 12, 8], [5, 5, 16], [1, 0]),
     ([2, 32, 32, 3], [3, 3, 16], [1, 1]),
     ([1, 33, 31, 3], [7, 7, 10], [2, 3]),
+    ([3, 32, 32, 3], [5, 5, 8], [1, 0]),
+    ([3, 14, 14, 8], [5, 5, 16], [1, 0]),
 ];
 
 /// `[batch, height, width, channels]`, `[window, stride, padding]`: as above, windows that overlap and that leave out.
-const POOLS: [([u32; 4], [u32; 3]); 12] = [
+const POOLS: [([u32; 4], [u32; 3]); 14] = [
     ([0, 4, 4, 4], [2, 2, 0]),
     ([2, 1, 4, 4], [2, 2, 0]),
     ([2, 4, 4, 0], [2, 2, 0]),
@@ -47,6 +49,8 @@ const POOLS: [([u32; 4], [u32; 3]); 12] = [
     ([2, 17, 17, 6], [17, 1, 0]),
     ([3, 24, 24, 8], [2, 2, 0]),
     ([3, 8, 8, 16], [2, 2, 0]),
+    ([3, 28, 28, 8], [2, 2, 0]),
+    ([3, 10, 10, 16], [2, 2, 0]),
 ];
 
 fn convolution_shape(index: usize) -> convolution::Shape {

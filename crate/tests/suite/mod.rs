@@ -1,7 +1,12 @@
 //! What every backend must pass, natively and in a browser: tables of shapes per kernel, and a whole training unit
 //! against the reference. The programs around this module choose the backend; it asserts and prints.
 
+mod checks;
+mod curves;
+pub mod dropout;
 mod image;
+#[cfg(feature = "gpu")]
+pub mod limits;
 pub mod sequence;
 #[cfg(feature = "gpu")]
 pub mod tuning;
@@ -16,6 +21,9 @@ use manyhands_shaders::compare::relative_distance;
 use manyhands_shaders::matmul::{Epilogue, Shape, Transposed, Variant};
 
 mod models;
+mod sampling;
+mod state;
+pub mod vectors;
 
 /// Extents at 0, 1, block and tile edges, odd, long and thin, and past one chunk of k.
 const PRODUCTS: [[u32; 3]; 17] = [
@@ -52,7 +60,7 @@ pub async fn kernels(engine: &Engine) {
     for [m, k, n] in PRODUCTS {
         let shape = Shape { m, k, n };
         for transposed in TRANSPOSED {
-            for variant in Variant::ALL.into_iter().filter(|v| v.takes(shape, transposed)) {
+            for variant in Variant::ALL.into_iter().filter(|v| v.takes(shape, transposed) && engine.runs_variant(*v)) {
                 for epilogue in [Epilogue::None, Epilogue::Bias, Epilogue::BiasRelu] {
                     let case = known::product(shape, transposed, epilogue, Some(variant));
                     worst = worst.max(engine.answer(&case).await.unwrap());
@@ -72,6 +80,7 @@ pub async fn kernels(engine: &Engine) {
     others.push(known::cross_entropy(5, 3, 0.0));
     others.extend(sequence::cases());
     others.extend(image::cases());
+    others.extend(dropout::cases());
     let mut worst = 0.0f64;
     for case in &others {
         worst = worst.max(engine.answer(case).await.unwrap());
@@ -364,9 +373,13 @@ pub async fn all(engine: &Engine, name: &str) {
     kernels(engine).await;
     a_changed_input_is_seen(engine).await;
     sequence::a_changed_input_is_seen(engine).await;
+    checks::wrong_results_are_seen(engine).await;
     slices_change_no_bits(engine).await;
     image::changes_are_seen_and_parts_change_no_bits(engine).await;
     sequence::slices_change_no_bits(engine).await;
+    dropout::masks_are_the_same_bits(engine).await;
+    dropout::the_unit_names_its_masks(engine).await;
+    dropout::logits_drop_nothing(engine).await;
     matmul_unit(engine).await;
     initial_weights();
     unit(engine, name).await;
@@ -375,6 +388,14 @@ pub async fn all(engine: &Engine, name: &str) {
     models::units(engine, name).await;
     models::gradients(engine).await;
     models::clipping(engine).await;
+    vectors::agree(engine, name).await;
+    curves::agree(engine, name).await;
+    state::cuts_change_no_bits(engine).await;
+    state::shared_memory_changes_no_bits(engine).await;
+    state::steps_can_be_seen(engine).await;
+    sampling::keeps(engine, name).await;
+    sampling::writes().await;
+    sampling::refuses();
     bad_units(engine).await;
     speed(engine, name).await;
 }

@@ -10,17 +10,17 @@ use manyhands_shaders::compare::relative_distance;
 
 use super::{println, work};
 
-fn dense(outputs: u32) -> Layer {
+pub fn dense(outputs: u32) -> Layer {
     Layer::Dense { outputs }
 }
 
-fn model(shape: &[u32], dtype: InputType, layers: Vec<Layer>) -> Model {
+pub fn model(shape: &[u32], dtype: InputType, layers: Vec<Layer>) -> Model {
     let input = Input { shape: shape.to_vec(), dtype, scale: 1.0, offset: 0.0 };
     Model { input, layers, loss: Loss::SoftmaxCrossEntropy }
 }
 
 /// Convolutions with and without padding and stride, both pools, ReLU as an epilogue and by itself.
-fn images() -> Model {
+pub fn images() -> Model {
     let convolution = |channels, kernel, stride, padding| Layer::Convolution { channels, kernel, stride, padding };
     let layers = vec![
         convolution(5, 3, 1, 1),
@@ -36,8 +36,18 @@ fn images() -> Model {
     model(&[14, 12, 3], InputType::F32, layers)
 }
 
+/// The net of the measured job on colour pictures of 32 by 32.
+fn colour() -> Model {
+    let convolution = |channels| Layer::Convolution { channels, kernel: 5, stride: 1, padding: 0 };
+    let pool = Layer::MaxPool { size: 2, stride: 2 };
+    let layers = vec![convolution(8), Layer::Relu, pool.clone(), convolution(16), Layer::Relu, pool, dense(10)];
+    let model = model(&[32, 32, 3], InputType::F32, layers);
+    assert_eq!(model.parameters().unwrap()[4].shape, [5 * 5 * 16, 10], "28, 14, 10 and 5 pixels a side");
+    model
+}
+
 /// A transformer of two blocks, one with norms that open the branches, one without.
-fn text(width: u32, heads: u32) -> Model {
+pub fn text(width: u32, heads: u32) -> Model {
     let layers = vec![
         Layer::Embedding { vocabulary: 11, width },
         Layer::Residual { layers: 2 },
@@ -57,8 +67,31 @@ fn text(width: u32, heads: u32) -> Model {
     model(&[9], InputType::U8, layers)
 }
 
+/// A net with dropout in every place it may stand: of its input, before and behind a ReLU, where a residual ends and where
+/// one begins.
+pub fn dropping() -> Model {
+    let dropout = Layer::Dropout { rate: 0.2 };
+    let layers = vec![
+        dropout.clone(),
+        dense(24),
+        Layer::Relu,
+        dropout.clone(),
+        Layer::Residual { layers: 3 },
+        dense(24),
+        Layer::Gelu,
+        dropout.clone(),
+        Layer::Residual { layers: 2 },
+        dropout.clone(),
+        dense(24),
+        dropout,
+        Layer::Relu,
+        dense(5),
+    ];
+    model(&[37], InputType::F32, layers)
+}
+
 /// Random examples that a model takes.
-fn examples(model: &Model, rows: usize) -> Shard {
+pub fn examples(model: &Model, rows: usize) -> Shard {
     let values = model.input_values().unwrap() as usize;
     let noise = known::values(50, rows * values);
     let x = match model.vocabulary() {
@@ -70,15 +103,21 @@ fn examples(model: &Model, rows: usize) -> Shard {
     Shard { rows, x, y }
 }
 
-const fn adamw(clip_norm: f32) -> InnerOptimizer {
+pub const fn adamw(clip_norm: f32) -> InnerOptimizer {
     InnerOptimizer::AdamW { learning_rate: 1e-3, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.01, clip_norm }
 }
 
-const SGD: InnerOptimizer = InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.5 };
+pub const SGD: InnerOptimizer = InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.5 };
 
 /// Units of each model by each optimiser, on `engine` and on the reference.
 pub async fn units(engine: &Engine, name: &str) {
-    let cases = [("images", images(), 8), ("text", text(16, 2), 12), ("text, odd", text(12, 1), 12)];
+    let cases = [
+        ("images", images(), 8),
+        ("colour", colour(), 7),
+        ("text", text(16, 2), 12),
+        ("text, odd", text(12, 1), 12),
+        ("dropout", dropping(), 24),
+    ];
     for (kind, model, steps) in cases {
         for (optimizer, most) in [(SGD, 1e-4), (adamw(0.0), 2e-3), (adamw(0.1), 2e-3)] {
             let work = TrainWork { optimizer, first_row: 3, ..work(model.clone(), 3, steps) };

@@ -34,6 +34,7 @@ pub fn run(op: &Op, buffers: &mut [Vec<f32>], scratch: &mut Scratch) {
             matmul(&op, buffers, &mut c, scratch);
             buffers[op.c.0] = c;
         }
+        _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
         Op::ColumnSum { x, sums, columns, .. } => {
             let mut out = std::mem::take(&mut buffers[sums.0]);
             column_sum(columns as usize, &buffers[x.0], &mut out, scratch);
@@ -70,13 +71,14 @@ pub fn run(op: &Op, buffers: &mut [Vec<f32>], scratch: &mut Scratch) {
             sgd_momentum(rates, &buffers[gradient.0], &mut v, &mut p);
             (buffers[velocity.0], buffers[parameter.0]) = (v, p);
         }
-        _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
         Op::AdamWAdvance { powers, rates } => super::adamw::advance(rates, &mut buffers[powers.0]),
         Op::AdamW { powers, gradient, first, second, parameter, rates, .. } => {
             super::adamw::run(rates, powers, gradient, [first, second, parameter], buffers)
         }
         Op::SquareSums { gradient, parts, first_part, .. } => super::clip::square_sums(gradient, parts, first_part, buffers),
         Op::Clip { squares, gradient, most, .. } => super::clip::clip(squares, gradient, most, buffers),
+        Op::Dropout { step, x, y, mask, .. } => super::dropout::run(mask, step, [x, y], buffers),
+        Op::DropoutAdvance { step } => super::dropout::advance(step, buffers),
         Op::Sequence(op) => super::sequence::run(&op, buffers, scratch),
         Op::Image(op) => super::image::run(&op, buffers, &mut scratch.images),
     }

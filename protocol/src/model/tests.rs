@@ -135,3 +135,42 @@ fn branches_begin_smaller_with_their_number() {
     assert_eq!(variance("layers.6.weight"), 2.0 / 128.0);
     assert_eq!(variance("layers.8.weight"), 2.0 / 512.0 / 8.0);
 }
+
+#[test]
+fn dropouts() {
+    let dropout = |rate| Layer::Dropout { rate };
+    let net = |rate| model(&[784], &[dropout(rate), dense(128), Layer::Relu, dropout(rate), dense(10)]);
+    for rate in [0.0, 0.1, 0.999_999] {
+        check(&net(rate), Ok(784 * 128 + 128 + 128 * 10 + 10));
+    }
+    for rate in [-0.1, 1.0, f32::NAN, f32::INFINITY] {
+        check(&net(rate), Err("layers[0].rate"));
+    }
+    check(&model(&[784], &[dense(10), dropout(0.5)]), Err("layers[1]"));
+    let mut layers = gpt(1, 4);
+    layers.insert(0, dropout(0.1));
+    check(&text(&layers), Err("layers[1]"));
+    // A branch that ends with dropout still closes with the layer before it.
+    let mut layers = gpt(1, 4);
+    layers[4] = Layer::Residual { layers: 5 };
+    layers.insert(9, dropout(0.1));
+    let with = text(&layers).parameters().expect("a valid model");
+    let without = text(&gpt(1, 4)).parameters().expect("a valid model");
+    assert!(with.iter().zip(&without).all(|(a, b)| a.init == b.init && a.shape == b.shape), "{with:?}");
+    layers[4] = Layer::Residual { layers: 4 };
+    check(&text(&layers), Ok(without.iter().map(Parameter::values_count).sum()));
+}
+
+/// Rates travel in the shorter form, and what is no rate is refused by validation, not by the codec.
+#[test]
+fn dropouts_on_the_wire() {
+    let check = |rate: f32, expected: &str| {
+        let bytes = crate::cbor::encode(&Layer::Dropout { rate });
+        assert_eq!(hex::encode(&bytes), expected);
+        assert_eq!(crate::cbor::decode_strict::<Layer>(&bytes), Ok(Layer::Dropout { rate }));
+    };
+    check(0.5, "820bf93800");
+    check(0.1, "820bfa3dcccccd");
+    assert!(crate::cbor::decode_strict::<Layer>(&[0x81, 0x0b]).is_err());
+    assert!(crate::cbor::decode_strict::<Layer>(&[0x82, 0x0b, 0x00]).is_err());
+}

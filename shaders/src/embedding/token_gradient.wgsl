@@ -2,7 +2,7 @@
 // looks through all ids in order, so that no float atomics are needed and the same input gives the same bits.
 //
 // params    uniform       extents
-// ids       u32, read     [rows], each below the vocabulary
+// ids       vec4u, read   [rows], each below the vocabulary, filled up to whole vec4 by anything
 // d_out     f32, read     [rows, channels]
 // gradient  f32, written  [vocabulary, channels]
 //
@@ -22,7 +22,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> ids: array<u32>;
+@group(0) @binding(1) var<storage, read> ids: array<vec4u>;
 @group(0) @binding(2) var<storage, read> d_out: array<f32>;
 @group(0) @binding(3) var<storage, read_write> gradient: array<f32>;
 
@@ -45,14 +45,19 @@ fn main(
     var total = vec4f();
     var sum = vec4f();
     var matches = 0u;
-    for (var row = 0u; row < params.rows; row++) {
-        if (ids[row] == own) {
-            let at = row * params.channels + columns;
-            sum += vec4f(d_out[at.x], d_out[at.y], d_out[at.z], d_out[at.w]);
-            matches++;
-            if (matches % CHUNK == 0u) {
-                total += sum;
-                sum = vec4f();
+    for (var four = 0u; four < params.rows; four += 4u) {
+        let hits = ids[four / 4u] == vec4u(own);
+        if (any(hits)) {
+            for (var row = four; row < min(four + 4u, params.rows); row++) {
+                if (hits[row - four]) {
+                    let at = row * params.channels + columns;
+                    sum += vec4f(d_out[at.x], d_out[at.y], d_out[at.z], d_out[at.w]);
+                    matches++;
+                    if (matches % CHUNK == 0u) {
+                        total += sum;
+                        sum = vec4f();
+                    }
+                }
             }
         }
     }

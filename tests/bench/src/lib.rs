@@ -7,7 +7,7 @@ mod models;
 use js_sys::{Array, Float32Array};
 use manyhands::control::Control;
 use manyhands::engine::{AdapterChoice, Engine, EngineError, Resident, Trainer};
-use manyhands::plan::{Buffer, Matmul, Program};
+use manyhands::plan::{Buffer, Matmul, Program, TrainPlan};
 use manyhands::tensors::Shard;
 use manyhands_shaders::matmul::{Epilogue, Rows, Shape, Transposed};
 use wasm_bindgen::prelude::*;
@@ -60,6 +60,13 @@ impl Device {
         Ok(Product { resident, c })
     }
 
+    /// The calls of a training step of one of the benchmark's models.
+    pub fn calls(&self, name: String) -> Result<Calls, JsError> {
+        let work = models::work(&name, 1 << 20).ok_or_else(|| JsError::new(&format!("unsupported: {name}")))?;
+        let plan = TrainPlan::compile(&work).map_err(fault)?;
+        Ok(Calls { engine: self.0, program: Box::leak(Box::new(plan.program)), one: None })
+    }
+
     /// Training steps of one of the benchmark's models, `mlp`, `cnn` or `gpt`: its parameters in order, and all batches one
     /// after another; ids as the bits of u32.
     pub async fn trainer(&self, name: String, parameters: Array, x: Vec<f32>, y: Vec<u32>) -> Result<Steps, JsError> {
@@ -69,6 +76,37 @@ impl Device {
         let rows = (work.batch * work.inner_steps) as usize;
         let shard: &'static Shard = Box::leak(Box::new(Shard { rows, x, y }));
         Ok(Steps(engine.trainer(&work, &parameters, shard).await.map_err(fault)?))
+    }
+}
+
+/// The calls of a training step, each of which can be run by itself, to see where a step's time goes. Buffers are zero
+/// but for what the optimiser starts from.
+#[wasm_bindgen]
+pub struct Calls {
+    engine: &'static Engine,
+    program: &'static Program,
+    one: Option<Resident<'static>>,
+}
+
+#[wasm_bindgen]
+impl Calls {
+    /// What each call is.
+    pub fn labels(&self) -> Vec<String> {
+        self.program.ops.iter().map(|op| format!("{op:?}")).collect()
+    }
+
+    /// Makes one call, or the whole step where there is no such call, ready to run.
+    pub async fn choose(&mut self, call: usize) -> Result<(), JsError> {
+        let ops = self.program.ops.get(call).map_or_else(|| self.program.ops.clone(), |op| vec![*op]);
+        let program: &'static Program = Box::leak(Box::new(Program { values: self.program.values.clone(), ops }));
+        self.one = Some(self.engine.load(program, &[]).await.map_err(fault)?);
+        Ok(())
+    }
+
+    /// Runs the chosen one so many times.
+    pub async fn run(&mut self, times: u32) -> Result<(), JsError> {
+        let one = self.one.as_mut().ok_or_else(|| JsError::new("nothing chosen"))?;
+        one.run(times, &Control::new()).await.map_err(fault)
     }
 }
 

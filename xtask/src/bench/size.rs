@@ -1,5 +1,6 @@
 //! Sizes of the built page by the moment at which a visitor downloads each file, read off the files themselves: what
-//! index.html, its modules and its styles name is loaded at once, all else only after Start.
+//! index.html, its modules and its styles name is loaded at once; the whole worker, which the small one's script names,
+//! after the first unit or for a unit that trains; all else after Start.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,6 +14,12 @@ use serde_json::{Value, json};
 use crate::web::compress;
 
 const PAGE: &str = "index.html";
+/// What stands before the whole worker's address in the small one's script, and before the address of a script's wasm.
+const WHOLE: &str = "const whole = new URL(\"";
+const WASM: &str = "fetch(new URL(\"";
+/// Jobs by what they compute.
+const FAMILIES: [(&str, Phase); 4] =
+    [("matmul", Phase::FirstUnit), ("mlp", Phase::Training), ("cnn", Phase::Training), ("gpt", Phase::Training)];
 /// Licences go along with the code they belong to, and compressed copies with their files; no page names either.
 const NOT_LOADED: &[&str] = &["LICENSE", "README.md", compress::SUFFIX];
 
@@ -20,6 +27,8 @@ const NOT_LOADED: &[&str] = &["LICENSE", "README.md", compress::SUFFIX];
 enum Phase {
     BeforeStart,
     FirstUnit,
+    /// The whole worker.
+    Training,
 }
 
 impl Phase {
@@ -27,6 +36,7 @@ impl Phase {
         match self {
             Phase::BeforeStart => "before_start",
             Phase::FirstUnit => "first_unit",
+            Phase::Training => "training",
         }
     }
 }
@@ -50,10 +60,14 @@ pub fn measure(dist: &Path) -> Result<Report> {
     let mut contents = BTreeMap::new();
     read_dir(dist, "", &mut contents)?;
     ensure!(contents.contains_key(PAGE), "{} holds no {PAGE}: build the page first", dist.display());
-    let before = loaded_at_once(&contents);
+    let (before, whole) = (loaded_at_once(&contents), whole_worker(&contents));
     let mut files = Vec::new();
     for (path, bytes) in &contents {
-        let phase = if before.contains(&path.as_str()) { Phase::BeforeStart } else { Phase::FirstUnit };
+        let phase = match path.as_str() {
+            path if before.contains(&path) => Phase::BeforeStart,
+            path if whole.contains(&path) => Phase::Training,
+            _ => Phase::FirstUnit,
+        };
         let (gzip_bytes, brotli_bytes) = (gzip(bytes)?, compress::brotli(bytes)?.len());
         files.push(File { path: path.clone(), phase, raw_bytes: bytes.len(), gzip_bytes, brotli_bytes });
     }
@@ -92,6 +106,19 @@ fn loaded_at_once(contents: &BTreeMap<String, Vec<u8>>) -> Vec<&str> {
         index += 1;
     }
     found
+}
+
+/// The whole worker's script and its wasm.
+fn whole_worker(contents: &BTreeMap<String, Vec<u8>>) -> Vec<&str> {
+    let named = |text: &str, before: &str| -> Option<String> {
+        let (_, after) = text.split_once(before)?;
+        after.split('"').next().map(str::to_owned)
+    };
+    let text = |path: &str| contents.get(path).map(|bytes| String::from_utf8_lossy(bytes));
+    let script = contents.keys().filter(|path| path.ends_with(".js")).find_map(|path| named(&text(path)?, WHOLE));
+    let wasm = script.as_deref().and_then(|script| named(&text(script)?, WASM));
+    let known = |path: Option<String>| contents.get_key_value(&path?).map(|(path, _)| path.as_str());
+    [script, wasm].into_iter().filter_map(known).collect()
 }
 
 /// Addresses in a file that the browser follows by itself.
@@ -143,7 +170,12 @@ impl Report {
         self.files.iter().filter(|file| file.phase == phase).map(bytes).sum()
     }
 
-    /// One line per file and phase.
+    /// What is downloaded from Start to the end of a phase.
+    fn up_to(&self, last: Phase, bytes: fn(&File) -> usize) -> usize {
+        [Phase::FirstUnit, Phase::Training].into_iter().filter(|&phase| phase <= last).map(|phase| self.sum(phase, bytes)).sum()
+    }
+
+    /// One line per file, phase and family of jobs.
     pub fn table(&self) -> String {
         let mut table = format!("{:<52} {:<12} {:>9} {:>9} {:>9}\n", "file", "phase", "raw", "gzip", "brotli");
         let mut line = |name: &str, phase: Phase, raw: usize, gzip: usize, brotli: usize| {
@@ -152,9 +184,19 @@ impl Report {
         for file in &self.files {
             line(&file.path, file.phase, file.raw_bytes, file.gzip_bytes, file.brotli_bytes);
         }
-        for phase in [Phase::BeforeStart, Phase::FirstUnit] {
+        for phase in [Phase::BeforeStart, Phase::FirstUnit, Phase::Training] {
             let (raw, gzip) = (self.sum(phase, |f| f.raw_bytes), self.sum(phase, |f| f.gzip_bytes));
             line("all", phase, raw, gzip, self.sum(phase, |f| f.brotli_bytes));
+        }
+        for (family, last) in FAMILIES {
+            let up_to = |bytes: fn(&File) -> usize| self.up_to(last, bytes);
+            line(
+                &format!("from Start, a {family} job"),
+                last,
+                up_to(|f| f.raw_bytes),
+                up_to(|f| f.gzip_bytes),
+                up_to(|f| f.brotli_bytes),
+            );
         }
         table
     }
@@ -170,9 +212,12 @@ impl Report {
                 })
             })
             .collect();
+        let families = FAMILIES.map(|(family, last)| (family.to_owned(), json!(self.up_to(last, |f| f.brotli_bytes))));
+        let families: serde_json::Map<_, _> = families.into_iter().collect();
         json!({
             "before_start_bytes_brotli": self.sum(Phase::BeforeStart, |f| f.brotli_bytes),
             "first_unit_bytes_brotli": self.sum(Phase::FirstUnit, |f| f.brotli_bytes),
+            "families_bytes_brotli": families,
             "files": files
         })
     }
@@ -202,14 +247,21 @@ mod tests {
             ("page/a.js", "export const a = 1;"),
             ("b.js", ""),
             ("page/late.js", ""),
-            ("worker-1.js", ""),
+            ("worker-1.js", "const whole = new URL(\"worker-2.js\", import.meta.url); fetch(new URL(\"worker-1.wasm\", x))"),
             ("worker-1.wasm", ""),
+            ("worker-2.js", "fetch(new URL(\"worker-2.wasm\", x))"),
+            ("worker-2.wasm", "x"),
             ("vendor/x.LICENSE", ""),
         ]);
         let report = measure(dir.path()).unwrap();
         let of = |phase| -> Vec<&str> { report.files.iter().filter(|f| f.phase == phase).map(|f| f.path.as_str()).collect() };
         assert_eq!(of(Phase::BeforeStart), ["a.css", "b.js", "font.woff2", "index.html", "page/a.js", "page/main.js"]);
         assert_eq!(of(Phase::FirstUnit), ["page/late.js", "worker-1.js", "worker-1.wasm"]);
+        assert_eq!(of(Phase::Training), ["worker-2.js", "worker-2.wasm"]);
+        let (first, training) = (report.sum(Phase::FirstUnit, |f| f.raw_bytes), report.sum(Phase::Training, |f| f.raw_bytes));
+        assert!(first > 0 && training > 0);
+        assert_eq!(report.up_to(Phase::FirstUnit, |f| f.raw_bytes), first);
+        assert_eq!(report.up_to(Phase::Training, |f| f.raw_bytes), first + training);
     }
 
     #[test]
@@ -222,7 +274,8 @@ mod tests {
         assert!(page["brotli_bytes"].as_u64().unwrap() < 100 && page["gzip_bytes"].as_u64().unwrap() < 200);
         assert_eq!(json["before_start_bytes_brotli"], page["brotli_bytes"]);
         assert_eq!(json["first_unit_bytes_brotli"], json["files"][1]["brotli_bytes"]);
-        assert_eq!(report.table().lines().count(), 5);
+        assert_eq!(json["families_bytes_brotli"]["gpt"], json["files"][1]["brotli_bytes"]);
+        assert_eq!(report.table().lines().count(), 10);
     }
 
     #[test]

@@ -55,8 +55,17 @@ pub struct Job {
     pub contributors: u64,
     pub units_refereed: u64,
     pub rounds_max: u64,
-    pub target_accuracy: f64,
+    pub target: Target,
     pub history: Vec<Round>,
+}
+
+/// What a job is after.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Target {
+    Accuracy(f64),
+    BitsPerByte(f64),
+    /// Not a training job: nothing is reached by it.
+    None,
 }
 
 #[derive(Debug)]
@@ -64,6 +73,17 @@ pub struct Round {
     pub round: u64,
     pub loss: f64,
     pub accuracy: f64,
+    pub bits_per_byte: Option<f64>,
+}
+
+impl Round {
+    /// What the round is judged by, e.g. `test accuracy 0.7000`.
+    pub fn standing(&self) -> String {
+        match self.bits_per_byte {
+            Some(bits) => format!("bits per byte {bits:.4}"),
+            None => format!("test accuracy {:.4}", self.accuracy),
+        }
+    }
 }
 
 impl Job {
@@ -83,8 +103,11 @@ impl Job {
             contributors: number("contributors")?,
             units_refereed: number("units_refereed")?,
             rounds_max: train["rounds_max"].as_u64().unwrap_or(0),
-            // A job without a target cannot reach it.
-            target_accuracy: train["target_accuracy"].as_f64().unwrap_or(f64::INFINITY),
+            target: match (train["target_accuracy"].as_f64(), train["target_bits_per_byte"].as_f64()) {
+                (Some(accuracy), _) => Target::Accuracy(accuracy),
+                (None, Some(bits)) => Target::BitsPerByte(bits),
+                (None, None) => Target::None,
+            },
             history,
         })
     }
@@ -94,11 +117,26 @@ impl Job {
         matches!(self.state.as_str(), "finished" | "cancelled")
     }
 
+    /// Whether a round is good enough.
+    pub fn is_reached(&self, round: &Round) -> bool {
+        match self.target {
+            Target::Accuracy(least) => round.accuracy >= least,
+            Target::BitsPerByte(most) => round.bits_per_byte.is_some_and(|bits| bits <= most),
+            Target::None => false,
+        }
+    }
+
     /// One line of progress.
     pub fn line(&self, round: &Round) -> String {
         format!(
-            "round {:>3}/{}  test accuracy {:.4}  loss {:.4}  units settled {} ({} by the referee)  contributors {}",
-            round.round, self.rounds_max, round.accuracy, round.loss, self.units_settled, self.units_refereed, self.contributors
+            "round {:>3}/{}  {}  loss {:.4}  units settled {} ({} by the referee)  contributors {}",
+            round.round,
+            self.rounds_max,
+            round.standing(),
+            round.loss,
+            self.units_settled,
+            self.units_refereed,
+            self.contributors
         )
     }
 }
@@ -110,6 +148,7 @@ impl Round {
             round: view["round"].as_u64().context("a round has no number")?,
             loss: view["loss"].as_f64().unwrap_or(f64::NAN),
             accuracy: view["accuracy"].as_f64().context("a round has no accuracy")?,
+            bits_per_byte: view["bits_per_byte"].as_f64(),
         })
     }
 }
@@ -135,6 +174,22 @@ mod tests {
         let expected = "round   1/60  test accuracy 0.7000  loss 0.9000  units settled 8 (1 by the referee)  contributors 2";
         assert_eq!(job.line(&job.history[1]), expected);
         assert!(!job.is_over());
+        assert!(
+            !job.is_reached(&job.history[1])
+                && job.is_reached(&Round { accuracy: 0.82, ..Round::read(&json!({ "round": 2, "accuracy": 0 })).unwrap() })
+        );
+    }
+
+    #[test]
+    fn texts_are_judged_by_bits_and_fewer_are_better() {
+        let mut text = view();
+        let train = text["train"].as_object_mut().unwrap();
+        train.remove("target_accuracy");
+        train.insert("target_bits_per_byte".to_owned(), json!(2.4));
+        train["history"][1]["bits_per_byte"] = json!(2.3);
+        let job = Job::read(&text).unwrap();
+        assert!(job.line(&job.history[1]).starts_with("round   1/60  bits per byte 2.3000  loss 0.9000  units"));
+        assert!(job.is_reached(&job.history[1]) && !job.is_reached(&job.history[0]), "a round without bits reached nothing");
     }
 
     #[test]
@@ -147,7 +202,7 @@ mod tests {
         let mut matmul = view();
         matmul["train"] = Value::Null;
         let job = Job::read(&matmul).unwrap();
-        assert!(job.history.is_empty() && job.target_accuracy > 1.0);
+        assert!(job.history.is_empty() && job.target == Target::None);
         let mut no_accuracy = view();
         no_accuracy["train"]["history"][1]["accuracy"] = Value::Null;
         assert!(Job::read(&no_accuracy).is_err());

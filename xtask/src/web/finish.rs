@@ -1,9 +1,10 @@
 //! Gives the worker's files names by content and integrity hashes, and tells the page.
 //!
-//! Trunk leaves `manyhands-worker.js` (wasm-bindgen's module), `…_bg.wasm` and a loader that imports the module. Here
-//! module and loader become one script, which fetches the wasm with its hash; the page's
-//! `<meta name="manyhands-worker" content="./…_loader.js">` gets the script's new name, and `data-integrity` its hash.
-//! So the page checks the script, the script checks the wasm, and both may be cached for ever.
+//! Trunk leaves the whole worker: `manyhands-worker.js` (wasm-bindgen's module), `…_bg.wasm` and a loader that imports the
+//! module. Beside it stand the same two files of the small worker that a visit begins with. Here each module becomes a
+//! script that fetches its wasm with its hash; the small one's can also load the whole one's, with its hash; and the page's
+//! `<meta name="manyhands-worker" content="./…_loader.js">` gets the small one's name, and `data-integrity` its hash. So
+//! the page checks the script, the script checks the wasm and the next script, and all may be cached for ever.
 
 use std::fs;
 use std::path::Path;
@@ -13,49 +14,66 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256, Sha384};
 
-use super::strip;
+use super::{imports, strip};
 
-const MODULE: &str = "manyhands-worker.js";
+/// The whole worker, as Trunk names it, and the small one.
+pub const WHOLE: &str = "manyhands-worker";
+pub const OPENING: &str = "manyhands-worker-opening";
 const LOADER: &str = "manyhands-worker_loader.js";
-const WASM: &str = "manyhands-worker_bg.wasm";
 /// Where the page names the worker, for `trunk serve`.
 const META: &str = "<meta name=\"manyhands-worker\" content=\"./manyhands-worker_loader.js\"";
 const META_START: &str = "<meta name=\"manyhands-worker\" content=\"./";
 /// Where wasm-bindgen puts JavaScript of other crates; its files would need hashes of their own.
 const SNIPPETS: &str = "snippets";
 
-/// The new names.
+/// A worker's files under their final names.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Names {
     pub script: String,
     pub wasm: String,
+    /// Of the script.
+    integrity: String,
 }
 
-/// Rewrites the staged build in `dir`, after `shrink` made the wasm file smaller.
-pub fn finish(dir: &Path, shrink: impl FnOnce(&Path) -> Result<()>) -> Result<Names> {
+/// Rewrites the staged build in `dir`, after `shrink` made the wasm files smaller; gives the names of the small worker and
+/// of the whole one.
+pub fn finish(dir: &Path, shrink: impl Fn(&Path) -> Result<()>) -> Result<[Names; 2]> {
     ensure!(!dir.join(SNIPPETS).exists(), "a dependency brings JavaScript of its own ({SNIPPETS}/), which has no integrity");
-    let read = |name: &str| fs::read(dir.join(name)).with_context(|| format!("Trunk left no {name}"));
-    let module = String::from_utf8(read(MODULE)?).context("the worker's module is not UTF-8")?;
-    let page = String::from_utf8(read("index.html")?).context("index.html is not UTF-8")?;
-    shrink(&dir.join(WASM))?;
-    let wasm = read(WASM)?;
-
-    let wasm_name = named_by_content("wasm", &wasm);
-    let script = script(&strip::module(&module)?, &wasm_name, &integrity(&wasm))?;
-    let script_name = named_by_content("js", script.as_bytes());
-    let page = rewrite_page(&page, &script_name, &integrity(script.as_bytes()))?;
-
-    fs::rename(dir.join(WASM), dir.join(&wasm_name))?;
-    fs::write(dir.join(&script_name), script)?;
-    fs::write(dir.join("index.html"), page)?;
-    fs::remove_file(dir.join(MODULE))?;
+    let page = fs::read_to_string(dir.join("index.html")).context("Trunk left no index.html")?;
+    let whole = worker(dir, WHOLE, "", &shrink)?;
+    // Fetched with its hash first, for imports have none; the import then takes the same immutable bytes from the cache.
+    let load = format!(
+        "self.manyhandsWhole = async () => {{\nconst whole = new URL(\"{}\", import.meta.url);\n\
+         await (await fetch(whole, {{ integrity: \"{}\" }})).arrayBuffer();\nawait import(whole.href);\n}};\n",
+        whole.script, whole.integrity
+    );
+    let opening = worker(dir, OPENING, &load, &shrink)?;
+    fs::write(dir.join("index.html"), rewrite_page(&page, &opening)?)?;
     fs::remove_file(dir.join(LOADER)).with_context(|| format!("Trunk left no {LOADER}"))?;
-    Ok(Names { script: script_name, wasm: wasm_name })
+    Ok([opening, whole])
 }
 
-fn named_by_content(extension: &str, bytes: &[u8]) -> String {
+/// Turns one worker's module and wasm into a script, which begins with `before`, and its wasm.
+fn worker(dir: &Path, name: &str, before: &str, shrink: impl Fn(&Path) -> Result<()>) -> Result<Names> {
+    let [module_path, wasm_path] = [format!("{name}.js"), format!("{name}_bg.wasm")].map(|file| dir.join(file));
+    shrink(&wasm_path)?;
+    let module = fs::read_to_string(&module_path).with_context(|| format!("the build left no {name}.js"))?;
+    let wasm = fs::read(&wasm_path).with_context(|| format!("the build left no {name}_bg.wasm"))?;
+    let (module, wasm) = imports::shorten(&strip::module(&module)?, &wasm)?;
+
+    let wasm_name = named_by_content(name, "wasm", &wasm);
+    let script = format!("{before}{}", script(&module, &wasm_name, &integrity(&wasm))?);
+    let script_name = named_by_content(name, "js", script.as_bytes());
+    fs::write(dir.join(&wasm_name), wasm)?;
+    fs::write(dir.join(&script_name), &script)?;
+    fs::remove_file(wasm_path)?;
+    fs::remove_file(module_path)?;
+    Ok(Names { script: script_name, wasm: wasm_name, integrity: integrity(script.as_bytes()) })
+}
+
+fn named_by_content(name: &str, extension: &str, bytes: &[u8]) -> String {
     let hash = hex::encode(Sha256::digest(bytes));
-    format!("manyhands-worker-{}.{extension}", &hash[..16])
+    format!("{name}-{}.{extension}", &hash[..16])
 }
 
 /// As in the `integrity` attribute.
@@ -78,46 +96,55 @@ fn default_export(module: &str) -> Option<&str> {
     before.rsplit(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).next().filter(|name| !name.is_empty())
 }
 
-/// Puts the script's name and hash where the page has the loader's name.
-fn rewrite_page(page: &str, script_name: &str, script_integrity: &str) -> Result<String> {
+/// Puts the small worker's name and hash where the page has the loader's name.
+fn rewrite_page(page: &str, opening: &Names) -> Result<String> {
     ensure!(page.matches(META).count() == 1, "index.html must have one {META}");
-    Ok(page.replace(META, &format!("{META_START}{script_name}\" data-integrity=\"{script_integrity}\"")))
+    Ok(page.replace(META, &format!("{META_START}{}\" data-integrity=\"{}\"", opening.script, opening.integrity)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const NO_IMPORTS: &str = "\0asm\x01\0\0\0";
     const MODULE_TEXT: &str = "let wasm;\nasync function __wbg_init(o) {}\nexport { initSync, __wbg_init as default };\n";
     const PAGE: &str = r#"<head><meta name="manyhands-worker" content="./manyhands-worker_loader.js"></head>"#;
 
     fn staged() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        for (name, text) in [(MODULE, MODULE_TEXT), (LOADER, "import"), (WASM, "\0asm"), ("index.html", PAGE)] {
-            fs::write(dir.path().join(name), text).unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        for worker in [WHOLE, OPENING] {
+            write(&format!("{worker}.js"), MODULE_TEXT);
+            write(&format!("{worker}_bg.wasm"), NO_IMPORTS);
         }
+        write(LOADER, "import");
+        write("index.html", PAGE);
         dir
     }
 
     #[test]
-    fn page_script_and_wasm_form_a_chain() {
+    fn page_scripts_and_wasm_form_a_chain() {
         let dir = staged();
-        let names = finish(dir.path(), |_| Ok(())).unwrap();
+        let [opening, whole] = finish(dir.path(), |_| Ok(())).unwrap();
         let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
-        let script = read(&names.script);
-        assert!(script.contains(&names.wasm) && script.contains(&integrity(b"\0asm")));
-        assert!(script.contains("await __wbg_init("));
-        let page = read("index.html");
+        for names in [&opening, &whole] {
+            let script = read(&names.script);
+            assert!(script.contains(&names.wasm) && script.contains(&integrity(NO_IMPORTS.as_bytes())));
+            assert!(script.contains("await __wbg_init("));
+            assert_eq!(names.integrity, integrity(script.as_bytes()));
+        }
+        let first = read(&opening.script);
+        assert!(first.contains(&whole.script) && first.contains(&whole.integrity) && first.contains("manyhandsWhole"));
+        assert!(!read(&whole.script).contains("manyhandsWhole"), "the chain ends there");
         let expected = format!(
             r#"<head><meta name="manyhands-worker" content="./{}" data-integrity="{}"></head>"#,
-            names.script,
-            integrity(script.as_bytes())
+            opening.script, opening.integrity
         );
-        assert_eq!(page, expected);
+        assert_eq!(read("index.html"), expected);
         let mut left: Vec<String> =
             fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         left.sort();
-        let mut expected = vec!["index.html".to_owned(), names.script, names.wasm];
+        let mut expected = vec!["index.html".to_owned(), opening.script, opening.wasm, whole.script, whole.wasm];
         expected.sort();
         assert_eq!(left, expected);
     }
@@ -125,10 +152,13 @@ mod tests {
     #[test]
     fn names_follow_the_wasm() {
         let (one, other) = (staged(), staged());
-        fs::write(other.path().join(WASM), "\0asm2").unwrap();
-        let (one, other) = (finish(one.path(), |_| Ok(())).unwrap(), finish(other.path(), |_| Ok(())).unwrap());
-        assert_ne!(one.wasm, other.wasm);
-        assert_ne!(one.script, other.script, "the script holds the wasm's hash");
+        fs::write(other.path().join("manyhands-worker_bg.wasm"), format!("{NO_IMPORTS}\0\0")).unwrap();
+        let ([opening, whole], [other_opening, other_whole]) =
+            (finish(one.path(), |_| Ok(())).unwrap(), finish(other.path(), |_| Ok(())).unwrap());
+        assert_ne!(whole.wasm, other_whole.wasm);
+        assert_ne!(whole.script, other_whole.script, "the script holds the wasm's hash");
+        assert_eq!(opening.wasm, other_opening.wasm);
+        assert_ne!(opening.script, other_opening.script, "the script holds the next script's hash");
     }
 
     #[test]
@@ -144,8 +174,9 @@ mod tests {
         check("index.html", Some("<head></head>"));
         check("index.html", Some(&format!("{PAGE}{PAGE}")));
         check("index.html", Some(&PAGE.replace("_loader", "")));
-        check(MODULE, Some("export { initSync };"));
-        check(WASM, None);
+        check("manyhands-worker-opening.js", Some("export { initSync };"));
+        check("manyhands-worker_bg.wasm", None);
+        check("manyhands-worker-opening_bg.wasm", Some("\0asm"));
         check(LOADER, None);
         check(SNIPPETS, Some(""));
     }

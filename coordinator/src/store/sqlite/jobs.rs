@@ -1,7 +1,7 @@
 //! Jobs, their states and their views, and the operator's stop.
 
 use manyhands_protocol::JobId;
-use manyhands_protocol::manifest::{Inputs, JobWork, Submission};
+use manyhands_protocol::manifest::{Inputs, JobWork, Submission, bits};
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::view::{JobState, JobView, RoundView, TrainView};
 use sqlx::sqlite::SqliteRow;
@@ -190,9 +190,11 @@ async fn train_view(tx: &mut SqliteConnection, job: &Job) -> Result<Option<Train
     .await?
     .iter()
     .map(|row| {
+        let loss = row.try_get("loss")?;
         Ok(RoundView {
             round: uint32(row, "round")?,
-            loss: row.try_get("loss")?,
+            loss,
+            bits_per_byte: recipe.model.vocabulary().map(|_| bits(loss)),
             accuracy: row.try_get("accuracy")?,
             checkpoint: hash(row, "checkpoint")?,
             at_ms: uint(row, "at_ms")?,
@@ -205,7 +207,7 @@ async fn train_view(tx: &mut SqliteConnection, job: &Job) -> Result<Option<Train
         rounds_merged: job.round,
         rounds_max: recipe.rounds_max,
         units_per_round: recipe.units_per_round,
-        target_accuracy: recipe.target_accuracy,
+        target: recipe.target(),
         checkpoint: newest.checkpoint,
         test: *test,
         history,

@@ -3,7 +3,7 @@
 use manyhands_shaders::matmul::{Shape, Transposed};
 use manyhands_shaders::{attention, clear, convolution, convolution_weight_gradient, layer_norm};
 
-use super::{Node, count, product};
+use super::{Node, Placed, Trace, Traced, What, count, product};
 use crate::plan::{AttentionBackward, Buffer, EVERY_LAYER, ImageOp, Matmul, NOT_BUILT, Op, Program, Saved, SequenceOp};
 
 /// A parameter and its gradient.
@@ -16,6 +16,7 @@ pub struct Gradient {
 struct Walk<'a> {
     program: &'a mut Program,
     gradients: Vec<Gradient>,
+    traces: Vec<Trace>,
     /// The gradient by the output of the node that comes next.
     at: Buffer,
     /// By the output of the residual walked through, until its branch has begun.
@@ -23,25 +24,42 @@ struct Walk<'a> {
 }
 
 /// Adds the calls of the backward pass; `gradient` is by the logits.
-pub fn compile(program: &mut Program, nodes: &[Node], gradient: Buffer) -> Vec<Gradient> {
-    let first = nodes.iter().position(Node::trains).unwrap_or(nodes.len());
-    let mut walk = Walk { program, gradients: Vec::new(), at: gradient, skip: None };
-    for (index, node) in nodes.iter().enumerate().skip(first).rev() {
-        let neighbours = [index.checked_sub(1).map(|before| &nodes[before]), nodes.get(index + 1)];
+pub fn compile(program: &mut Program, nodes: &[Placed], gradient: Buffer) -> (Vec<Gradient>, Vec<Trace>) {
+    let first = nodes.iter().position(|placed| placed.node.trains()).unwrap_or(nodes.len());
+    let (gradients, traces) = (Vec::new(), Vec::new());
+    let mut walk = Walk { program, gradients, traces, at: gradient, skip: None };
+    for (index, placed) in nodes.iter().enumerate().skip(first).rev() {
+        let neighbours = [index.checked_sub(1).map(|before| &nodes[before].node), nodes.get(index + 1).map(|next| &next.node)];
+        let known = walk.gradients.len();
+        if placed.gives() {
+            let (layer, part) = placed.fused.map_or((placed.layer, placed.part), |relu| (relu, 0));
+            walk.trace(Traced { layer: layer as u32, part, what: What::Error }, walk.at);
+        }
         // Nothing before the first node that trains needs a gradient.
-        walk.node(node, index > first, neighbours);
+        walk.node(placed, index > first, neighbours);
+        for index in known..walk.gradients.len() {
+            let Gradient { parameter, gradient } = walk.gradients[index];
+            // Parameters are the first buffers of a plan.
+            let what = What::Gradient { parameter: parameter.0 as u32 };
+            walk.trace(Traced { layer: placed.layer as u32, part: placed.part, what }, gradient);
+        }
     }
-    walk.gradients
+    (walk.gradients, walk.traces)
 }
 
 impl Walk<'_> {
-    fn node(&mut self, node: &Node, needs_input: bool, [before, after]: [Option<&Node>; 2]) {
+    /// What the calls so far have put into a buffer.
+    fn trace(&mut self, of: Traced, buffer: Buffer) {
+        self.traces.push(Trace { after: self.program.ops.len(), of, buffer });
+    }
+
+    fn node(&mut self, placed: &Placed, needs_input: bool, [before, after]: [Option<&Node>; 2]) {
         let gradient = self.at;
         let opens_branch = matches!(before, Some(Node::Branch { .. }));
         let feeds_attention = matches!(after, Some(Node::Attention { .. }));
-        match *node {
+        match placed.node {
             Node::Dense { rows, inputs, outputs, weight, bias, input, output, relu } => {
-                self.cut_off(relu, output, u64::from(rows) * u64::from(outputs));
+                self.cut_off(relu.then_some(placed), output, u64::from(rows) * u64::from(outputs));
                 self.dense([rows, inputs, outputs], [weight, input], needs_input);
                 if let Some(bias) = bias {
                     let d_bias = self.gradient_of(bias);
@@ -53,7 +71,7 @@ impl Walk<'_> {
                     }
                 }
             }
-            Node::Relu { output, values } => self.cut_off(true, output, values.into()),
+            Node::Relu { output, values } => self.relu(output, values),
             Node::Join => self.skip = Some(self.at),
             Node::Branch { values } => {
                 let skip = self.skip.take().expect("a branch is joined");
@@ -66,18 +84,24 @@ impl Walk<'_> {
             }
             _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
             Node::Convolution { shape, parameters, input, output, relu } => {
-                self.cut_off(relu, output, shape.values()[2]);
+                self.cut_off(relu.then_some(placed), output, shape.values()[2]);
                 self.convolution(shape, parameters, input, needs_input);
             }
             Node::MaxPool { shape, places } => {
-                let (input_gradient, images) = (self.program.buffer(shape.values()[0]), shape.images());
+                let (input_gradient, images) = (self.program.passing(shape.values()[0]), shape.images());
                 self.program.images(ImageOp::MaxPoolBackward { gradient, places, input_gradient, shape, images });
                 self.at = input_gradient;
             }
             Node::AveragePool { shape } => {
-                let (input_gradient, images) = (self.program.buffer(shape.values()[0]), shape.images());
+                let (input_gradient, images) = (self.program.passing(shape.values()[0]), shape.images());
                 self.program.images(ImageOp::AveragePoolBackward { gradient, input_gradient, shape, images });
                 self.at = input_gradient;
+            }
+            Node::Dropout { step, mask, values } => {
+                // Not in place: where a branch ends with it, the skip's gradient is the same buffer.
+                let y = self.like(gradient);
+                self.program.ops.push(Op::Dropout { step, x: gradient, y, values, mask });
+                self.at = y;
             }
             Node::Gelu { input, values } => {
                 self.sequence(SequenceOp::GeluBackward { x: input, gradient, values });
@@ -101,7 +125,7 @@ impl Walk<'_> {
 
     /// A new buffer of the size of another.
     fn like(&mut self, other: Buffer) -> Buffer {
-        self.program.buffer(self.program.values[other.0])
+        self.program.passing(self.program.values[other.0])
     }
 
     fn gradient_of(&mut self, parameter: Buffer) -> Buffer {
@@ -111,10 +135,15 @@ impl Walk<'_> {
     }
 
     /// The gradient through a ReLU, in place: no residual ends with one, so that nobody else reads it.
-    fn cut_off(&mut self, relu: bool, activation: Buffer, values: u64) {
-        if relu {
-            let (gradient, values) = (self.at, count(values));
-            self.program.ops.push(Op::ReluBackward { activation, gradient, values });
+    fn relu(&mut self, activation: Buffer, values: u32) {
+        self.program.ops.push(Op::ReluBackward { activation, gradient: self.at, values });
+    }
+
+    /// The gradient through the ReLU that a node has as its epilogue.
+    fn cut_off(&mut self, placed: Option<&Placed>, activation: Buffer, values: u64) {
+        if let Some(placed) = placed {
+            self.relu(activation, count(values));
+            self.trace(Traced { layer: placed.layer as u32, part: placed.part, what: What::Error }, self.at);
         }
     }
 
@@ -145,7 +174,7 @@ impl Walk<'_> {
         let (d_weight, d_bias) = (self.gradient_of(weight), self.gradient_of(bias));
         let splits = convolution_weight_gradient::splits(shape);
         let [_, weights, outputs] = shape.values();
-        let partial = self.program.buffer(u64::from(splits.count) * weights);
+        let partial = self.program.passing(u64::from(splits.count) * weights);
         self.program.images(ImageOp::ConvolutionWeightGradient { x, gradient, partial, shape, splits: splits.all() });
         self.program.ops.push(Op::ColumnSum { x: partial, sums: d_weight, rows: splits.count, columns: count(weights) });
         let pixels = count(outputs / u64::from(shape.outputs));
@@ -167,7 +196,7 @@ impl Walk<'_> {
     ) {
         let d_y = self.at;
         let chunks = extents.rows.div_ceil(layer_norm::CHUNK);
-        let partial = parameters.map(|parameter| self.program.buffer(u64::from(chunks) * self.program.values[parameter.0]));
+        let partial = parameters.map(|parameter| self.program.passing(u64::from(chunks) * self.program.values[parameter.0]));
         let [gain, shift] = partial;
         self.sequence(SequenceOp::LayerNormParameters { saved, d_y, gain, shift, extents });
         for (parameter, x) in parameters.into_iter().zip(partial) {

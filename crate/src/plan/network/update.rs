@@ -6,20 +6,31 @@ use manyhands_shaders::sgd_momentum::Rates;
 use manyhands_shaders::{adamw, adamw_advance};
 
 use super::backward::Gradient;
-use super::count;
+use super::{State, StateKind, count};
 use crate::plan::{Buffer, EVERY_LAYER, NOT_BUILT, Op, Program};
 
-/// Adds the updates; gives what the optimiser's state is before the first step, where that is not zero.
-pub fn compile(program: &mut Program, gradients: &[Gradient], optimizer: &InnerOptimizer) -> Vec<(Buffer, Vec<f32>)> {
+/// The optimiser's state, and what it is before the first step where that is not zero.
+#[derive(Default)]
+pub struct Kept {
+    pub state: Vec<(State, Buffer)>,
+    pub initial: Vec<(Buffer, Vec<f32>)>,
+}
+
+/// Adds the updates.
+pub fn compile(program: &mut Program, gradients: &[Gradient], optimizer: &InnerOptimizer) -> Kept {
+    // Parameters are the first buffers of a plan.
+    let of = |parameter: Buffer, kind| State { parameter: Some(parameter.0 as u32), kind };
+    let mut state = Vec::new();
     match *optimizer {
         InnerOptimizer::Sgd { learning_rate, momentum } => {
             let rates = Rates { learning_rate, momentum };
             for &Gradient { parameter, gradient } in gradients {
                 let values = program.values[parameter.0];
                 let velocity = program.buffer(values);
+                state.push((of(parameter, StateKind::Velocity), velocity));
                 program.ops.push(Op::SgdMomentum { gradient, velocity, parameter, values: count(values), rates });
             }
-            Vec::new()
+            Kept { state, ..Kept::default() }
         }
         _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
         InnerOptimizer::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, clip_norm } => {
@@ -32,9 +43,12 @@ pub fn compile(program: &mut Program, gradients: &[Gradient], optimizer: &InnerO
             for &Gradient { parameter, gradient } in gradients {
                 let values = program.values[parameter.0];
                 let [first, second] = [0; 2].map(|_| program.buffer(values));
+                state.push((of(parameter, StateKind::FirstMoment), first));
+                state.push((of(parameter, StateKind::SecondMoment), second));
                 program.ops.push(Op::AdamW { powers, gradient, first, second, parameter, values: count(values), rates });
             }
-            vec![(powers, adamw_advance::START.to_vec())]
+            state.push((State { parameter: None, kind: StateKind::Powers }, powers));
+            Kept { state, initial: vec![(powers, adamw_advance::START.to_vec())] }
         }
     }
 }
@@ -43,7 +57,7 @@ pub fn compile(program: &mut Program, gradients: &[Gradient], optimizer: &InnerO
 fn clip_to(program: &mut Program, gradients: &[Gradient], most: f32) {
     let sizes: Vec<u32> = gradients.iter().map(|g| count(program.values[g.gradient.0])).collect();
     let rows = sizes.iter().map(|&values| squares::parts(values)).sum();
-    let (parts, total) = (program.buffer(u64::from(rows)), program.buffer(1));
+    let (parts, total) = (program.passing(u64::from(rows)), program.passing(1));
     let mut first_part = 0;
     for (&Gradient { gradient, .. }, &values) in gradients.iter().zip(&sizes) {
         program.ops.push(Op::SquareSums { gradient, parts, values, first_part });

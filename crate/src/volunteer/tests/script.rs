@@ -1,6 +1,8 @@
 //! A host over a coordinator that fits in memory and fails on cue, for failure sequences only: what a coordinator
 //! decides is tested with the real one. Its clock moves only when the loop waits.
 
+mod host;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
@@ -17,11 +19,9 @@ use manyhands_protocol::work::{MatmulWork, UnitManifest, Work};
 use manyhands_protocol::{BlobHash, JobId, KeyId, LeaseId, UnitId, cbor, limits};
 use sha2::{Digest, Sha256};
 
-use crate::control::Control;
 use crate::tuner::Tune;
 use crate::volunteer::host::*;
 use crate::volunteer::identity::Identity;
-use crate::volunteer::unit::PROGRESS_MS;
 use crate::volunteer::*;
 
 /// What goes wrong with a call.
@@ -52,6 +52,8 @@ pub struct World {
     pub consents: RefCell<Vec<Consent>>,
     pub results: RefCell<Vec<Vec<u8>>>,
     pub verdicts: RefCell<VecDeque<Verdict>>,
+    /// What answers to leases say of this key's results.
+    pub totals: Cell<Totals>,
     pub units_left: Cell<u64>,
     leased_count: Cell<u64>,
     pub sessions_count: Cell<u64>,
@@ -108,6 +110,8 @@ pub fn settings() -> Settings {
         data_bytes_max: 0,
         units_max: None,
         renew_consent: false,
+        begun: false,
+        lease: None,
         withdraw_at_end: false,
     }
 }
@@ -136,6 +140,7 @@ impl ScriptHost {
             consents: RefCell::default(),
             results: RefCell::default(),
             verdicts: RefCell::default(),
+            totals: Cell::default(),
             units_left: Cell::new(units),
             leased_count: Cell::new(0),
             sessions_count: Cell::new(0),
@@ -205,6 +210,13 @@ impl ScriptHost {
     pub fn errors(&self) -> Vec<String> {
         let events = self.0.events.borrow();
         events.iter().filter_map(|e| if let Event::Error { code, .. } = e { Some(code.clone()) } else { None }).collect()
+    }
+
+    /// Accepted, rejected and pending results as they were told last.
+    pub fn totals(&self) -> Option<(u64, u64, u64)> {
+        let events = self.0.events.borrow();
+        let last = events.iter().rev().find_map(|e| if let Event::Totals(t) = e { Some(*t) } else { None });
+        last.map(|t| (t.accepted, t.rejected, t.pending))
     }
 
     /// How often a call was made.
@@ -277,24 +289,30 @@ impl ScriptHost {
         let mut manifests = Vec::new();
         if w.units_left.get() > 0 {
             w.units_left.set(w.units_left.get() - 1);
-            w.leased_count.set(w.leased_count.get() + 1);
-            let manifest = UnitManifest {
-                version: limits::PROTOCOL_VERSION,
-                job: JobId(1),
-                unit: UnitId(w.leased_count.get()),
-                lease: LeaseId(100 + w.leased_count.get()),
-                key: w.volunteer.key(),
-                issued_ms: w.now_ms.get(),
-                deadline_ms: w.now_ms.get() + limits::LEASE_MS,
-                work: Work::Matmul(MatmulWork { a: hash(&a_bytes()), b: hash(&b_bytes()), m: 2, k: 3, n: 1 }),
-                upload_bytes_max: 4096,
-            };
-            let coordinator = w.coordinator.borrow();
-            let unsigned = cose::prepare(Kind::UnitManifest, coordinator.key(), cbor::encode(&manifest));
-            let signature = coordinator.sign(&unsigned.to_be_signed());
-            manifests.push(SignedBytes(unsigned.finish(signature)));
+            manifests.push(SignedBytes(self.manifest(self.0.volunteer.key())));
         }
-        ok(cbor::encode(&LeaseResponse { manifests, retry_after_ms: 1000, totals: Totals::default() }))
+        ok(cbor::encode(&LeaseResponse { manifests, retry_after_ms: 1000, totals: w.totals.get() }))
+    }
+
+    /// A lease of the next unit to a key, signed.
+    pub fn manifest(&self, key: KeyId) -> Vec<u8> {
+        let w = &*self.0;
+        w.leased_count.set(w.leased_count.get() + 1);
+        let manifest = UnitManifest {
+            version: limits::PROTOCOL_VERSION,
+            job: JobId(1),
+            unit: UnitId(w.leased_count.get()),
+            lease: LeaseId(100 + w.leased_count.get()),
+            key,
+            issued_ms: w.now_ms.get(),
+            deadline_ms: w.now_ms.get() + limits::LEASE_MS,
+            work: Work::Matmul(MatmulWork { a: hash(&a_bytes()), b: hash(&b_bytes()), m: 2, k: 3, n: 1 }),
+            upload_bytes_max: 4096,
+        };
+        let coordinator = w.coordinator.borrow();
+        let unsigned = cose::prepare(Kind::UnitManifest, coordinator.key(), cbor::encode(&manifest));
+        let signature = coordinator.sign(&unsigned.to_be_signed());
+        unsigned.finish(signature)
     }
 }
 
@@ -311,135 +329,4 @@ fn payload<T: for<'b> minicbor::Decode<'b, ()> + minicbor::Encode<()>>(kind: Kin
     let envelope = cose::open(kind, bytes).unwrap();
     assert!(identity::verify(envelope.key, &envelope.to_be_signed, &envelope.signature));
     cbor::decode_strict(&envelope.payload).unwrap()
-}
-
-impl Host for ScriptHost {
-    type SessionLock = ();
-    type TuningLock = ();
-
-    async fn request(&self, request: Request<'_>) -> Result<Response, HostError> {
-        let call = format!("{} {}", request.method.name(), request.path);
-        if !call.ends_with("/heartbeat") {
-            self.0.log.borrow_mut().push(call.clone());
-        }
-        if self.0.stop_at.get().is_some_and(|at| call.starts_with(at)) {
-            self.0.switch.set(Wish::Stop);
-        }
-        let response = match self.fault(&call) {
-            None => self.answer(&call, &request),
-            Some(Fault::Network) => return Err(HostError::Network("refused".to_owned())),
-            Some(Fault::Hang) => std::future::pending().await,
-            Some(Fault::HangAndTakeBack) => {
-                self.0.keep.set(Some(false));
-                std::future::pending().await
-            }
-            Some(Fault::Problem(code, retry_after_ms)) => problem(code, retry_after_ms),
-            Some(Fault::Html(status)) => Response { status, retry_after_ms: None, body: b"<html>".to_vec() },
-            Some(Fault::LostAnswer) => {
-                self.answer(&call, &request);
-                return Err(HostError::Network("reset".to_owned()));
-            }
-            Some(Fault::WrongBytes) => ok(a_bytes().into_iter().rev().collect()),
-        };
-        if response.body.len() as u64 > request.answer_bytes_max {
-            return Err(HostError::TooLarge(request.answer_bytes_max));
-        }
-        Ok(response)
-    }
-
-    async fn sha256(&self, bytes: &[u8]) -> Result<BlobHash, HostError> {
-        Ok(hash(bytes))
-    }
-
-    fn key(&self) -> KeyId {
-        self.0.volunteer.key()
-    }
-
-    fn key_is_stored(&self) -> bool {
-        false
-    }
-
-    async fn sign(&self, bytes: &[u8]) -> Result<[u8; 64], HostError> {
-        Ok(self.0.volunteer.sign(bytes))
-    }
-
-    fn now_ms(&self) -> u64 {
-        self.0.now_ms.get()
-    }
-
-    async fn sleep(&self, ms: u64) {
-        let timer = Timer { world: &self.0, id: self.0.timers_count.replace(self.0.timers_count.get() + 1) };
-        let due_ms = self.0.now_ms.get() + ms;
-        std::future::poll_fn(|context| {
-            let never = ms == PROGRESS_MS || ms == limits::HEARTBEAT_MS && self.0.keep.get().is_none();
-            if never {
-                return Poll::Pending;
-            }
-            let mut timers = self.0.timers.borrow_mut();
-            if self.0.now_ms.get() >= due_ms {
-                return Poll::Ready(());
-            }
-            timers.insert(timer.id, (due_ms, context.waker().clone()));
-            Poll::Pending
-        })
-        .await;
-        if ms != limits::HEARTBEAT_MS {
-            self.0.log.borrow_mut().push(format!("wait {ms}"));
-        }
-    }
-
-    fn random(&self) -> f64 {
-        0.0
-    }
-
-    fn control(&self, _duty_percent: u32) -> Control {
-        Control::new()
-    }
-
-    fn read_info(&self, _json: &[u8]) -> Option<Info> {
-        Some(Info {
-            protocol_version: limits::PROTOCOL_VERSION,
-            terms_version: limits::TERMS_VERSION,
-            key: self.0.coordinator.borrow().key(),
-            nonce: vec![1; 16],
-            now_ms: self.0.now_ms.get(),
-            heartbeat_ms: limits::HEARTBEAT_MS,
-            session_ms_max: limits::SESSION_MS_MAX,
-        })
-    }
-
-    fn read_problem(&self, json: &[u8]) -> Option<ProblemText> {
-        let code = Code::parse(std::str::from_utf8(json).ok()?)?;
-        Some(ProblemText { code: code.as_str().to_owned(), detail: String::new(), retryable: code.retryable() })
-    }
-
-    async fn lock_session(&self, _coordinator: KeyId) -> Self::SessionLock {}
-
-    async fn load_session(&self, name: &str) -> Option<StoredSession> {
-        self.0.stored.borrow().get(name).cloned()
-    }
-
-    async fn store_session(&self, name: &str, session: Option<&StoredSession>) {
-        let mut stored = self.0.stored.borrow_mut();
-        match session {
-            Some(session) => stored.insert(name.to_owned(), session.clone()),
-            None => stored.remove(name),
-        };
-    }
-
-    fn environment(&self) -> String {
-        "script".to_owned()
-    }
-
-    async fn lock_tuning(&self) -> Option<()> {
-        Some(())
-    }
-
-    async fn load_tuning(&self, name: &str) -> Option<String> {
-        self.0.tuning.borrow().get(name).cloned()
-    }
-
-    async fn store_tuning(&self, name: &str, text: &str) {
-        self.0.tuning.borrow_mut().insert(name.to_owned(), text.to_owned());
-    }
 }

@@ -165,7 +165,8 @@ fn short_windows<const FUSED: bool, const RUN: usize>(
 }
 
 /// dX of the images of `gradient`: per output pixel and row of the kernel, a run of `dY · Wᵀ` is added where the window
-/// has it. Six rows of windows at a time, because no two of them share a row of x under the same row of the kernel.
+/// has it. Six rows of windows at a time, because no two of them share a row of x under the same row of the kernel; of
+/// one image, so that images that are computed apart get the same bits.
 pub fn input_gradient(shape: Shape, w: &[f32], gradient: &[f32], to: &mut [f32], scratch: &mut Scratch) {
     let images = to.len() / image_values(shape).max(1);
     let extents = Extents::new(shape, images);
@@ -198,10 +199,12 @@ fn scatter_in<const FUSED: bool>(extents: Extents, panels: &[f32], gradient: &[f
     if outputs == 0 || run == 0 {
         return;
     }
-    let lines = extents.images * extents.out_height;
     let each = run.div_ceil(COLUMNS) * outputs * COLUMNS;
-    for line in (0..lines).step_by(ROWS) {
-        let count = ROWS.min(lines - line);
+    let starts = (0..extents.images).flat_map(|image| {
+        (0..extents.out_height).step_by(ROWS).map(move |line| (image * extents.out_height + line, extents.out_height - line))
+    });
+    for (line, left) in starts {
+        let count = ROWS.min(left);
         // Past the end the last row again, which is not added.
         let lines: [usize; ROWS] = std::array::from_fn(|i| line + i.min(count - 1));
         let first = lines.map(|l| l / extents.out_height * extents.image + l % extents.out_height * extents.row_step);

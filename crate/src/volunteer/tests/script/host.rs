@@ -1,0 +1,144 @@
+//! What the volunteer's loop asks of its host, answered by the script: calls with their faults, and a clock that moves
+//! only when the loop waits.
+
+use std::task::Poll;
+
+use manyhands_protocol::problem::Code;
+use manyhands_protocol::{BlobHash, KeyId, limits};
+
+use super::{Fault, ScriptHost, Timer, a_bytes, hash, ok, problem};
+use crate::control::Control;
+use crate::volunteer::host::*;
+use crate::volunteer::unit::PROGRESS_MS;
+use crate::volunteer::*;
+
+impl Host for ScriptHost {
+    type SessionLock = ();
+    type TuningLock = ();
+
+    async fn request(&self, request: Request<'_>) -> Result<Response, HostError> {
+        let call = format!("{} {}", request.method.name(), request.path);
+        if !call.ends_with("/heartbeat") {
+            self.0.log.borrow_mut().push(call.clone());
+        }
+        if self.0.stop_at.get().is_some_and(|at| call.starts_with(at)) {
+            self.0.switch.set(Wish::Stop);
+        }
+        let response = match self.fault(&call) {
+            None => self.answer(&call, &request),
+            Some(Fault::Network) => return Err(HostError::Network("refused".to_owned())),
+            Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::HangAndTakeBack) => {
+                self.0.keep.set(Some(false));
+                std::future::pending().await
+            }
+            Some(Fault::Problem(code, retry_after_ms)) => problem(code, retry_after_ms),
+            Some(Fault::Html(status)) => Response { status, retry_after_ms: None, body: b"<html>".to_vec() },
+            Some(Fault::LostAnswer) => {
+                self.answer(&call, &request);
+                return Err(HostError::Network("reset".to_owned()));
+            }
+            Some(Fault::WrongBytes) => ok(a_bytes().into_iter().rev().collect()),
+        };
+        if response.body.len() as u64 > request.answer_bytes_max {
+            return Err(HostError::TooLarge(request.answer_bytes_max));
+        }
+        Ok(response)
+    }
+
+    async fn sha256(&self, bytes: &[u8]) -> Result<BlobHash, HostError> {
+        Ok(hash(bytes))
+    }
+
+    fn key(&self) -> KeyId {
+        self.0.volunteer.key()
+    }
+
+    fn key_is_stored(&self) -> bool {
+        false
+    }
+
+    async fn sign(&self, bytes: &[u8]) -> Result<[u8; 64], HostError> {
+        Ok(self.0.volunteer.sign(bytes))
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.0.now_ms.get()
+    }
+
+    async fn sleep(&self, ms: u64) {
+        let timer = Timer { world: &self.0, id: self.0.timers_count.replace(self.0.timers_count.get() + 1) };
+        let due_ms = self.0.now_ms.get() + ms;
+        std::future::poll_fn(|context| {
+            let never = ms == PROGRESS_MS || ms == limits::HEARTBEAT_MS && self.0.keep.get().is_none();
+            if never {
+                return Poll::Pending;
+            }
+            let mut timers = self.0.timers.borrow_mut();
+            if self.0.now_ms.get() >= due_ms {
+                return Poll::Ready(());
+            }
+            timers.insert(timer.id, (due_ms, context.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+        if ms != limits::HEARTBEAT_MS {
+            self.0.log.borrow_mut().push(format!("wait {ms}"));
+        }
+    }
+
+    fn random(&self) -> f64 {
+        0.0
+    }
+
+    fn control(&self, _duty_percent: u32) -> Control {
+        Control::new()
+    }
+
+    fn read_info(&self, _json: &[u8]) -> Option<Info> {
+        Some(Info {
+            protocol_version: limits::PROTOCOL_VERSION,
+            terms_version: limits::TERMS_VERSION,
+            key: self.0.coordinator.borrow().key(),
+            nonce: vec![1; 16],
+            now_ms: self.0.now_ms.get(),
+            heartbeat_ms: limits::HEARTBEAT_MS,
+            session_ms_max: limits::SESSION_MS_MAX,
+        })
+    }
+
+    fn read_problem(&self, json: &[u8]) -> Option<ProblemText> {
+        let code = Code::parse(std::str::from_utf8(json).ok()?)?;
+        Some(ProblemText { code: code.as_str().to_owned(), detail: String::new(), retryable: code.retryable() })
+    }
+
+    async fn lock_session(&self, _coordinator: KeyId) -> Self::SessionLock {}
+
+    async fn load_session(&self, name: &str) -> Option<StoredSession> {
+        self.0.stored.borrow().get(name).cloned()
+    }
+
+    async fn store_session(&self, name: &str, session: Option<&StoredSession>) {
+        let mut stored = self.0.stored.borrow_mut();
+        match session {
+            Some(session) => stored.insert(name.to_owned(), session.clone()),
+            None => stored.remove(name),
+        };
+    }
+
+    fn environment(&self) -> String {
+        "script".to_owned()
+    }
+
+    async fn lock_tuning(&self) -> Option<()> {
+        Some(())
+    }
+
+    async fn load_tuning(&self, name: &str) -> Option<String> {
+        self.0.tuning.borrow().get(name).cloned()
+    }
+
+    async fn store_tuning(&self, name: &str, text: &str) {
+        self.0.tuning.borrow_mut().insert(name.to_owned(), text.to_owned());
+    }
+}
