@@ -76,7 +76,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         units_max: args.units,
         // The command is the consent, for as long as it runs; its session is its own.
         renew_consent: true,
-        units_before: 0,
+        begun: false,
         lease: None,
         withdraw_at_end: true,
     };

@@ -125,8 +125,7 @@ async fn visit(start: Start, switch: Switch) -> Result<(), VolunteerError> {
         units_max: if cfg!(feature = "every-layer") { None } else { Some(1) },
         renew_consent: false,
         withdraw_at_end: false,
-        // Without a lease to go on with, the build before this one handed in the visit's first unit.
-        units_before: u64::from(start.goes_on && start.lease.is_none()),
+        begun: start.goes_on && start.lease.is_none(),
         lease: start.lease,
     };
     let volunteer = Volunteer { host, settings, switch };

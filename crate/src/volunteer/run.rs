@@ -51,8 +51,8 @@ pub struct Settings {
     pub renew_consent: bool,
     /// End the session with the visit: for a volunteer whose session nobody shares.
     pub withdraw_at_end: bool,
-    /// Units that the build which began the visit has handed in; they count.
-    pub units_before: u64,
+    /// Whether the session's first unit is done: another build began this visit.
+    pub begun: bool,
     /// A lease to begin with, signed as it came: from the build that began the visit and could not compute it.
     pub lease: Option<Vec<u8>>,
 }
@@ -76,7 +76,7 @@ impl<H: Host> Volunteer<H> {
             device: RefCell::new(None),
             held: RefCell::new(Vec::new()),
             totals: Cell::new(Totals::default()),
-            submitted_count: Cell::new(self.settings.units_before),
+            submitted_count: Cell::new(0),
             #[cfg(feature = "every-layer")]
             tuning: Tuning::default(),
             lease: RefCell::new(self.settings.lease.clone()),

@@ -76,7 +76,8 @@ impl<H: Host> Visit<'_, H> {
 
     /// The first unit is computed by what is there: nobody waits for it.
     fn tunes(&self) -> bool {
-        self.client.settings.tune == Tune::Auto && self.submitted_count.get() > 0
+        let settings = &self.client.settings;
+        settings.tune == Tune::Auto && (settings.begun || self.submitted_count.get() > 0)
     }
 
     async fn measure(&self, tuner: &mut Tuner, tasks: &[Task], control: &Control, names: &Names) -> Result<(), EngineError> {

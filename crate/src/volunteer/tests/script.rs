@@ -110,7 +110,7 @@ pub fn settings() -> Settings {
         data_bytes_max: 0,
         units_max: None,
         renew_consent: false,
-        units_before: 0,
+        begun: false,
         lease: None,
         withdraw_at_end: false,
     }
