@@ -120,7 +120,7 @@ impl Tuner {
         for task in tasks {
             let usual = engine.usual_variant(task);
             let mut choice = usual;
-            if let Some(winner) = self.winner(task).filter(|&winner| engine.runs_variant(winner)) {
+            if let Some(winner) = self.winner(task).filter(|&winner| engine.offers_variant(winner)) {
                 match self.tested(engine, task, winner).await {
                     Ok(()) => choice = winner,
                     Err(EngineError::SelfTest { .. } | EngineError::Validation(_)) => {
