@@ -85,7 +85,9 @@ fn clippy() -> Result<Vec<Command>, String> {
         "-D",
         "warnings",
     ]);
-    Ok(vec![native, wasm])
+    let mut opening = cargo(&["clippy", "--package", "manyhands-worker", "--no-default-features"]);
+    opening.args(WASM).args(["--", "-D", "warnings"]);
+    Ok(vec![native, wasm, opening])
 }
 
 fn native_tests() -> Result<Vec<Command>, String> {
