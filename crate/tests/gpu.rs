@@ -4,7 +4,9 @@
 
 use manyhands::control::{Control, Pace, PaceFuture};
 use manyhands::engine::{AdapterChoice, Engine, EngineError, GpuOptions, init_parameters, known};
-use manyhands_protocol::statement::Backend;
+use manyhands::tuner::tasks;
+use manyhands_protocol::statement::{Backend, Kernels};
+use manyhands_protocol::work::Work;
 use manyhands_shaders::KERNELS;
 use manyhands_shaders::compare::relative_distance;
 use manyhands_shaders::matmul::{Epilogue, Shape, Transposed, Variant};
@@ -233,4 +235,34 @@ fn the_tuner_measures_checks_and_ends() {
 #[test]
 fn the_default_limits_hold_every_kernel_and_refuse_what_is_past_them() {
     pollster::block_on(suite::limits::defaults());
+}
+
+/// A result names its products' kernels, and a device that pins them gives the same bits; without the pin it does not.
+#[test]
+fn a_replay_pins_the_kernels_of_a_result() {
+    let work = suite::work(suite::model(&[128]), 32, 3);
+    let (parameters, shard, control) = (init_parameters(&work.model, 2), suite::shard(96, 784), Control::new());
+    let train = |engine: &Engine| pollster::block_on(engine.train(&work, &parameters, &shard, &control)).unwrap();
+    let first = open();
+    let usual = train(&first);
+    for task in tasks(&Work::Train(work.clone())).unwrap() {
+        let takes = |variant: &Variant| variant.takes(task.shape, task.transposed) && *variant != first.usual_variant(&task);
+        let other = Variant::ALL.into_iter().filter(|&v| first.offers_variant(v)).find(takes).unwrap();
+        first.choose_variant(&task, other);
+    }
+    let (chosen, kernels) = (train(&first), first.kernels(&Work::Train(work.clone())).unwrap().expect("a GPU chooses"));
+    assert_ne!(chosen, usual, "other kernels round otherwise");
+    assert_eq!(kernels.products.len(), 5, "a product forward and by weights per layer, and one by inputs");
+
+    let again = open();
+    assert_eq!(train(&again), usual);
+    again.pin(&kernels).unwrap();
+    assert_eq!(train(&again), chosen);
+
+    let other_version = Kernels { version: "0".repeat(16), ..kernels.clone() };
+    assert!(matches!(again.pin(&other_version), Err(EngineError::Unsupported(_))));
+    let mut unknown = kernels;
+    unknown.products[0].kernel = "matmul_unknown".to_owned();
+    assert!(matches!(again.pin(&unknown), Err(EngineError::Unsupported(_))));
+    assert_eq!(Engine::cpu().kernels(&Work::Train(work.clone())), Ok(None));
 }

@@ -25,6 +25,8 @@ pub const UPLOADS_PER_KEY_MAX: usize = 2;
 pub const UPLOAD_SILENCE_MS: u64 = 10_000;
 /// Longest string in any statement (device description, site, origin).
 pub const TEXT_BYTES_MAX: usize = 256;
+/// Most products whose kernels a result names: a device's own choice never comes near.
+pub const KERNELS_COUNT_MAX: usize = 256;
 
 /// Most units one lease call hands out.
 pub const LEASES_PER_CALL_MAX: u32 = 16;

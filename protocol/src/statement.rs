@@ -3,6 +3,7 @@
 use minicbor::{Decode, Encode};
 
 use crate::ids::{BlobHash, JobId, KeyId, LeaseId, UnitId};
+use crate::limits;
 
 /// A visitor's consent, signed by the visitor's key. Opens a session.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -63,6 +64,57 @@ pub struct ResultStatement {
     /// Loss before each inner step, in millionths; empty for a matmul unit.
     #[n(8)]
     pub losses_micro: Vec<u64>,
+    /// What the device's products ran on; none where there is one way to compute them.
+    #[n(9)]
+    pub kernels: Option<Kernels>,
+}
+
+/// The kernels of a unit's products: with these and the device another run gives the same bits.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Kernels {
+    /// Names the kernels' texts, at most [`crate::limits::TEXT_BYTES_MAX`] bytes.
+    #[n(0)]
+    pub version: String,
+    /// At most [`crate::limits::KERNELS_COUNT_MAX`].
+    #[n(1)]
+    pub products: Vec<ProductKernel>,
+}
+
+/// Which kernel computed the products `[m, k]` by `[k, n]` of a unit.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct ProductKernel {
+    #[n(0)]
+    pub m: u32,
+    #[n(1)]
+    pub k: u32,
+    #[n(2)]
+    pub n: u32,
+    /// Whether the left factor is stored transposed.
+    #[n(3)]
+    pub transposed_a: bool,
+    /// Whether the right factor is.
+    #[n(4)]
+    pub transposed_b: bool,
+    /// At most [`crate::limits::TEXT_BYTES_MAX`] bytes.
+    #[n(5)]
+    pub kernel: String,
+}
+
+impl ResultStatement {
+    /// The first field that is longer than allowed.
+    pub fn overlong(&self) -> Option<&'static str> {
+        let long = |text: &str| text.len() > limits::TEXT_BYTES_MAX;
+        let kernels = self.kernels.as_ref();
+        if long(&self.device.adapter) {
+            return Some("device.adapter");
+        }
+        if kernels.is_some_and(|k| k.products.len() > limits::KERNELS_COUNT_MAX) {
+            return Some("kernels.products");
+        }
+        kernels.is_some_and(|k| long(&k.version) || k.products.iter().any(|p| long(&p.kernel))).then_some("kernels")
+    }
 }
 
 /// One uploaded blob of a result.
@@ -131,4 +183,39 @@ pub struct Timings {
     pub fetch_ms: u32,
     #[n(1)]
     pub compute_ms: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_text_and_list_of_a_result_is_bounded() {
+        let good = || ResultStatement {
+            version: 1,
+            job: JobId(1),
+            unit: UnitId(1),
+            lease: LeaseId(1),
+            manifest: BlobHash([0; 32]),
+            outputs: Vec::new(),
+            device: DeviceClass { backend: Backend::Webgpu, adapter: "a".repeat(limits::TEXT_BYTES_MAX) },
+            timings: Timings { fetch_ms: 0, compute_ms: 0 },
+            losses_micro: Vec::new(),
+            kernels: Some(Kernels { version: String::new(), products: vec![product(); limits::KERNELS_COUNT_MAX] }),
+        };
+        fn product() -> ProductKernel {
+            ProductKernel { m: 1, k: 1, n: 1, transposed_a: false, transposed_b: false, kernel: "matmul".to_owned() }
+        }
+        let long = || "a".repeat(limits::TEXT_BYTES_MAX + 1);
+        let changed = |change: &dyn Fn(&mut ResultStatement)| {
+            let mut statement = good();
+            change(&mut statement);
+            statement.overlong()
+        };
+        assert_eq!(good().overlong(), None);
+        assert_eq!(changed(&|s| s.device.adapter = long()), Some("device.adapter"));
+        assert_eq!(changed(&|s| s.kernels.as_mut().unwrap().version = long()), Some("kernels"));
+        assert_eq!(changed(&|s| s.kernels.as_mut().unwrap().products[1].kernel = long()), Some("kernels"));
+        assert_eq!(changed(&|s| s.kernels.as_mut().unwrap().products.push(product())), Some("kernels.products"));
+    }
 }

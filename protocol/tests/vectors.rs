@@ -10,7 +10,7 @@ use manyhands_protocol::cbor::{decode_strict, encode};
 use manyhands_protocol::cose::{Kind, open, prepare};
 use manyhands_protocol::ids::{BlobHash, JobId, KeyId, LeaseId, UnitId};
 use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
-use manyhands_protocol::statement::{Backend, Consent, DeviceClass, Output, ResultStatement, Timings};
+use manyhands_protocol::statement::{Backend, Consent, DeviceClass, Kernels, Output, ProductKernel, ResultStatement, Timings};
 use manyhands_protocol::wire::{
     HeartbeatResponse, LeaseRequest, LeaseResponse, ResultResponse, SessionOpened, SignedBytes, Totals, Verdict,
 };
@@ -174,11 +174,17 @@ fn results() {
         device: DeviceClass { backend, adapter: adapter.to_owned() },
         timings: Timings { fetch_ms: 12, compute_ms: 345 },
         losses_micro,
+        kernels: None,
     };
     let matmul = result("matmul", 41, 900, "c", 17_472, Backend::Other, "", vec![]);
     check_signed("result-matmul", Kind::Result, &key(1), &matmul);
     let losses = vec![1_098_612, 1_000_000, 0];
-    let train = result("train", 42, 901, "delta", 368, Backend::Webgpu, "swiftshader", losses);
+    let products =
+        vec![ProductKernel { m: 32, k: 4, n: 3, transposed_a: false, transposed_b: true, kernel: "matmul_quad".to_owned() }];
+    let train = ResultStatement {
+        kernels: Some(Kernels { version: "0123456789abcdef".to_owned(), products }),
+        ..result("train", 42, 901, "delta", 368, Backend::Webgpu, "swiftshader", losses)
+    };
     check_signed("result-train", Kind::Result, &key(1), &train);
 }
 

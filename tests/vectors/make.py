@@ -80,6 +80,10 @@ RESULT = {
     6: ("device", {0: "backend", 1: "adapter"}),
     7: ("timings", {0: "fetch_ms", 1: "compute_ms"}),
     8: ("losses_micro", ["losses_micro", "loss before a step"]),
+    9: ("kernels", {
+        0: "version",
+        1: ("products", ["products", {0: "m", 1: "k", 2: "n", 3: "transposed_a", 4: "transposed_b", 5: "kernel"}]),
+    }),
 }
 
 
@@ -222,9 +226,11 @@ def main(check):
     }
     for kind, (name, size, backend, adapter, losses) in results.items():
         unit, lease = works[kind][:2]
+        product = {0: 32, 1: 4, 2: 3, 3: False, 4: True, 5: "matmul_quad"}
+        kernels = {9: {0: "0123456789abcdef", 1: [product]}} if kind == "train" else {}
         payload = cbor({
             0: 1, 1: 7, 2: unit, 3: lease, 4: hashlib.sha256(manifests[kind]).digest(),
-            5: [{0: name, 1: blob(name), 2: size}], 6: {0: backend, 1: adapter}, 7: {0: 12, 1: 345}, 8: losses,
+            5: [{0: name, 1: blob(name), 2: size}], 6: {0: backend, 1: adapter}, 7: {0: 12, 1: 345}, 8: losses, **kernels,
         })
         write(f"result-{kind}", f"Result of the {kind} unit in unit-manifest-{kind}.hex,\n{signed}",
               sign(VOLUNTEER, "result", payload), envelope(RESULT), check)

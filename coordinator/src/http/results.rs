@@ -28,8 +28,8 @@ pub async fn submit(State(service): Shared, headers: HeaderMap, request: Body) -
     if result.version != limits::PROTOCOL_VERSION {
         return Err(Failure::new(Code::BadRequest, "the statement is of another protocol version"));
     }
-    if result.device.adapter.len() > limits::TEXT_BYTES_MAX {
-        return Err(Failure::new(Code::BadRequest, "device.adapter is too long"));
+    if let Some(field) = result.overlong() {
+        return Err(Failure::new(Code::BadRequest, format!("{field} is too long")));
     }
     let [output] = result.outputs.as_slice() else {
         return Err(Failure::new(

@@ -236,6 +236,7 @@ impl Volunteer {
             device: DeviceClass { backend: Backend::Other, adapter: String::new() },
             timings: Timings { fetch_ms: 1, compute_ms: 2 },
             losses_micro: vec![1_000_000; losses],
+            kernels: None,
         }
     }
 

@@ -1,9 +1,12 @@
 //! What the tuner asks of an engine. The CPU path has one way to compute a product and nothing to choose.
 
-use manyhands_shaders::matmul::Variant;
+use manyhands_protocol::limits;
+use manyhands_protocol::statement::{Kernels, ProductKernel};
+use manyhands_protocol::work::Work;
+use manyhands_shaders::matmul::{Shape, Transposed, Variant};
 
 use super::{Engine, EngineError, known};
-use crate::tuner::{AdapterClass, Task};
+use crate::tuner::{AdapterClass, Task, kernels_version, tasks, variant_named};
 
 /// What measurements belong to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +78,37 @@ impl Engine {
             #[cfg(feature = "gpu")]
             Engine::Gpu(gpu) => gpu.usual(task.shape, task.transposed),
         }
+    }
+
+    /// What the products of a unit run on here, for the result to say; none where there is one way to compute them.
+    pub fn kernels(&self, work: &Work) -> Result<Option<Kernels>, EngineError> {
+        if self.tuned_adapter().is_none() {
+            return Ok(None);
+        }
+        let product = |task: Task| {
+            let (Shape { m, k, n }, Transposed { a, b }) = (task.shape, task.transposed);
+            let variant = self.chosen_variant(&task).unwrap_or_else(|| self.usual_variant(&task));
+            ProductKernel { m, k, n, transposed_a: a, transposed_b: b, kernel: variant.kernel().name.to_owned() }
+        };
+        let products = tasks(work)?.into_iter().take(limits::KERNELS_COUNT_MAX).map(product).collect();
+        Ok(Some(Kernels { version: kernels_version(), products }))
+    }
+
+    /// Runs products on the kernels that a result names, so that the same device gives the same bits again.
+    /// [`EngineError::Unsupported`] where this build has other kernels, or the device does not run these.
+    pub fn pin(&self, kernels: &Kernels) -> Result<(), EngineError> {
+        if kernels.version != kernels_version() {
+            return Err(EngineError::Unsupported(format!("kernels of version {}", kernels.version)));
+        }
+        for product in &kernels.products {
+            let &ProductKernel { m, k, n, transposed_a: a, transposed_b: b, .. } = product;
+            let task = Task { shape: Shape { m, k, n }, transposed: Transposed { a, b }, epilogues: Vec::new() };
+            let variant = variant_named(&product.kernel)
+                .filter(|variant| self.offers_variant(*variant) && variant.takes(task.shape, task.transposed))
+                .ok_or_else(|| EngineError::Unsupported(format!("a product by {}", product.kernel)))?;
+            self.choose_variant(&task, variant);
+        }
+        Ok(())
     }
 
     /// Known-answer test of a variant as a product would use it, at shapes with edges.

@@ -109,6 +109,7 @@ impl<H: Host> Visit<'_, H> {
             device: self.engine().device_class(),
             timings,
             losses_micro: computed.losses.iter().map(|&loss| (f64::from(loss) * 1e6) as u64).collect(),
+            kernels: self.engine().kernels(&leased.manifest.work)?,
         };
         let unsigned = cose::prepare(cose::Kind::Result, client.host.key(), cbor::encode(&statement));
         let signature = client.host.sign(&unsigned.to_be_signed()).await?;
