@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Mutex;
 
-use futures::future::{Either, select};
+use futures::future::{Either, join, select};
 use manyhands_protocol::limits;
 use manyhands_protocol::statement::{Backend, DeviceClass};
 use manyhands_shaders::matmul::{Shape, Transposed, Variant};
@@ -223,8 +223,16 @@ impl GpuEngine {
 
     /// Submits commands and waits until they are done.
     pub(super) async fn submit(&self, commands: wgpu::CommandBuffer) -> Result<(), EngineError> {
-        self.scoped(|| self.queue.submit([commands])).await?;
-        self.wait(|done| self.queue.on_submitted_work_done(done)).await
+        self.submit_and(commands, |done| self.queue.on_submitted_work_done(done)).await
+    }
+
+    /// Submits commands and waits for a callback that follows them. Both answers are asked for at once: in a browser each
+    /// is a message to another process and back.
+    pub(super) async fn submit_and(&self, commands: wgpu::CommandBuffer, ask: impl FnOnce(Done)) -> Result<(), EngineError> {
+        let submitted = self.scoped(|| self.queue.submit([commands]));
+        let (submitted, done) = join(submitted, self.wait(ask)).await;
+        submitted.map(drop)?;
+        done
     }
 
     /// Waits for a callback of the device, or for the device's end. Natively the device is driven from here.

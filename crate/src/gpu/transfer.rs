@@ -54,8 +54,7 @@ impl GpuEngine {
             encoder.copy_buffer_to_buffer(buffer, 0, &staging, at, bytes);
             at += bytes;
         }
-        self.submit(encoder.finish()).await?;
-        self.wait(|done| staging.map_async(wgpu::MapMode::Read, .., move |_| done())).await?;
+        self.submit_and(encoder.finish(), |done| staging.map_async(wgpu::MapMode::Read, .., move |_| done())).await?;
         // A failed mapping shows here.
         let view = staging.get_mapped_range(..).map_err(|e| EngineError::Validation(e.to_string()))?;
         let mut rest = &view[..];
