@@ -113,6 +113,7 @@ impl Finish<'_> {
     pub const NOTHING: Finish<'static> = Finish { bias: &[], relu: false };
 
     /// Of sums side by side; `bias` begins with theirs, and may end before they do.
+    #[cfg(any(target_arch = "wasm32", not(feature = "gemm"), test))]
     #[inline(always)]
     pub fn run<const N: usize>(self, mut sums: [f32; N], bias: &[f32]) -> [f32; N] {
         match bias.first_chunk::<N>() {
