@@ -1,6 +1,7 @@
 //! `cargo xtask bench …`: measurements. Each prints a table for people and one JSON object as its last line. None of
 //! them judges: the status is 0 when the measurement was made, whatever it shows.
 
+mod compare;
 mod converge;
 mod module;
 mod size;
@@ -18,6 +19,31 @@ pub enum Bench {
     Converge {
         #[arg(long, value_enum)]
         job: converge::Job,
+        /// Also write the JSON object here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// Matrix products beside TensorFlow.js and jax-js: WebGPU, wasm on one thread, natively.
+    Matmul {
+        /// Other shapes, each MxKxN.
+        #[arg(long, value_delimiter = ',', value_parser = compare::shape)]
+        shapes: Vec<[u32; 3]>,
+        #[command(flatten)]
+        options: compare::Options,
+        /// Also write the JSON object here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// Training steps beside TensorFlow.js and jax-js, on three models.
+    Train {
+        /// Of mlp, cnn and gpt.
+        #[arg(long, value_delimiter = ',', default_value = "mlp,cnn,gpt")]
+        models: Vec<String>,
+        /// Also how speed and memory grow with parameters and batch.
+        #[arg(long)]
+        scale: bool,
+        #[command(flatten)]
+        options: compare::Options,
         /// Also write the JSON object here.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -49,6 +75,17 @@ pub enum Bench {
 
 pub fn main(bench: &Bench) -> Result<()> {
     match bench {
+        Bench::Matmul { shapes, options, json } => {
+            let given = (!shapes.is_empty()).then(|| ("shapes", serde_json::json!(shapes)));
+            emit(&compare::measure("matmul", options, given.as_slice())?, json.as_deref())
+        }
+        Bench::Train { models, scale, options, json } => {
+            let mut measured = compare::measure("train", options, &[("models", serde_json::json!(models))])?;
+            if *scale {
+                measured["scale"] = compare::scale(options.least_ms())?;
+            }
+            emit(&measured, json.as_deref())
+        }
         Bench::Module => {
             setup::set_up(setup::Purpose::Web)?;
             module::build()

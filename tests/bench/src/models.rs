@@ -52,3 +52,14 @@ pub fn work(name: &str, values: usize) -> Option<TrainWork> {
     let nothing = BlobHash([0; 32]);
     Some(TrainWork { model, checkpoint: nothing, shard: nothing, round: 0, first_row: 0, batch, inner_steps, optimizer })
 }
+
+/// 784-width-width-10 with a batch of its own, for measurements of how cost grows.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn plain(width: u32, batch: u32) -> TrainWork {
+    let layers = vec![dense(width), Layer::Relu, dense(width), Layer::Relu, dense(10)];
+    let input = Input { shape: vec![784], dtype: InputType::F32, scale: 1.0, offset: 0.0 };
+    let model = Model { input, layers, loss: Loss::SoftmaxCrossEntropy };
+    let nothing = BlobHash([0; 32]);
+    let optimizer = InnerOptimizer::Sgd { learning_rate: 0.01, momentum: 0.9 };
+    TrainWork { model, checkpoint: nothing, shard: nothing, round: 0, first_row: 0, batch, inner_steps: 4, optimizer }
+}

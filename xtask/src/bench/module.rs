@@ -11,7 +11,7 @@ const NAME: &str = "manyhands_bench";
 
 pub fn build() -> Result<()> {
     let how = ["--target", "wasm32-unknown-unknown", "--profile", "web"];
-    run(command("cargo", &["build", "--package", "manyhands-bench"]).args(how))?;
+    run(command("cargo", &["build", "--lib", "--package", "manyhands-bench"]).args(how))?;
     let target = build_dir().parent().context("cargo's folder has a parent")?;
     let built = target.join("wasm32-unknown-unknown/web").join(NAME).with_extension("wasm");
     let package = root().join("tests/bench/pkg");
