@@ -45,8 +45,12 @@ impl Names {
 impl<H: Host> Visit<'_, H> {
     /// Chooses a variant for each product of `work` that is new to this device, measuring what nobody has.
     pub async fn tune(&self, work: &Work, control: &Control) -> Result<(), EngineError> {
+        // Said here and by a constant, so that a build for the first unit alone drops all that follows.
+        if !EVERY_LAYER || !self.tunes() {
+            return Ok(());
+        }
         let engine = self.engine();
-        let Some(adapter) = engine.tuned_adapter().filter(|_| self.tunes()) else { return Ok(()) };
+        let Some(adapter) = engine.tuned_adapter() else { return Ok(()) };
         let mut tasks = tasks(work)?;
         tasks.retain(|task| engine.chosen_variant(task).is_none());
         if tasks.is_empty() {
@@ -72,10 +76,10 @@ impl<H: Host> Visit<'_, H> {
         tuner.settle(&engine, &tasks).await
     }
 
-    /// The first unit is computed by what is there: nobody waits for it. A build that computes nothing else never measures.
+    /// The first unit is computed by what is there: nobody waits for it.
     fn tunes(&self) -> bool {
         let settings = &self.client.settings;
-        EVERY_LAYER && settings.tune == Tune::Auto && (settings.begun || self.submitted_count.get() > 0)
+        settings.tune == Tune::Auto && (settings.begun || self.submitted_count.get() > 0)
     }
 
     async fn measure(&self, tuner: &mut Tuner, tasks: &[Task], control: &Control, names: &Names) -> Result<(), EngineError> {
