@@ -20,11 +20,16 @@ pub struct Task {
 }
 
 impl Task {
-    /// The product's name in notes: extents, then `n` or `t` for A and for B.
+    /// The product's name: extents, then `n` or `t` for A and for B.
     pub fn name(&self) -> String {
         let Shape { m, k, n } = self.shape;
         let letter = |transposed| if transposed { 't' } else { 'n' };
         format!("{m}x{k}x{n} {}{}", letter(self.transposed.a), letter(self.transposed.b))
+    }
+
+    /// The name in notes, where times are shares of the usual variant's.
+    pub fn against(&self, usual: Variant) -> String {
+        format!("{} {}", self.name(), usual.kernel().name)
     }
 }
 
@@ -92,7 +97,7 @@ impl Tuner {
 
     /// Variants of a product to try against its usual one.
     pub fn untried(&self, task: &Task, usual: Variant) -> Vec<Variant> {
-        let name = task.name();
+        let name = task.against(usual);
         Variant::ALL
             .into_iter()
             .filter(|&v| v != usual && is_offered(v, self.class) && v.takes(task.shape, task.transposed))
@@ -101,8 +106,8 @@ impl Tuner {
     }
 
     /// The variant that beat the usual one, if any did.
-    pub fn winner(&self, task: &Task) -> Option<Variant> {
-        let name = task.name();
+    pub fn winner(&self, task: &Task, usual: Variant) -> Option<Variant> {
+        let name = task.against(usual);
         let share = |variant| match self.notes.get(&name, variant) {
             Some(Measured::Share(share)) if share <= WIN_SHARE_MAX => Some(share),
             _ => None,
@@ -170,41 +175,42 @@ mod tests {
         for usual in [Variant::Blocked, Variant::BlockedVec4] {
             assert_eq!(tuner.untried(&task, usual), others(usual));
         }
-        assert_eq!(tuner.winner(&task), None);
-        tuner.notes.add(&task.name(), Variant::BlockedVec4, Measured::Share(980));
-        assert_eq!(tuner.winner(&task), None, "within the noise");
-        tuner.notes.add(&task.name(), Variant::BlockedVec4, Measured::Share(700));
-        assert_eq!(tuner.winner(&task), Some(Variant::BlockedVec4));
+        assert_eq!(tuner.winner(&task, Variant::Blocked), None);
+        tuner.notes.add(&task.against(Variant::Blocked), Variant::BlockedVec4, Measured::Share(980));
+        assert_eq!(tuner.winner(&task, Variant::Blocked), None, "within the noise");
+        tuner.notes.add(&task.against(Variant::Blocked), Variant::BlockedVec4, Measured::Share(700));
+        assert_eq!(tuner.winner(&task, Variant::Blocked), Some(Variant::BlockedVec4));
         assert!(!tuner.untried(&task, Variant::Blocked).contains(&Variant::BlockedVec4));
-        assert_eq!(tuner.winner(&super::tests::task(64, 128, 68)), None, "another product");
+        assert_eq!(tuner.winner(&super::tests::task(64, 128, 68), Variant::Blocked), None, "another product");
+        assert_eq!(tuner.winner(&task, Variant::Naive), None, "measured against another");
     }
 
     #[test]
     fn a_variant_that_was_wrong_or_lost_never_wins_and_is_not_tried() {
         let (first, second) = (task(64, 128, 64), task(64, 64, 64));
-        let won = format!("{} matmul_blocked_vec4 500\n", first.name());
-        let wrong = format!("{won}{} matmul_blocked_vec4 wrong\n", second.name());
+        let won = format!("{} matmul_blocked_vec4 500\n", first.against(Variant::Blocked));
+        let wrong = format!("{won}{} matmul_blocked_vec4 wrong\n", second.against(Variant::Blocked));
         for tuner in
             [Tuner::new(AdapterClass::Device, "", &wrong), Tuner::new(AdapterClass::Device, "matmul_blocked_vec4\n", &won)]
         {
-            assert_eq!(tuner.winner(&first), None);
+            assert_eq!(tuner.winner(&first, Variant::Blocked), None);
             for task in [&first, &second] {
                 assert!(!tuner.untried(task, Variant::Blocked).contains(&Variant::BlockedVec4));
             }
         }
         let mut tuner = Tuner::new(AdapterClass::Device, "", &won);
-        assert_eq!(tuner.winner(&first), Some(Variant::BlockedVec4));
+        assert_eq!(tuner.winner(&first, Variant::Blocked), Some(Variant::BlockedVec4));
         tuner.mark(Variant::BlockedVec4);
-        assert_eq!((tuner.winner(&first), tuner.markers().as_str()), (None, "matmul_blocked_vec4\n"));
+        assert_eq!((tuner.winner(&first, Variant::Blocked), tuner.markers().as_str()), (None, "matmul_blocked_vec4\n"));
         tuner.unmark(Variant::BlockedVec4);
-        assert_eq!((tuner.winner(&first), tuner.markers().as_str()), (Some(Variant::BlockedVec4), ""));
+        assert_eq!((tuner.winner(&first, Variant::Blocked), tuner.markers().as_str()), (Some(Variant::BlockedVec4), ""));
     }
 
     /// Notes are read from where others may write: a product that the kernel does not take is not given to it.
     #[test]
     fn notes_cannot_choose_what_does_not_fit() {
         let odd = task(63, 127, 63);
-        let notes = format!("{0} matmul_blocked_vec4 10\n{0} matmul_naive 10\n", odd.name());
-        assert_eq!(Tuner::new(AdapterClass::Device, "", &notes).winner(&odd), None);
+        let notes = format!("{0} matmul_blocked_vec4 10\n{0} matmul_naive 10\n", odd.against(Variant::Blocked));
+        assert_eq!(Tuner::new(AdapterClass::Device, "", &notes).winner(&odd, Variant::Blocked), None);
     }
 }

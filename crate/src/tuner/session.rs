@@ -101,9 +101,9 @@ impl Tuner {
                 self.unmark(variant);
                 keep(Kept::Unmarked(self.markers())).await;
                 match outcome {
-                    Ok(share) => self.notes.add(&task.name(), variant, Measured::Share(share)),
+                    Ok(share) => self.notes.add(&task.against(usual), variant, Measured::Share(share)),
                     Err(EngineError::SelfTest { .. } | EngineError::Validation(_)) => {
-                        self.notes.add(&task.name(), variant, Measured::Wrong);
+                        self.notes.add(&task.against(usual), variant, Measured::Wrong);
                     }
                     Err(EngineError::TooLarge { .. } | EngineError::OutOfMemory(_)) => continue,
                     Err(error) => return Err(error),
@@ -120,11 +120,11 @@ impl Tuner {
         for task in tasks {
             let usual = engine.usual_variant(task);
             let mut choice = usual;
-            if let Some(winner) = self.winner(task).filter(|&winner| engine.offers_variant(winner)) {
+            if let Some(winner) = self.winner(task, usual).filter(|&winner| engine.offers_variant(winner)) {
                 match self.tested(engine, task, winner).await {
                     Ok(()) => choice = winner,
                     Err(EngineError::SelfTest { .. } | EngineError::Validation(_)) => {
-                        self.notes.add(&task.name(), winner, Measured::Wrong);
+                        self.notes.add(&task.against(usual), winner, Measured::Wrong);
                     }
                     Err(error) => return Err(error),
                 }

@@ -69,7 +69,7 @@ impl<H: Host> Visit<'_, H> {
             measured?;
         } else {
             // What the other tab finds out is for the next unit.
-            tasks.retain(|task| tuner.winner(task).is_some());
+            tasks.retain(|task| tuner.winner(task, engine.usual_variant(task)).is_some());
         }
         tuner.settle(&engine, &tasks).await
     }

@@ -70,13 +70,13 @@ pub async fn measures_once_and_chooses(engine: Engine, name: &str) {
         let usual = engine.usual_variant(task);
         for variant in fresh(&engine).untried(task, usual) {
             tries += 1;
-            match tuner.notes.get(&task.name(), variant) {
+            match tuner.notes.get(&task.against(usual), variant) {
                 Some(Measured::Share(share)) => assert!(share > 0, "{} {variant:?}", task.name()),
                 other => panic!("{} {variant:?}: {other:?}", task.name()),
             }
         }
         assert!(tuner.untried(task, usual).is_empty());
-        super::println(&format!("{name}: {} runs on {:?}, else on {usual:?}", task.name(), tuner.winner(task)));
+        super::println(&format!("{name}: {} runs on {:?}, else on {usual:?}", task.name(), tuner.winner(task, usual)));
     }
     assert!(tries > 0, "nothing to try");
     let kept = kept.into_inner();
@@ -87,7 +87,8 @@ pub async fn measures_once_and_chooses(engine: Engine, name: &str) {
     }
     tuner.settle(&engine, &tasks).await.unwrap();
     for task in &tasks {
-        let expected = tuner.winner(task).unwrap_or_else(|| engine.usual_variant(task));
+        let usual = engine.usual_variant(task);
+        let expected = tuner.winner(task, usual).unwrap_or(usual);
         assert_eq!(engine.chosen_variant(task), Some(expected), "{}", task.name());
     }
     let after = engine.train(&work, &parameters, &shard, &control).await.unwrap();
@@ -103,11 +104,12 @@ pub async fn measures_once_and_chooses(engine: Engine, name: &str) {
 /// Where the usual variant is slow, another one wins.
 pub async fn the_faster_one_wins(engine: Engine) {
     let (_, tasks) = work();
-    let usual = engine.usual_variant(&tasks[0]).kernel();
+    let usual_variant = engine.usual_variant(&tasks[0]);
+    let usual = usual_variant.kernel();
     let engine = shared(replaced(usual.name, slow).await);
     let mut tuner = fresh(&engine);
     tuner.measure(&engine, &tasks[..1], &clock(), &Budget::of(LONG_MS), async |_| ()).await.unwrap();
-    let winner = tuner.winner(&tasks[0]).expect("a winner").kernel().name;
+    let winner = tuner.winner(&tasks[0], usual_variant).expect("a winner").kernel().name;
     assert_ne!(winner, usual.name);
     tuner.settle(&engine, &tasks[..1]).await.unwrap();
     assert_eq!(engine.chosen_variant(&tasks[0]).map(|v| v.kernel().name), Some(winner));
@@ -131,7 +133,7 @@ pub async fn no_wrong_kernel_wins() {
     };
     let honest = Engine::gpu_with(GpuOptions::default()).await.unwrap();
     let (usual, other) = first(&honest);
-    let notes = format!("{} {} 100\n", tasks[0].name(), other.kernel().name);
+    let notes = format!("{} {} 100\n", tasks[0].against(usual), other.kernel().name);
     let class = honest.tuned_adapter().unwrap().class;
     let honest = shared(honest);
     Tuner::new(class, "", &notes).settle(&honest, &tasks[..1]).await.unwrap();
@@ -142,10 +144,10 @@ pub async fn no_wrong_kernel_wins() {
         let engine = shared(replaced(other.kernel().name, change).await);
         let mut tuner = fresh(&engine);
         tuner.measure(&engine, &tasks, &control, &Budget::of(LONG_MS), async |_| ()).await.unwrap();
-        assert_eq!(tuner.notes.get(&tasks[0].name(), other), Some(Measured::Wrong));
-        assert!(tasks.iter().all(|task| tuner.winner(task) != Some(other)), "{}", tuner.notes.text());
+        assert_eq!(tuner.notes.get(&tasks[0].against(usual), other), Some(Measured::Wrong));
+        assert!(tasks.iter().all(|task| tuner.winner(task, engine.usual_variant(task)) != Some(other)), "{}", tuner.notes.text());
         tuner.settle(&engine, &tasks).await.unwrap();
-        assert_eq!(engine.chosen_variant(&tasks[0]), Some(tuner.winner(&tasks[0]).unwrap_or(usual)));
+        assert_eq!(engine.chosen_variant(&tasks[0]), Some(tuner.winner(&tasks[0], usual).unwrap_or(usual)));
         // Not by old notes either: the kernel is tested before it runs.
         let mut tuner = Tuner::new(class, "", &notes);
         tuner.settle(&engine, &tasks[..1]).await.unwrap();
