@@ -5,6 +5,7 @@ mod host;
 mod key;
 mod tuning;
 
+use std::cell::Cell;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -88,7 +89,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         }
     });
     let mut printer = Printer::default();
-    Volunteer { host, settings, switch }.run(move |event| printer.print(event)).await?;
+    let volunteer = Volunteer { host, settings, switch, data_bytes_used: Cell::new(0) };
+    volunteer.run(move |event| printer.print(event)).await?;
     Ok(())
 }
 

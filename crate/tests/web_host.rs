@@ -34,8 +34,8 @@ async fn signs(identity: &WebIdentity) {
 async fn the_key_outlives_the_visit_and_cannot_be_read() {
     for webcrypto_ed25519 in [true, false] {
         let name = fresh("key");
-        let options = KeyOptions { database: Some(&name), webcrypto_ed25519 };
-        let first = WebIdentity::open(options).await.expect("a key");
+        let options = KeyOptions { database: Some(&name), webcrypto_ed25519, unstored: None };
+        let first = WebIdentity::open(options.clone()).await.expect("a key");
         assert!(first.stored, "webcrypto: {webcrypto_ed25519}");
         signs(&first).await;
 
@@ -53,7 +53,7 @@ async fn the_key_outlives_the_visit_and_cannot_be_read() {
 #[wasm_bindgen_test]
 async fn this_browser_needs_no_fallback() {
     let name = fresh("native");
-    WebIdentity::open(KeyOptions { database: Some(&name), webcrypto_ed25519: true }).await.expect("a key");
+    WebIdentity::open(KeyOptions { database: Some(&name), webcrypto_ed25519: true, unstored: None }).await.expect("a key");
     let record = Database::open(&name).await.expect("opens").get("identity", "key").await.expect("reads");
     assert_eq!(field(&field(&field(&record, "private"), "algorithm"), "name"), "Ed25519");
 }
@@ -61,12 +61,18 @@ async fn this_browser_needs_no_fallback() {
 #[wasm_bindgen_test]
 async fn without_storage_each_visit_has_its_own_key() {
     for webcrypto_ed25519 in [true, false] {
-        let options = KeyOptions { database: None, webcrypto_ed25519 };
-        let one = WebIdentity::open(options).await.expect("a key");
-        let two = WebIdentity::open(options).await.expect("a key");
+        let options = KeyOptions { database: None, webcrypto_ed25519, unstored: None };
+        let one = WebIdentity::open(options.clone()).await.expect("a key");
+        let two = WebIdentity::open(options.clone()).await.expect("a key");
         assert!(!one.stored && !two.stored);
         assert_ne!(one.key, two.key);
         signs(&one).await;
+
+        // But for the build that goes on with it.
+        assert!(one.unstored.is_some());
+        let on = WebIdentity::open(KeyOptions { unstored: one.unstored, ..options }).await.expect("the same key");
+        assert_eq!((on.key, on.stored), (one.key, false));
+        signs(&on).await;
     }
 }
 
@@ -75,7 +81,7 @@ async fn what_is_stored_and_no_key_is_replaced() {
     let name = fresh("broken");
     let database = Database::open(&name).await.expect("opens");
     database.put("identity", "key", &"not a key".into()).await.expect("writes");
-    let identity = WebIdentity::open(KeyOptions { database: Some(&name), webcrypto_ed25519: true }).await.expect("a key");
+    let identity = WebIdentity::open(KeyOptions { database: Some(&name), webcrypto_ed25519: true, unstored: None }).await.expect("a key");
     assert!(identity.stored);
     signs(&identity).await;
 }
@@ -83,7 +89,7 @@ async fn what_is_stored_and_no_key_is_replaced() {
 #[wasm_bindgen_test]
 async fn two_tabs_that_start_together_make_one_key() {
     let name = fresh("together");
-    let options = KeyOptions { database: Some(&name), webcrypto_ed25519: true };
+    let options = KeyOptions { database: Some(&name), webcrypto_ed25519: true, unstored: None };
     let (one, two) = join(WebIdentity::open(options), WebIdentity::open(options)).await;
     assert_eq!(one.expect("a key").key, two.expect("a key").key);
 }
@@ -92,7 +98,7 @@ async fn two_tabs_that_start_together_make_one_key() {
 async fn a_lock_has_one_holder_and_a_waiter_that_gives_up_does_not_keep_it() {
     let name = fresh("lock");
     let held = lock(&name).await;
-    let host = WebHost::open(KeyOptions { database: None, webcrypto_ed25519: true }).await.expect("a host");
+    let host = WebHost::open(KeyOptions { database: None, webcrypto_ed25519: true, unstored: None }).await.expect("a host");
     {
         let mut gives_up = Box::pin(lock(&name).fuse());
         futures::select! {
@@ -107,7 +113,7 @@ async fn a_lock_has_one_holder_and_a_waiter_that_gives_up_does_not_keep_it() {
 #[wasm_bindgen_test]
 async fn tabs_share_a_session_under_its_lock() {
     let name = fresh("session");
-    let options = KeyOptions { database: Some(&name), webcrypto_ed25519: true };
+    let options = KeyOptions { database: Some(&name), webcrypto_ed25519: true, unstored: None };
     let (one, two) = (WebHost::open(options).await.expect("a tab"), WebHost::open(options).await.expect("a tab"));
     assert_eq!(one.key(), two.key());
     let coordinator = KeyId([3; 32]);
@@ -135,7 +141,7 @@ async fn tabs_share_a_session_under_its_lock() {
 
 #[wasm_bindgen_test]
 async fn an_answer_is_read_no_further_than_its_bound() {
-    let host = WebHost::open(KeyOptions { database: None, webcrypto_ed25519: true }).await.expect("a host");
+    let host = WebHost::open(KeyOptions { database: None, webcrypto_ed25519: true, unstored: None }).await.expect("a host");
     let get = |answer_bytes_max| Request {
         method: Method::Get,
         path: "/",
@@ -161,7 +167,7 @@ async fn sha256_of_abc() {
 
 #[wasm_bindgen_test]
 async fn a_computation_breathes_and_idles() {
-    let host = WebHost::open(KeyOptions { database: None, webcrypto_ed25519: true }).await.expect("a host");
+    let host = WebHost::open(KeyOptions { database: None, webcrypto_ed25519: true, unstored: None }).await.expect("a host");
     let busy: Control = host.control(100);
     for _ in 0..100 {
         busy.between_slices(1.0).await.expect("goes on");

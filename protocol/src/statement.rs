@@ -206,6 +206,9 @@ mod tests {
         fn product() -> ProductKernel {
             ProductKernel { m: 1, k: 1, n: 1, transposed_a: false, transposed_b: false, kernel: "matmul".to_owned() }
         }
+        fn kernels(statement: &mut ResultStatement) -> &mut Kernels {
+            statement.kernels.as_mut().expect("it was given some")
+        }
         let long = || "a".repeat(limits::TEXT_BYTES_MAX + 1);
         let changed = |change: &dyn Fn(&mut ResultStatement)| {
             let mut statement = good();
@@ -214,8 +217,8 @@ mod tests {
         };
         assert_eq!(good().overlong(), None);
         assert_eq!(changed(&|s| s.device.adapter = long()), Some("device.adapter"));
-        assert_eq!(changed(&|s| s.kernels.as_mut().unwrap().version = long()), Some("kernels"));
-        assert_eq!(changed(&|s| s.kernels.as_mut().unwrap().products[1].kernel = long()), Some("kernels"));
-        assert_eq!(changed(&|s| s.kernels.as_mut().unwrap().products.push(product())), Some("kernels.products"));
+        assert_eq!(changed(&|s| kernels(s).version = long()), Some("kernels"));
+        assert_eq!(changed(&|s| kernels(s).products[1].kernel = long()), Some("kernels"));
+        assert_eq!(changed(&|s| kernels(s).products.push(product())), Some("kernels.products"));
     }
 }

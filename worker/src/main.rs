@@ -7,7 +7,7 @@ mod opening;
 #[cfg(feature = "every-layer")]
 mod tryout;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use futures::FutureExt;
 use manyhands::volunteer::{Event, Settings, State, Switch, Volunteer, VolunteerError, Wish};
@@ -58,7 +58,7 @@ fn act(message: ToWorker) {
     let wish = match message {
         ToWorker::Start(start) => {
             return begin(async move |switch| {
-                let outcome = visit(start, switch).await;
+                let outcome = visit(start, switch).await.outcome;
                 post(&messages::stopped(&outcome.err().map(|e| e.to_string()).unwrap_or_default()));
             });
         }
@@ -100,18 +100,33 @@ fn begin(visit: impl AsyncFnOnce(Switch) + 'static) {
     }
 }
 
+/// What became of a visit.
+struct Visited {
+    outcome: Result<(), VolunteerError>,
+    /// What the worker that goes on with it needs, beside its lease.
+    #[cfg_attr(feature = "every-layer", expect(dead_code, reason = "no other worker goes on"))]
+    kept: (Option<JsValue>, u64),
+}
+
+impl From<Result<(), VolunteerError>> for Visited {
+    fn from(outcome: Result<(), VolunteerError>) -> Visited {
+        Visited { outcome, kept: (None, 0) }
+    }
+}
+
 /// One visit, to its end, of which the caller tells. The worker that a visit began with told how it started.
-async fn visit(start: Start, switch: Switch) -> Result<(), VolunteerError> {
+async fn visit(start: Start, switch: Switch) -> Visited {
+    let options = KeyOptions { unstored: start.key, ..KeyOptions::default() };
     let opened = futures::select_biased! {
-        _ = switch.until(|w| w == Wish::Stop).fuse() => return Ok(()),
-        opened = WebHost::open(KeyOptions::default()).fuse() => opened,
+        _ = switch.until(|w| w == Wish::Stop).fuse() => return Ok(()).into(),
+        opened = WebHost::open(options).fuse() => opened,
     };
     let host = match opened {
         Ok(host) => host,
         Err(fault) => {
             let error = VolunteerError::from(fault);
             post(&messages::error(error.code(), &error.to_string(), false));
-            return Err(error);
+            return Err(error).into();
         }
     };
     let settings = Settings {
@@ -128,7 +143,7 @@ async fn visit(start: Start, switch: Switch) -> Result<(), VolunteerError> {
         begun: start.goes_on && start.lease.is_none(),
         lease: start.lease,
     };
-    let volunteer = Volunteer { host, settings, switch };
+    let volunteer = Volunteer { host, settings, switch, data_bytes_used: Cell::new(start.data_bytes_used) };
     let mut goes_on = start.goes_on;
     // The loop tells its error itself, as an event.
     let tell = move |event: Event| {
@@ -141,5 +156,6 @@ async fn visit(start: Start, switch: Switch) -> Result<(), VolunteerError> {
         }
         post(&messages::event(event));
     };
-    volunteer.run(tell).await
+    let outcome = volunteer.run(tell).await;
+    Visited { outcome, kept: (volunteer.host.unstored_key(), volunteer.data_bytes_used.get()) }
 }

@@ -55,11 +55,17 @@ pub struct Start {
     pub goes_on: bool,
     /// The lease to go on with, signed as it came.
     pub lease: Option<Vec<u8>>,
+    /// The key to go on with where none is stored.
+    pub key: Option<JsValue>,
+    /// Bytes sent and received before.
+    pub data_bytes_used: u64,
 }
 
 /// Fields that one worker adds to `start` for the next, never the page.
 pub const GOES_ON: &str = "goes_on";
 pub const LEASE: &str = "lease";
+pub const KEY: &str = "key";
+pub const DATA_BYTES_USED: &str = "data_bytes_used";
 
 /// Most rows one `try` may ask for.
 const ROWS_MAX: u64 = 100;
@@ -88,6 +94,8 @@ impl ToWorker {
                 data_bytes_max: fields.whole("data_bytes_max").ok_or("data_bytes_max")?,
                 goes_on: fields.flag(GOES_ON).unwrap_or(false),
                 lease: fields.value(LEASE).map(|bytes| Uint8Array::new(&bytes).to_vec()),
+                key: fields.value(KEY),
+                data_bytes_used: fields.whole(DATA_BYTES_USED).unwrap_or(0),
             })),
             Some("pause") => Ok(ToWorker::Pause),
             Some("resume") => Ok(ToWorker::Resume),

@@ -10,7 +10,7 @@ use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{MessageEvent, MessageEventInit};
 
-use crate::messages::{self, GOES_ON, LEASE, Start, ToWorker};
+use crate::messages::{self, DATA_BYTES_USED, GOES_ON, KEY, LEASE, Start, ToWorker};
 use crate::{VISIT, act, begin, post, scope, visit};
 
 /// Global function that the script defines: loads the whole worker, checked by its hash, which then listens in our place.
@@ -56,7 +56,13 @@ async fn first_unit(start: Start, raw: &JsValue, switch: manyhands::volunteer::S
     // Setting a field fails only on frozen objects, which messages are not.
     let set = |name: &str, value: JsValue| drop(Reflect::set(raw, &name.into(), &value));
     set(GOES_ON, true.into());
-    match visit(start, switch).await {
+    let visited = visit(start, switch).await;
+    let (key, data_bytes_used) = visited.kept;
+    set(DATA_BYTES_USED, (data_bytes_used as f64).into());
+    if let Some(key) = key {
+        set(KEY, key);
+    }
+    match visited.outcome {
         Err(VolunteerError::Beyond(lease)) => {
             set(LEASE, Uint8Array::from(lease.as_slice()).into());
             Ok(())

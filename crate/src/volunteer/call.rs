@@ -10,7 +10,7 @@ use super::backoff::Backoff;
 use super::error::VolunteerError;
 use super::event::{Event, State};
 use super::host::{Host, HostError, Method, Request, Response};
-use super::run::Settings;
+use super::run::{Settings, Volunteer};
 use super::session::Sessions;
 
 /// Content type of plain CBOR bodies.
@@ -80,12 +80,13 @@ pub(super) struct Client<'a, H: Host> {
     pub settings: &'a Settings,
     pub reporter: &'a Reporter,
     pub sessions: Sessions,
-    data_bytes_used: Cell<u64>,
+    data_bytes_used: &'a Cell<u64>,
 }
 
 impl<'a, H: Host> Client<'a, H> {
-    pub fn new(host: &'a H, settings: &'a Settings, reporter: &'a Reporter) -> Self {
-        Self { host, settings, reporter, sessions: Sessions::default(), data_bytes_used: Cell::new(0) }
+    pub fn new(volunteer: &'a Volunteer<H>, reporter: &'a Reporter) -> Self {
+        let Volunteer { host, settings, data_bytes_used, .. } = volunteer;
+        Self { host, settings, reporter, sessions: Sessions::default(), data_bytes_used }
     }
 
     /// One attempt, without a session.

@@ -62,6 +62,8 @@ pub struct Volunteer<H: Host> {
     pub host: H,
     pub settings: Settings,
     pub switch: Switch,
+    /// Bytes sent and received so far, those of the build that began the visit among them.
+    pub data_bytes_used: Cell<u64>,
 }
 
 impl<H: Host> Volunteer<H> {
@@ -69,7 +71,7 @@ impl<H: Host> Volunteer<H> {
     pub async fn run(&self, tell: impl FnMut(Event) + 'static) -> Result<(), VolunteerError> {
         let reporter = Reporter::new(Box::new(tell));
         let visit = Visit {
-            client: Client::new(&self.host, &self.settings, &reporter),
+            client: Client::new(self, &reporter),
             switch: &self.switch,
             blobs: Blobs::default(),
             pending: Pending::default(),

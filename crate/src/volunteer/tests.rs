@@ -259,6 +259,12 @@ fn no_more_data_than_consented_to() {
     assert!(matches!(result, Err(VolunteerError::DataLimit)));
     assert!(host.phases().contains(&Phase::Accepted), "some of it was used");
     assert_eq!(host.errors().last().map(String::as_str), Some("data_limit"));
+
+    // A visit that another build began has used some of it.
+    let host = ScriptHost::new(1000, &[]);
+    host.0.data_bytes_used.set(9_990);
+    assert!(matches!(host.visit(|s| s.data_bytes_max = 10_000), Err(VolunteerError::DataLimit)));
+    assert!(!host.phases().contains(&Phase::Accepted));
 }
 
 #[test]

@@ -41,6 +41,13 @@ impl WebHost {
     }
 }
 
+impl WebHost {
+    /// The key where it could not be stored, for this worker's other build alone.
+    pub fn unstored_key(&self) -> Option<wasm_bindgen::JsValue> {
+        self.identity.unstored.clone()
+    }
+}
+
 /// The origin this worker was served from.
 pub fn origin() -> String {
     js_sys::global().unchecked_into::<WorkerGlobalScope>().location().origin()

@@ -20,17 +20,19 @@ use crate::volunteer::identity::Identity;
 const KEY: &str = "key";
 
 /// Which ways to a key are open; tests close some.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct KeyOptions<'a> {
     /// Database to keep the key in; none means memory only.
     pub database: Option<&'a str>,
+    /// The key to go on with, as [`WebIdentity::unstored`] gave it.
+    pub unstored: Option<JsValue>,
     /// Whether WebCrypto's own Ed25519 may be used.
     pub webcrypto_ed25519: bool,
 }
 
 impl Default for KeyOptions<'_> {
     fn default() -> Self {
-        Self { database: Some(database::NAME), webcrypto_ed25519: true }
+        Self { database: Some(database::NAME), unstored: None, webcrypto_ed25519: true }
     }
 }
 
@@ -45,11 +47,19 @@ pub struct WebIdentity {
     pub key: KeyId,
     /// Whether it outlives the visit.
     pub stored: bool,
+    /// What this worker's other build can go on with where nothing could be stored. Never for the page: scripts that
+    /// have it can sign.
+    pub unstored: Option<JsValue>,
 }
 
 impl WebIdentity {
     /// The key of this browser profile (and, in a frame, of the embedding site), made where there is none.
     pub async fn open(options: KeyOptions<'_>) -> Result<WebIdentity, JsValue> {
+        if let Some(record) = options.unstored
+            && let Some(identity) = load(Fields::new(record.clone())).await
+        {
+            return Ok(WebIdentity { stored: false, unstored: Some(record), ..identity });
+        }
         // Two tabs that start together must not make two keys.
         let _lock = locks::lock("manyhands-identity").await;
         let database = match options.database {
@@ -63,9 +73,10 @@ impl WebIdentity {
             return Ok(identity);
         }
         let (mut identity, record) = make(options.webcrypto_ed25519).await?;
-        if let (Some(database), Some(record)) = (&database, record) {
-            identity.stored = database.put(database::IDENTITY, KEY, &record).await.is_ok();
+        if let (Some(database), Some(record)) = (&database, &record) {
+            identity.stored = database.put(database::IDENTITY, KEY, record).await.is_ok();
         }
+        identity.unstored = record.filter(|_| !identity.stored);
         Ok(identity)
     }
 
@@ -85,7 +96,7 @@ impl WebIdentity {
 async fn make(webcrypto_ed25519: bool) -> Result<(WebIdentity, Option<JsValue>), JsValue> {
     if webcrypto_ed25519 && let Ok((private, key)) = generate().await {
         let record = Record::new().with("private", private.clone()).with("public", Uint8Array::from(&key.0[..]));
-        return Ok((WebIdentity { signer: Signer::WebCrypto(private), key, stored: false }, Some(record.into())));
+        return Ok((WebIdentity { signer: Signer::WebCrypto(private), key, stored: false, unstored: None }, Some(record.into())));
     }
     let mut seed = [0; 32];
     crypto()?.get_random_values_with_u8_array(&mut seed)?;
@@ -93,7 +104,7 @@ async fn make(webcrypto_ed25519: bool) -> Result<(WebIdentity, Option<JsValue>),
     let record = seal(&seed).await.ok();
     seed.fill(0);
     let key = identity.key();
-    Ok((WebIdentity { signer: Signer::Dalek(Box::new(identity)), key, stored: false }, record))
+    Ok((WebIdentity { signer: Signer::Dalek(Box::new(identity)), key, stored: false, unstored: None }, record))
 }
 
 /// A key from what was kept; none where that is no key any more.
@@ -101,7 +112,7 @@ async fn load(record: Fields) -> Option<WebIdentity> {
     if let Some(private) = record.value("private") {
         let key = KeyId(array(&record.value("public")?)?);
         let private: CryptoKey = private.dyn_into().ok()?;
-        return Some(WebIdentity { signer: Signer::WebCrypto(private), key, stored: true });
+        return Some(WebIdentity { signer: Signer::WebCrypto(private), key, stored: true, unstored: None });
     }
     let wrap: CryptoKey = record.value("wrap")?.dyn_into().ok()?;
     let sealed = Uint8Array::new(&record.value("sealed")?).to_vec();
@@ -110,7 +121,7 @@ async fn load(record: Fields) -> Option<WebIdentity> {
     let identity = Identity::from_seed(&seed);
     seed.fill(0);
     let key = identity.key();
-    Some(WebIdentity { signer: Signer::Dalek(Box::new(identity)), key, stored: true })
+    Some(WebIdentity { signer: Signer::Dalek(Box::new(identity)), key, stored: true, unstored: None })
 }
 
 async fn generate() -> Result<(CryptoKey, KeyId), JsValue> {

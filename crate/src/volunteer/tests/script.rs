@@ -62,6 +62,8 @@ pub struct World {
     pub blobs: RefCell<HashMap<BlobHash, Vec<u8>>>,
     pub stored: RefCell<HashMap<String, StoredSession>>,
     pub tuning: RefCell<HashMap<String, String>>,
+    /// What was sent and received before a visit goes on.
+    pub data_bytes_used: Cell<u64>,
     /// Heartbeats answer this; none: the time for one never comes.
     pub keep: Cell<Option<bool>>,
     pub events: RefCell<Vec<Event>>,
@@ -148,6 +150,7 @@ impl ScriptHost {
             blobs: RefCell::new(blobs),
             stored: RefCell::default(),
             tuning: RefCell::default(),
+            data_bytes_used: Cell::new(0),
             keep: Cell::new(None),
             events: RefCell::default(),
             switch: Switch::new(),
@@ -166,7 +169,7 @@ impl ScriptHost {
 
     /// One visit, where the test sees each event as it is told.
     pub fn visit_telling(&self, settings: Settings, mut see: impl FnMut(&Event) + 'static) -> Result<(), VolunteerError> {
-        let volunteer = Volunteer { host: self.clone(), settings, switch: self.0.switch.clone() };
+        let volunteer = Volunteer { host: self.clone(), settings, switch: self.0.switch.clone(), data_bytes_used: Cell::new(self.0.data_bytes_used.get()) };
         let world = self.0.clone();
         self.drive(volunteer.run(move |event| {
             see(&event);
