@@ -81,7 +81,8 @@ async fn what_is_stored_and_no_key_is_replaced() {
     let name = fresh("broken");
     let database = Database::open(&name).await.expect("opens");
     database.put("identity", "key", &"not a key".into()).await.expect("writes");
-    let identity = WebIdentity::open(KeyOptions { database: Some(&name), webcrypto_ed25519: true, unstored: None }).await.expect("a key");
+    let identity =
+        WebIdentity::open(KeyOptions { database: Some(&name), webcrypto_ed25519: true, unstored: None }).await.expect("a key");
     assert!(identity.stored);
     signs(&identity).await;
 }

@@ -25,12 +25,13 @@ pub struct WebHost {
 impl WebHost {
     /// Opens storage and the visitor's key. The coordinator is this worker's own origin.
     pub async fn open(options: KeyOptions<'_>) -> Result<WebHost, HostError> {
+        let name = options.database;
         let identity = WebIdentity::open(options).await.map_err(identity::crypto_error)?;
-        let database = match options.database {
+        let database = match name {
             Some(name) => Database::open(name).await.ok(),
             None => None,
         };
-        Ok(WebHost { origin: origin(), database_name: options.database.map(str::to_owned), identity, database })
+        Ok(WebHost { origin: origin(), database_name: name.map(str::to_owned), identity, database })
     }
 }
 

@@ -117,7 +117,7 @@ pub async fn the_faster_one_wins(engine: Engine) {
 
 /// A kernel that reads A for a long time before it begins.
 fn slow(wgsl: &str) -> String {
-    let part = if wgsl.contains("a: array<vec4f>") { ".x" } else { "" };
+    let part = if wgsl.contains("a: array<vec") { ".x" } else { "" };
     let wait = format!("for (var i = 0u; i < 40000u; i++) {{ if (a[i % 97u]{part} > 2.0) {{ return; }} }}");
     at_main(wgsl, &wait)
 }
