@@ -91,7 +91,7 @@ async fn what_is_stored_and_no_key_is_replaced() {
 async fn two_tabs_that_start_together_make_one_key() {
     let name = fresh("together");
     let options = KeyOptions { database: Some(&name), webcrypto_ed25519: true, unstored: None };
-    let (one, two) = join(WebIdentity::open(options), WebIdentity::open(options)).await;
+    let (one, two) = join(WebIdentity::open(options.clone()), WebIdentity::open(options)).await;
     assert_eq!(one.expect("a key").key, two.expect("a key").key);
 }
 
@@ -115,7 +115,7 @@ async fn a_lock_has_one_holder_and_a_waiter_that_gives_up_does_not_keep_it() {
 async fn tabs_share_a_session_under_its_lock() {
     let name = fresh("session");
     let options = KeyOptions { database: Some(&name), webcrypto_ed25519: true, unstored: None };
-    let (one, two) = (WebHost::open(options).await.expect("a tab"), WebHost::open(options).await.expect("a tab"));
+    let (one, two) = (WebHost::open(options.clone()).await.expect("a tab"), WebHost::open(options).await.expect("a tab"));
     assert_eq!(one.key(), two.key());
     let coordinator = KeyId([3; 32]);
 
