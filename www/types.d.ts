@@ -65,6 +65,7 @@ export interface Layer {
   width?: number;
   heads?: number;
   layers?: number;
+  rate?: number;
 }
 
 export interface RoundView {

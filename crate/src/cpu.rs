@@ -1,5 +1,7 @@
 //! The CPU backend: programs run in this thread by `manyhands_programs`, fast or by the reference. No threads.
 
+use std::collections::BTreeSet;
+
 use manyhands_programs::cpu;
 #[cfg(any(not(target_arch = "wasm32"), feature = "reference"))]
 use manyhands_programs::reference;
@@ -47,10 +49,9 @@ impl CpuEngine {
     /// Buffers of zeros; the placement's bytes were checked.
     fn state(&self, program: &Program, placement: Placement) -> State {
         let values: Vec<_> = program.values.iter().map(|&values| values as usize).collect();
-        let mut buffers: Vec<_> = values.iter().map(|&values| vec![0.0; values]).collect();
-        for (buffer, _) in &placement.spans {
-            buffers[buffer.0] = Vec::new();
-        }
+        let sharing: BTreeSet<_> = placement.spans.iter().map(|(buffer, _)| buffer.0).collect();
+        let zeros = |(buffer, &values)| if sharing.contains(&buffer) { Vec::new() } else { vec![0.0; values] };
+        let buffers = values.iter().enumerate().map(zeros).collect();
         let places = vec![Vec::new(); placement.places.len()];
         State { arithmetic: self.arithmetic, buffers, values, placement, places, scratch: cpu::Scratch::default() }
     }
@@ -200,6 +201,8 @@ impl State {
             if span.start == call {
                 let place = self.placement.place_of[buffer.0];
                 let mut values = std::mem::take(&mut self.places[place]);
+                // At once what the largest of them takes: growing would hold two at a time.
+                values.reserve_exact((self.placement.places[place] as usize).saturating_sub(values.len()));
                 values.resize(self.values[buffer.0], 0.0);
                 self.buffers[buffer.0] = values;
             }

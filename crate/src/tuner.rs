@@ -39,14 +39,14 @@ impl Tune {
     }
 }
 
-/// The variant whose kernel has this name.
+/// The variant of this name.
 pub fn variant_named(name: &str) -> Option<Variant> {
-    Variant::ALL.into_iter().find(|variant| variant.kernel().name == name)
+    Variant::ALL.into_iter().find(|variant| variant.name() == name)
 }
 
 /// The names of all variants' kernels.
 pub fn variant_names() -> Vec<&'static str> {
-    Variant::ALL.iter().map(|variant| variant.kernel().name).collect()
+    Variant::ALL.iter().map(|variant| variant.name()).collect()
 }
 
 /// What a list of kernels was found good for.
@@ -98,5 +98,12 @@ mod tests {
         assert_eq!(Tune::parse("blocked"), None);
         assert_eq!(Tune::parse(""), None);
         assert_eq!(kernels_version().len(), 16);
+        for variant in Variant::ALL {
+            assert_eq!(variant_named(variant.name()), Some(variant), "names tell variants apart");
+            let notes = format!("8x8x8 nn {} 5\n", variant.name());
+            assert_eq!(Notes::parse(&notes).text(), notes);
+            let markers = format!("{}\n", variant.name());
+            assert_eq!(Tuner::new(AdapterClass::Device, &markers, "").markers(), markers);
+        }
     }
 }

@@ -109,6 +109,11 @@ pub enum Variant {
 }
 
 impl Variant {
+    /// Its own name: that of its kernel, but for one that differs from another by its workgroups alone.
+    pub fn name(self) -> &'static str {
+        if self == Variant::Tiled8x8Large { "matmul_tiled_8x8_large" } else { self.kernel().name }
+    }
+
     /// Every variant, those that any adapter runs first.
     pub const ALL: [Variant; 8] = [
         Variant::Naive,

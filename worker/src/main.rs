@@ -140,7 +140,7 @@ async fn visit(start: Start, switch: Switch) -> Visited {
         units_max: if cfg!(feature = "every-layer") { None } else { Some(1) },
         renew_consent: false,
         withdraw_at_end: false,
-        begun: start.goes_on && start.lease.is_none(),
+        begun: start.begun,
         lease: start.lease,
     };
     let volunteer = Volunteer { host, settings, switch, data_bytes_used: Cell::new(start.data_bytes_used) };

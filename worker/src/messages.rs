@@ -55,6 +55,8 @@ pub struct Start {
     pub goes_on: bool,
     /// The lease to go on with, signed as it came.
     pub lease: Option<Vec<u8>>,
+    /// Whether that one handed in the visit's first unit.
+    pub begun: bool,
     /// The key to go on with where none is stored.
     pub key: Option<JsValue>,
     /// Bytes sent and received before.
@@ -64,6 +66,7 @@ pub struct Start {
 /// Fields that one worker adds to `start` for the next, never the page.
 pub const GOES_ON: &str = "goes_on";
 pub const LEASE: &str = "lease";
+pub const BEGUN: &str = "begun";
 pub const KEY: &str = "key";
 pub const DATA_BYTES_USED: &str = "data_bytes_used";
 
@@ -94,6 +97,7 @@ impl ToWorker {
                 data_bytes_max: fields.whole("data_bytes_max").ok_or("data_bytes_max")?,
                 goes_on: fields.flag(GOES_ON).unwrap_or(false),
                 lease: fields.value(LEASE).map(|bytes| Uint8Array::new(&bytes).to_vec()),
+                begun: fields.flag(BEGUN).unwrap_or(false),
                 key: fields.value(KEY),
                 data_bytes_used: fields.whole(DATA_BYTES_USED).unwrap_or(0),
             })),
@@ -144,6 +148,12 @@ fn message(kind: &str) -> Record {
 #[cfg(not(feature = "every-layer"))]
 pub fn plain(kind: &str) -> JsValue {
     message(kind).into()
+}
+
+/// Whether a visit was asked for.
+#[cfg(not(feature = "every-layer"))]
+pub fn is_start(message: &JsValue) -> bool {
+    Fields::new(message.clone()).text("type").as_deref() == Some("start")
 }
 
 pub fn ready() -> JsValue {

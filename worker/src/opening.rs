@@ -10,7 +10,7 @@ use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{MessageEvent, MessageEventInit};
 
-use crate::messages::{self, DATA_BYTES_USED, GOES_ON, KEY, LEASE, Start, ToWorker};
+use crate::messages::{self, BEGUN, DATA_BYTES_USED, GOES_ON, KEY, LEASE, Start, ToWorker};
 use crate::{VISIT, act, begin, post, scope, visit};
 
 /// Global function that the script defines: loads the whole worker, checked by its hash, which then listens in our place.
@@ -64,10 +64,15 @@ async fn first_unit(start: Start, raw: &JsValue, switch: manyhands::volunteer::S
     }
     match visited.outcome {
         Err(VolunteerError::Beyond(lease)) => {
-            set(LEASE, Uint8Array::from(lease.as_slice()).into());
+            if let Some(lease) = lease {
+                set(LEASE, Uint8Array::from(lease.as_slice()).into());
+            }
             Ok(())
         }
-        outcome => outcome,
+        outcome => {
+            set(BEGUN, true.into());
+            outcome
+        }
     }
 }
 
@@ -83,7 +88,10 @@ async fn hand_over(mut messages: Vec<JsValue>) {
     messages.append(&mut LATER.take());
     if loaded.is_err() {
         post(&messages::error("load_failed", "the rest of the program could not be loaded", false));
-        return post(&messages::stopped("the rest of the program could not be loaded"));
+        if messages.iter().any(messages::is_start) {
+            post(&messages::stopped("the rest of the program could not be loaded"));
+        }
+        return;
     }
     for message in messages {
         let init = MessageEventInit::new();

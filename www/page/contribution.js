@@ -174,7 +174,10 @@ export class Contribution {
   async ask(job, rows, prompt, seed) {
     const worker = await this.#open();
     return new Promise((done, failed) => {
-      const timer = setTimeout(() => failed(new Error(text.contribution.worker_silent)), ANSWERS_MS_MAX);
+      const timer = setTimeout(() => {
+        this.#asked = null;
+        failed(new Error(text.contribution.worker_silent));
+      }, ANSWERS_MS_MAX);
       this.#asked = {
         done: (message) => {
           clearTimeout(timer);

@@ -26,7 +26,7 @@ export const tryout = {
   picture: (label) => `Picture of: ${label}`,
   /** @param {string} why */
   failed: (why) => `The model could not be tried: ${why}`,
-  download: "The first time, this downloads the worker (about 0.2 MB) and the model.",
+  download: "The first time, this downloads the worker (about 0.4 MB) and the model.",
 };
 
 const FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];

@@ -100,15 +100,30 @@ async fn what_is_let_go_or_wrong_goes_to_another_session() {
 async fn the_stock_is_filled_up() {
     let world = world().await;
     world.train_job().await;
-    let mut units = Vec::new();
+    let mut factors = std::collections::BTreeSet::new();
     for round in 0..4u8 {
         let (volunteer, lease) = begin(&world, 60 * round + 1..60 * (round + 1)).await;
         let product = volunteer.product_bytes(&lease).await;
         assert_eq!(volunteer.submit(&lease, product).await.verdict, Verdict::Accepted);
-        units.push((lease.manifest.unit, matmul_work(&lease).a));
+        factors.insert(matmul_work(&lease).a);
     }
-    units.dedup();
-    assert_eq!(units.len(), 4, "each another product");
+    assert_eq!(factors.len(), 4, "each another product");
+    world.finish().await;
+}
+
+/// Who opens sessions one after another has one opening unit for a while, and not one from each.
+#[tokio::test]
+async fn a_key_begins_once_in_ten_minutes() {
+    let world = world().await;
+    world.train_job().await;
+    let first = world.join(1).await;
+    let lease = first.lease_one().await;
+    assert!(is_opening(&lease));
+    let product = first.product_bytes(&lease).await;
+    first.submit(&lease, product).await;
+    assert!(!is_opening(&world.join(1).await.lease_one().await), "again at once");
+    world.clock.advance(10 * 60 * 1000 + 1);
+    assert!(is_opening(&world.join(1).await.lease_one().await), "ten minutes later");
     world.finish().await;
 }
 

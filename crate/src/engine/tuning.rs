@@ -88,7 +88,7 @@ impl Engine {
         let product = |task: Task| {
             let (Shape { m, k, n }, Transposed { a, b }) = (task.shape, task.transposed);
             let variant = self.chosen_variant(&task).unwrap_or_else(|| self.usual_variant(&task));
-            ProductKernel { m, k, n, transposed_a: a, transposed_b: b, kernel: variant.kernel().name.to_owned() }
+            ProductKernel { m, k, n, transposed_a: a, transposed_b: b, kernel: variant.name().to_owned() }
         };
         let products = tasks(work)?.into_iter().take(limits::KERNELS_COUNT_MAX).map(product).collect();
         Ok(Some(Kernels { version: kernels_version(), products }))

@@ -185,7 +185,7 @@ impl Bench {
             // Written so that NaN fails.
             #[allow(clippy::neg_cmp_op_on_partial_ord)]
             if !((f64::from(got) - f64::from(usual)).abs() <= 2.0 * EPILOGUE_SLOPE * each) {
-                return Err(format!("value {index} is {got}, by {} it is {usual}", self.usual.kernel().name));
+                return Err(format!("value {index} is {got}, by {} it is {usual}", self.usual.name()));
             }
         }
         Ok(())
@@ -221,7 +221,7 @@ fn norms(values: &[f32], count: usize, length: usize, in_rows: bool) -> Vec<f64>
 }
 
 fn wrong(variant: Variant, detail: String) -> EngineError {
-    EngineError::SelfTest { kernel: variant.kernel().name.to_owned(), detail }
+    EngineError::SelfTest { kernel: variant.name().to_owned(), detail }
 }
 
 #[cfg(test)]

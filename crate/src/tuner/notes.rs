@@ -45,7 +45,7 @@ impl Notes {
                 Measured::Share(share) => share.to_string(),
                 Measured::Wrong => "wrong".to_owned(),
             };
-            format!("{product} {} {measured}\n", variant.kernel().name)
+            format!("{product} {} {measured}\n", variant.name())
         };
         self.0.iter().map(line).collect()
     }

@@ -29,7 +29,7 @@ impl Task {
 
     /// The name in notes, where times are shares of the usual variant's.
     pub fn against(&self, usual: Variant) -> String {
-        format!("{} {}", self.name(), usual.kernel().name)
+        format!("{} {}", self.name(), usual.name())
     }
 }
 
@@ -80,7 +80,7 @@ impl Tuner {
 
     /// The markers that are set.
     pub fn markers(&self) -> String {
-        self.lost.iter().map(|variant| format!("{}\n", variant.kernel().name)).collect()
+        self.lost.iter().map(|variant| format!("{}\n", variant.name())).collect()
     }
 
     /// Sets the marker of a variant about to be tried.

@@ -77,7 +77,7 @@ impl Tuner {
             let bench = match opened.await {
                 Ok(bench) => Arc::new(bench),
                 // The unit will say so itself.
-                Err(EngineError::TooLarge { .. } | EngineError::OutOfMemory(_)) => continue,
+                Err(EngineError::TooLarge { .. } | EngineError::BufferTooLarge { .. } | EngineError::OutOfMemory(_)) => continue,
                 Err(error) => return Err(error),
             };
             for variant in untried {
@@ -105,7 +105,7 @@ impl Tuner {
                     Err(EngineError::SelfTest { .. } | EngineError::Validation(_)) => {
                         self.notes.add(&task.against(usual), variant, Measured::Wrong);
                     }
-                    Err(EngineError::TooLarge { .. } | EngineError::OutOfMemory(_)) => continue,
+                    Err(EngineError::TooLarge { .. } | EngineError::BufferTooLarge { .. } | EngineError::OutOfMemory(_)) => continue,
                     Err(error) => return Err(error),
                 }
                 keep(Kept::Notes(self.notes.text())).await;

@@ -42,7 +42,7 @@ pub enum VolunteerError {
     Engine(#[from] EngineError),
     /// A lease, signed as it came, whose unit needs more than this build can compute: for a build that can.
     #[error("the unit needs more than this build can compute")]
-    Beyond(Vec<u8>),
+    Beyond(Option<Vec<u8>>),
     /// The lease ended or was taken back.
     #[error("{0}")]
     GiveBack(String),

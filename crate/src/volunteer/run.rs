@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use futures::FutureExt;
+use manyhands_programs::EVERY_LAYER;
 use manyhands_protocol::wire::{LeaseRequest, LeaseResponse, ResultResponse, Totals, Verdict};
 use manyhands_protocol::{JobId, LeaseId, cbor, limits};
 
@@ -173,6 +174,10 @@ impl<H: Host> Visit<'_, H> {
         let answer = client.retry(None, async || self.lease().await).await?;
         self.tell_totals(answer.totals);
         if answer.manifests.is_empty() {
+            if !EVERY_LAYER {
+                // Whoever can compute more than products does the waiting.
+                return Err(VolunteerError::Beyond(None));
+            }
             client.reporter.state(State::Waiting, "");
             let asked_ms = answer.retry_after_ms.clamp(*IDLE_MS.start(), *IDLE_MS.end());
             let due_ms = self.pending.due_ms().map_or(u64::MAX, |due_ms| due_ms.saturating_sub(client.host.now_ms()));
@@ -206,7 +211,7 @@ impl<H: Host> Visit<'_, H> {
             now_ms: client.sessions.coordinator_now_ms(client.host.now_ms()),
         };
         lease::check(signed, hash, expected).map_err(|fault| match fault {
-            lease::ManifestFault::Beyond => VolunteerError::Beyond(signed.to_vec()),
+            lease::ManifestFault::Beyond => VolunteerError::Beyond(Some(signed.to_vec())),
             fault => VolunteerError::Manifest(fault.to_string()),
         })
     }
@@ -298,9 +303,10 @@ impl<H: Host> Visit<'_, H> {
     async fn farewell(&self) {
         let held = self.held.take();
         let give_back = futures::future::join_all(held.into_iter().map(|lease| self.give_back(lease)));
+        let rest = futures::future::join(give_back, self.ask_at_end());
         #[cfg(feature = "every-layer")]
-        self.forget_try().await;
-        futures::future::join(give_back, self.ask_at_end()).await;
+        let rest = futures::future::join(rest, self.forget_try());
+        rest.await;
         if self.client.settings.withdraw_at_end {
             let _ = self.client.withdraw().await;
         }

@@ -71,7 +71,12 @@ impl<H: Host> Visit<'_, H> {
             // What the other tab finds out is for the next unit.
             tasks.retain(|task| tuner.winner(task, engine.usual_variant(task)).is_some());
         }
-        tuner.settle(&engine, &tasks).await
+        let known = tuner.notes.text();
+        tuner.settle(&engine, &tasks).await?;
+        if tuner.notes.text() != known {
+            host.store_tuning(&names.notes, &format!("{}\n{}", names.stamp, tuner.notes.text())).await;
+        }
+        Ok(())
     }
 
     /// The first unit is computed by what is there: nobody waits for it.

@@ -109,10 +109,10 @@ pub async fn the_faster_one_wins(engine: Engine) {
     let engine = shared(replaced(usual.name, slow).await);
     let mut tuner = fresh(&engine);
     tuner.measure(&engine, &tasks[..1], &clock(), &Budget::of(LONG_MS), async |_| ()).await.unwrap();
-    let winner = tuner.winner(&tasks[0], usual_variant).expect("a winner").kernel().name;
+    let winner = tuner.winner(&tasks[0], usual_variant).expect("a winner").name();
     assert_ne!(winner, usual.name);
     tuner.settle(&engine, &tasks[..1]).await.unwrap();
-    assert_eq!(engine.chosen_variant(&tasks[0]).map(|v| v.kernel().name), Some(winner));
+    assert_eq!(engine.chosen_variant(&tasks[0]).map(Variant::name), Some(winner));
 }
 
 /// A kernel that reads A for a long time before it begins.
@@ -133,7 +133,7 @@ pub async fn no_wrong_kernel_wins() {
     };
     let honest = Engine::gpu_with(GpuOptions::default()).await.unwrap();
     let (usual, other) = first(&honest);
-    let notes = format!("{} {} 100\n", tasks[0].against(usual), other.kernel().name);
+    let notes = format!("{} {} 100\n", tasks[0].against(usual), other.name());
     let class = honest.tuned_adapter().unwrap().class;
     let honest = shared(honest);
     Tuner::new(class, "", &notes).settle(&honest, &tasks[..1]).await.unwrap();

@@ -89,7 +89,7 @@ pub async fn lease(tx: &mut SqliteConnection, ask: LeaseAsk, sign: Sign<'_>) -> 
         .fetch_all(&mut *tx)
         .await?;
     let (mut manifests, mut left) = (Vec::new(), ask.units_max.min(room));
-    let mut opening = !openings::session_has_begun(tx, ask.session).await?;
+    let mut opening = openings::may_begin(tx, ask.session, ask.key, ask.now_ms).await?;
     for row in &running {
         let job = JobId(uint(row, "id")?);
         let first = if opening { candidates(tx, job, ask, 1, true).await? } else { Vec::new() };
