@@ -105,7 +105,9 @@ impl Tuner {
                     Err(EngineError::SelfTest { .. } | EngineError::Validation(_)) => {
                         self.notes.add(&task.against(usual), variant, Measured::Wrong);
                     }
-                    Err(EngineError::TooLarge { .. } | EngineError::BufferTooLarge { .. } | EngineError::OutOfMemory(_)) => continue,
+                    Err(EngineError::TooLarge { .. } | EngineError::BufferTooLarge { .. } | EngineError::OutOfMemory(_)) => {
+                        continue;
+                    }
                     Err(error) => return Err(error),
                 }
                 keep(Kept::Notes(self.notes.text())).await;

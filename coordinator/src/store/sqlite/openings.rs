@@ -1,7 +1,7 @@
 //! Opening units: what a session of a train job leases first.
 
-use manyhands_protocol::{JobId, KeyId};
 use manyhands_protocol::view::JobState;
+use manyhands_protocol::{JobId, KeyId};
 use sqlx::{Row, SqliteConnection};
 
 use super::super::{Job, NewUnit, Result};
@@ -23,9 +23,14 @@ const FREE: &str =
 
 /// Running train jobs with fewer than `least` free ones, and how many those have.
 pub async fn wanted(tx: &mut SqliteConnection, least: u32) -> Result<Vec<(Job, u32)>> {
-    let statement =
-        format!("SELECT j.id, {FREE} AS free FROM jobs j WHERE j.state = 'running' AND j.kind = 'train' AND {FREE} < $1 AND {IN_ROUND} < $2");
-    let rows = sqlx::query(sqlx::AssertSqlSafe(statement)).bind(i64::from(least)).bind(i64::from(PER_ROUND_MAX)).fetch_all(&mut *tx).await?;
+    let statement = format!(
+        "SELECT j.id, {FREE} AS free FROM jobs j WHERE j.state = 'running' AND j.kind = 'train' AND {FREE} < $1 AND {IN_ROUND} < $2"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(statement))
+        .bind(i64::from(least))
+        .bind(i64::from(PER_ROUND_MAX))
+        .fetch_all(&mut *tx)
+        .await?;
     let mut found = Vec::new();
     for row in &rows {
         if let Some(job) = jobs::find(tx, JobId(uint(row, "id")?)).await? {
