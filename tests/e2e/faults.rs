@@ -144,7 +144,8 @@ async fn stop_ends_work_within_a_second_and_gives_leases_back() -> Result<()> {
     let job = server.submit(&files.manifest, &files.data)?;
     let visitor = Visitor::open(&server.url).await?;
     visitor.press_start().await?;
-    visitor.wait_until("d.unit !== ''", START_LIMIT).await?;
+    // In the middle of a unit that trains: the opening unit is over by now.
+    visitor.wait_until("d.phases.includes('accepted') && d.phases.startsWith('computing')", START_LIMIT).await?;
     server.follow(job, START_LIMIT, |view| view.contributors_now == 1).await?;
     // The page's own clock: from the click to the state that says so.
     visitor
