@@ -1,5 +1,6 @@
 //! The tuner: which variant of the product kernel each product of a job runs fastest on this device, by measuring. It
-//! plans tries, makes them and judges them; the volunteer's loop decides when, and keeps the notes. It never offers a kernel that may harm the visitor's browser, and lets none win whose result is wrong.
+//! plans tries, makes them and judges them; the volunteer's loop decides when, and keeps the notes. It never offers a kernel
+//! that may harm the visitor's browser, and lets none win whose result is wrong.
 
 mod bench;
 mod notes;
@@ -13,7 +14,7 @@ pub use session::{Budget, Kept};
 
 use manyhands_shaders::matmul::Variant;
 
-/// What a session may spend on measuring, in all. What is not measured by then waits for the next session.
+/// What a visit spends on measuring, and at most one try more. What is not measured by then waits for the next visit.
 pub const TUNING_MS_MAX: f64 = 1000.0;
 
 /// What the visitor, or a test, wants of the tuner.
@@ -61,8 +62,7 @@ pub enum AdapterClass {
 /// adapters and with them the browser's GPU process, which the visitor's other tabs share. The plain kernel is what others
 /// are compared with; it is never the fastest.
 pub fn is_offered(variant: Variant, class: AdapterClass) -> bool {
-    let barriers = variant.kernel().wgsl.contains("Barrier(");
-    variant != Variant::Naive && !(class == AdapterClass::Fallback && barriers)
+    variant != Variant::Naive && (class == AdapterClass::Device || variant.spares_software())
 }
 
 /// Names the WGSL of the whole family: what was measured with other texts says nothing of these. FNV-1a, 64 bits.

@@ -2,7 +2,7 @@
 //! copy of it for its type checker is www/types.d.ts. Fields are read and written by hand, which is smaller than a
 //! serializer; nothing here acts on a message.
 //!
-//! Page to worker: `start {job: number|null, site: "", backend: "auto"|"gpu"|"cpu", tune: "auto"|"off"|KERNEL,
+//! Page to worker: `start {job: number|null, site: "", backend: "auto"|"gpu"|"cpu", tune: "auto"|"off",
 //! duty_percent, data_bytes_max}`, `pause`, `resume`, `stop`, `try {job, rows, prompt, seed}`.
 //!
 //! Worker to page: `ready`, `state {state, detail}`, `adapter {backend: "webgpu"|"wasm", adapter, reason}`,

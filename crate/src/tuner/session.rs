@@ -23,7 +23,7 @@ pub enum Kept {
     Notes(String),
 }
 
-/// The time a session has left, and the longest that a try has taken in it.
+/// The time a visit has left, and the longest that a try has taken in it.
 #[derive(Debug, Clone)]
 pub struct Budget {
     left_ms: Cell<f64>,

@@ -96,7 +96,7 @@ const RULES: &[(&str, &str)] = &[
             AND (j.kind <> 'train' OR u.min_quorum <> 1 OR u.settled_by <> 'algebra')",
     ),
     (
-        "a finished job has no open unit",
+        "a finished job has no open unit but opening ones",
         "SELECT j.id FROM jobs j WHERE j.state = 'finished' AND j.units_settled <> j.units_total",
     ),
     (
