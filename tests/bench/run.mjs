@@ -4,11 +4,11 @@
 import { spawnSync } from "node:child_process";
 import fs from "node:fs";
 import http from "node:http";
+import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 
-import { build } from "esbuild";
-import { chromium } from "playwright-core";
+import { nativeStage } from "./native.mjs";
 
 const here = path.dirname(fileURLToPath(import.meta.url));
 const options = {
@@ -17,11 +17,12 @@ const options = {
   least_ms: 150,
   limit_s: 240,
   models: ["mlp", "cnn", "gpt"],
-  shapes: [[256, 256, 256], [512, 512, 512], [64, 784, 256], [784, 64, 256], [256, 256, 1024], [1024, 384, 1536]],
+  shapes: [[256, 256, 256], [512, 512, 512], [1024, 1024, 1024], [64, 784, 256], [784, 64, 256], [256, 256, 1024], [1024, 384, 1536]],
   backends: ["webgpu", "wasm", "native"],
   gpu: false,
   chromium: "/usr/bin/chromium",
   native: "",
+  python: "",
   ...JSON.parse(process.argv[2] ?? "{}"),
 };
 const others = ["tfjs", "jaxjs"];
@@ -37,6 +38,7 @@ const short = (value) => (value === undefined ? "-" : Number(value.toPrecision(3
 
 /** The libraries as files that a page can import. */
 async function bundle() {
+  const { build } = await import("esbuild");
   const modules = path.join(here, "node_modules");
   const version = (name) => JSON.parse(fs.readFileSync(path.join(modules, name, "package.json"), "utf8")).version;
   const dist = path.join(here, "dist");
@@ -96,48 +98,49 @@ function limited(promise) {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
-/** Ours natively, as often as a page gives samples. */
-function native(words) {
-  const run = spawnSync(options.native, [...words, String(options.least_ms)], { encoding: "utf8" });
-  if (run.status !== 0) throw new Error(run.stderr);
-  return Number(run.stdout);
+/** What `compare` needs of a page where competitors run. */
+function pageStage(page) {
+  const { least_ms } = options;
+  return {
+    product: (id, shape) => page.evaluate((all) => window.bench.product(...all), [id, shape, least_ms]),
+    train: (id, name, steps) => page.evaluate((all) => window.bench.train(...all), [id, name, steps, least_ms]),
+    sample: async (id, count) => ({ ms: await page.evaluate((all) => window.bench.sample(...all), [id, count]) }),
+    close: (id) => page.evaluate((id) => window.bench.close(id), id),
+  };
 }
 
 /**
- * One problem on one backend by all competitors, in turns; per competitor rates of `per` a repetition.
- * `prepare` gives the repetitions of a sample, or throws.
+ * One problem on one backend by all competitors, in turns; per competitor rates of `per` a repetition, by the clock and,
+ * where it is told, by the time that the competitor had the processor. `prepare` gives the repetitions of a sample, or throws.
  */
-async function compare(page, ids, per, prepare, nativeWords) {
+async function compare(stage, ids, per, prepare) {
   const ready = new Map();
   for (const id of ids) {
     try {
-      ready.set(id, id === "ours-native" ? { count: 0 } : await limited(prepare(id)));
+      ready.set(id, await limited(prepare(id)));
     } catch (error) {
       log(`  ${id}: ${String(error.message).split("\n")[0].slice(0, 160)}`);
     }
   }
-  const rates = new Map([...ready.keys()].map((id) => [id, []]));
   const order = [...ready.keys()];
+  const [rates, processor] = [new Map(order.map((id) => [id, []])), new Map()];
   for (let round = 0; round < options.rounds; round += 1) {
     for (let turn = 0; turn < order.length; turn += 1) {
       const id = order[(turn + round) % order.length];
-      if (id === "ours-native") {
-        rates.get(id).push(native(nativeWords));
-        continue;
-      }
       const { count, ms } = ready.get(id);
       // A sample of many seconds is not repeated.
       if (ms > 20_000 && round > 0) continue;
-      const took = await page.evaluate(([id, count]) => window.bench.sample(id, count), [id, count]);
-      rates.get(id).push((per * count) / took);
+      const took = await stage.sample(id, count);
+      rates.get(id).push((per * count) / took.ms);
+      if (took.processorMs) processor.set(id, [...(processor.get(id) ?? []), (per * count) / took.processorMs]);
     }
   }
-  for (const id of order.filter((id) => id !== "ours-native")) await page.evaluate((id) => window.bench.close(id), id);
-  return { rates, ready };
+  for (const id of order) await stage.close(id);
+  return { rates, processor, ready };
 }
 
-/** What the JSON says of one problem, from rates per competitor. */
-function summary({ rates, ready }, unit) {
+/** Ours, the others and how ours does beside the best of them, from rates per competitor. */
+function ratios(rates, unit) {
   const peers = {};
   const spreads = {};
   for (const [id, values] of rates) {
@@ -147,51 +150,54 @@ function summary({ rates, ready }, unit) {
   const ours = [...rates.keys()].find((id) => id.startsWith("ours"));
   const best = Object.entries(peers).toSorted((a, b) => b[1] - a[1])[0];
   const rate = ours === undefined ? null : spreads[ours].median;
+  const ratio = best && rate !== null ? rate / best[1] : null;
+  return { [`ours_${unit}`]: rate, peers, best_peer: best?.[0] ?? null, ratio, spreads };
+}
+
+/** What the JSON says of one problem. */
+function summary({ rates, processor, ready }, unit) {
   return {
-    [`ours_${unit}`]: rate,
-    peers,
-    best_peer: best?.[0] ?? null,
-    ratio: best && rate !== null ? rate / best[1] : null,
-    spreads,
+    ...ratios(rates, unit),
+    ...(processor.size > 0 ? { by_processor_time: ratios(processor, unit) } : {}),
     errors: Object.fromEntries([...ready].filter(([, told]) => "error" in told).map(([id, told]) => [id, told.error])),
   };
 }
 
-function tell(problem, { spreads, ratio, best_peer }) {
+function tell(problem, { spreads, ratio, best_peer, by_processor_time }) {
   const cells = Object.entries(spreads).map(([id, s]) => `${id} ${short(s.median)} (${short(s.worst)}–${short(s.best)})`);
-  log(`${problem.padEnd(18)} ${cells.join("   ")}${best_peer ? `   ${short(ratio)} x ${best_peer}` : ""}`);
+  const beside = best_peer ? `   ${short(ratio)} x ${best_peer}` : "";
+  const used = best_peer && by_processor_time ? `   ${short(by_processor_time.ratio)} by processor time` : "";
+  log(`${problem.padEnd(18)} ${cells.join("   ")}${beside}${used}`);
 }
 
-async function matmul(page, ids) {
+async function matmul(stage, ids) {
   const shapes = [];
   for (const [m, k, n] of options.shapes) {
-    const prepare = (id) =>
-      page.evaluate(([id, shape, ms]) => window.bench.product(id, shape, ms), [id, [m, k, n], options.least_ms]).then((told) => {
-        if (!(told.error < 1e-5)) throw new Error(`wrong product, error ${told.error}`);
-        return told;
-      });
-    const compared = await compare(page, ids, (2 * m * k * n) / 1e6, prepare, ["product", m, k, n].map(String));
-    const row = { m, k, n, ...summary(compared, "gflops") };
+    const prepare = async (id) => {
+      const told = await stage.product(id, [m, k, n]);
+      if (!(told.error < 1e-5)) throw new Error(`wrong product, error ${told.error}`);
+      return told;
+    };
+    const row = { m, k, n, ...summary(await compare(stage, ids, (2 * m * k * n) / 1e6, prepare), "gflops") };
     shapes.push(row);
     tell(`${m}x${k}x${n}`, row);
   }
   return { shapes };
 }
 
-async function train(page, ids) {
+async function train(stage, ids) {
   const reference = JSON.parse(fs.readFileSync(path.join(here, "reference-losses.json"), "utf8"));
   const models = {};
   for (const name of options.models) {
     const steps = name === "gpt" && ids.some((id) => id.endsWith("webgpu")) && !options.gpu ? 2 : 5;
     const prepare = async (id) => {
-      const told = await page.evaluate((all) => window.bench.train(...all), [id, name, steps, options.least_ms]);
+      const told = await stage.train(id, name, steps);
       const off = told.losses.map((loss, step) => Math.abs(loss - reference[name][step]) / reference[name][step]);
-      const error = off.every(Number.isFinite) ? Math.max(...off) : Infinity;
+      const error = off.length === steps && off.every(Number.isFinite) ? Math.max(...off) : Infinity;
       if (!(error < 5e-3)) throw new Error(`wrong losses: ${told.losses.join(" ")}`);
       return { ...told, error };
     };
-    const compared = await compare(page, ids, 1000, prepare, ["train", name]);
-    const row = summary(compared, "steps_per_s");
+    const row = summary(await compare(stage, ids, 1000, prepare), "steps_per_s");
     row.loss_error = Object.entries(row.errors).find(([id]) => id.startsWith("ours"))?.[1] ?? null;
     models[name] = row;
     tell(name, row);
@@ -201,7 +207,9 @@ async function train(page, ids) {
 
 const suites = { matmul, train };
 
-async function main() {
+/** Our engine and others, on WebGPU and as wasm, each backend on a page of its own. */
+async function inBrowser(backends, result) {
+  const { chromium } = await import("playwright-core");
   await bundle();
   const server = await serve();
   const graphics = options.gpu ? ["--enable-features=Vulkan", "--use-angle=vulkan"] : ["--use-webgpu-adapter=swiftshader"];
@@ -210,8 +218,7 @@ async function main() {
     args: ["--no-sandbox", "--enable-unsafe-webgpu", "--disable-gpu-watchdog", ...graphics],
   });
   try {
-    const result = { suite: options.suite, adapter: null, backend: "webgpu", rounds: options.rounds };
-    for (const backend of ["webgpu", "wasm"].filter((name) => options.backends.includes(name))) {
+    for (const backend of backends) {
       const page = await openPage(browser, server.address().port);
       const ids = ["ours", ...others].map((name) => `${name}-${backend}`);
       const opened = [];
@@ -225,17 +232,39 @@ async function main() {
         }
       }
       log(`\n${options.suite} on ${backend}: medians of ${options.rounds} rounds (worst–best)`);
-      if (backend === "wasm" && options.native && options.backends.includes("native")) opened.push("ours-native");
-      const part = await suites[options.suite](page, opened);
+      const part = await suites[options.suite](pageStage(page), opened);
       if (backend === "webgpu") Object.assign(result, part);
       else result.cpu = { backend: "wasm", threads: 1, ...part };
       await page.close();
     }
-    process.stdout.write(`${JSON.stringify(result)}\n`);
   } finally {
     await browser.close();
     server.close();
   }
+}
+
+/** Our engine natively beside OpenBLAS or XLA, all on one thread. */
+async function natively() {
+  log(`\n${options.suite} natively, one thread: medians of ${options.rounds} rounds (worst–best)`);
+  const stage = nativeStage(options, options.least_ms);
+  try {
+    const part = await suites[options.suite](stage, ["ours-native", { matmul: "openblas-native", train: "xla-native" }[options.suite]]);
+    return { adapter: os.cpus()[0]?.model ?? null, backend: "native", threads: 1, ...part };
+  } finally {
+    await stage.end();
+  }
+}
+
+async function main() {
+  const result = { suite: options.suite, adapter: null, backend: "webgpu", rounds: options.rounds };
+  const browsed = ["webgpu", "wasm"].filter((name) => options.backends.includes(name));
+  if (browsed.length > 0) await inBrowser(browsed, result);
+  if (options.backends.includes("native")) {
+    const part = await natively();
+    if (browsed.length > 0) result.native = part;
+    else Object.assign(result, part);
+  }
+  process.stdout.write(`${JSON.stringify(result)}\n`);
 }
 
 await main();

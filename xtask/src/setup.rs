@@ -19,6 +19,8 @@ const WASM_TARGET: &str = "wasm32-unknown-unknown";
 const BROWSER_PACKAGES: &[&str] = &["chromium", "chromium-driver"];
 /// lavapipe, the software Vulkan adapter of the native tests, and Python for the independent client.
 const TEST_PACKAGES: &[&str] = &["mesa-vulkan-drivers", "libvulkan1", "python3", "python3-venv"];
+/// Where Python packages for tests go.
+const VENV: &str = "target/venv";
 
 /// What the set-up is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -143,19 +145,30 @@ pub fn has_node() -> bool {
 
 /// The Python packages of the independent client and of the check of the exported model.
 fn python_packages() -> Result<()> {
-    let list = root().join("tests/interop/requirements.txt");
-    stamped("python packages", &list, &root().join("target/venv/installed.txt"), || {
-        let python = venv_python();
-        run(&mut command("python3", &["-m", "venv", "--clear", "target/venv"]))?;
-        let list = list.to_string_lossy();
-        run(command(&python, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", &list])
-            .env("PIP_NO_INPUT", "1"))
-    })
+    python_environment("python packages", "tests/interop/requirements.txt", VENV).map(drop)
 }
 
 /// The interpreter that has those packages.
 pub fn venv_python() -> PathBuf {
-    root().join("target/venv/bin/python")
+    root().join(VENV).join("bin/python")
+}
+
+/// An interpreter with what the native engine is measured against. Large, so only that measurement installs it.
+pub fn native_peers() -> Result<PathBuf> {
+    debian_packages(&["python3", "python3-venv"])?;
+    python_environment("python packages to measure against", "tests/bench/requirements.txt", "target/venv-bench")
+}
+
+/// An environment of its own in `folder` with the packages of a list; gives its interpreter.
+fn python_environment(what: &str, list: &str, folder: &str) -> Result<PathBuf> {
+    let (list, python) = (root().join(list), root().join(folder).join("bin/python"));
+    stamped(what, &list, &root().join(folder).join("installed.txt"), || {
+        run(&mut command("python3", &["-m", "venv", "--clear", folder]))?;
+        let list = list.to_string_lossy();
+        run(command(&python, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", &list])
+            .env("PIP_NO_INPUT", "1"))
+    })?;
+    Ok(python)
 }
 
 /// Runs `install` unless `stamp` holds a copy of `list`, then writes that copy.

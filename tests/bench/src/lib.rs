@@ -7,9 +7,8 @@ mod models;
 use js_sys::{Array, Float32Array};
 use manyhands::control::{Control, Pace, PaceFuture};
 use manyhands::engine::{AdapterChoice, Engine, EngineError, Resident, Trainer};
-use manyhands::plan::{Buffer, Matmul, Program, TrainPlan};
+use manyhands::plan::{Buffer, Program, TrainPlan};
 use manyhands::tensors::Shard;
-use manyhands_shaders::matmul::{Epilogue, Rows, Shape, Transposed};
 use wasm_bindgen::prelude::*;
 
 fn fault(error: EngineError) -> JsError {
@@ -41,19 +40,7 @@ impl Device {
     /// `C = A · B` with both operands on the device.
     pub async fn product(&self, m: u32, k: u32, n: u32, a: Vec<f32>, b: Vec<f32>) -> Result<Product, JsError> {
         let engine = self.0;
-        let mut program = Program::default();
-        let [ia, ib, c] = [(m, k), (k, n), (m, n)].map(|(r, c)| program.buffer(u64::from(r) * u64::from(c)));
-        program.matmul(Matmul {
-            a: ia,
-            b: ib,
-            bias: None,
-            c,
-            shape: Shape { m, k, n },
-            transposed: Transposed::default(),
-            epilogue: Epilogue::None,
-            rows: Rows { first: 0, end: m },
-            variant: None,
-        });
+        let (program, [ia, ib, c]) = models::product(m, k, n);
         // One program for each shape of a benchmark.
         let program: &'static Program = Box::leak(Box::new(program));
         let resident = engine.load(program, &[(ia, &a), (ib, &b)]).await.map_err(fault)?;

@@ -1,8 +1,29 @@
-//! The benchmark's three training problems as work of ours. Their weights and batches come from the page.
+//! The benchmark's products and its three training problems as work of ours. Their values come from elsewhere.
+
+use manyhands::plan::{Buffer, Matmul, Program};
 
 use manyhands_protocol::BlobHash;
 use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
 use manyhands_protocol::work::{InnerOptimizer, TrainWork};
+use manyhands_shaders::matmul::{Epilogue, Rows, Shape, Transposed};
+
+/// `C = A · B` and the buffers of A, B and C.
+pub fn product(m: u32, k: u32, n: u32) -> (Program, [Buffer; 3]) {
+    let mut program = Program::default();
+    let [a, b, c] = [(m, k), (k, n), (m, n)].map(|(rows, columns)| program.buffer(u64::from(rows) * u64::from(columns)));
+    program.matmul(Matmul {
+        a,
+        b,
+        bias: None,
+        c,
+        shape: Shape { m, k, n },
+        transposed: Transposed::default(),
+        epilogue: Epilogue::None,
+        rows: Rows { first: 0, end: m },
+        variant: None,
+    });
+    (program, [a, b, c])
+}
 
 fn dense(outputs: u32) -> Layer {
     Layer::Dense { outputs }

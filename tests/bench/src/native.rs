@@ -1,8 +1,10 @@
 //! The same engine natively, on one thread: products and training steps timed, one measurement per call, so that another
-//! program can take turns with it. `product M K N MS` prints GFLOP/s, `train MODEL MS` steps per second, `scale MS` a JSON
-//! list of speed and memory against batch and width.
+//! program can take turns with it. `product M K N MS` repeats a product for so long and prints GFLOP/s, `train MODEL MS`
+//! training steps and prints steps per second; `scale MS` prints a JSON list of speed and memory against batch and width;
+//! `turns` computes what it is told a line at a time (`turns.rs`).
 
 mod models;
+mod turns;
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +12,9 @@ use anyhow::{Context as _, Result, bail};
 use manyhands::control::Control;
 use manyhands::engine::{Engine, MatmulShape};
 use manyhands::init_parameters;
-use manyhands::plan::{Buffer, Matmul, Program, TrainPlan};
+use manyhands::plan::TrainPlan;
 use manyhands::tensors::Shard;
 use manyhands_protocol::work::TrainWork;
-use manyhands_shaders::matmul::{Epilogue, Rows, Shape, Transposed};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -29,8 +30,9 @@ fn main() -> Result<()> {
             let work = models::work(name, values * 4).context("a model")?;
             println!("{}", pollster::block_on(steps_per_s(&work, millis(ms)?))?);
         }
+        ["turns"] => turns::answer(std::io::stdin().lock(), std::io::stdout().lock())?,
         ["scale", ms] => println!("[{}]", scale(millis(ms)?)?.join(",")),
-        _ => bail!("product M K N MS, train MODEL MS, or scale MS"),
+        _ => bail!("product M K N MS, train MODEL MS, scale MS, or turns"),
     }
     Ok(())
 }
@@ -47,20 +49,7 @@ fn values(count: usize) -> Vec<f32> {
 async fn product(shape: MatmulShape, least: Duration) -> Result<f64> {
     let MatmulShape { m, k, n } = shape;
     let engine = Engine::cpu();
-    let mut program = Program::default();
-    let [a, b, c]: [Buffer; 3] = [m * k, k * n, m * n].map(|values| program.buffer(values as u64));
-    let shape = Shape { m: m as u32, k: k as u32, n: n as u32 };
-    program.matmul(Matmul {
-        a,
-        b,
-        bias: None,
-        c,
-        shape,
-        transposed: Transposed::default(),
-        epilogue: Epilogue::None,
-        rows: Rows { first: 0, end: shape.m },
-        variant: None,
-    });
+    let (program, [a, b, _]) = models::product(m as u32, k as u32, n as u32);
     let mut resident = engine.load(&program, &[(a, &values(m * k)), (b, &values(k * n))]).await?;
     let control = Control::new();
     resident.run(2, &control).await?;
@@ -101,15 +90,15 @@ fn scale(least: Duration) -> Result<Vec<String>> {
     for (width, batch) in [(128, 64), (256, 64), (512, 64), (1024, 64), (256, 16), (256, 32), (256, 128), (256, 256)] {
         let work = models::plain(width, batch);
         let plan = TrainPlan::compile(&work)?;
-        let parameters: u64 = plan.forward.parameters.iter().map(|b| plan.program.values[b.0]).sum();
-        // SGD with momentum keeps one value per parameter.
-        let (weights, state) = (4 * parameters, 4 * parameters);
-        let activations = plan.forward.program.bytes(0) - weights;
-        let (device, sum) = (plan.program.bytes(0), weights + state + activations);
+        let memory = plan.memory();
+        let (parameters, stays) = (memory.parameters / 4, memory.parameters + memory.optimizer);
         let steps = pollster::block_on(steps_per_s(&work, least))?;
         lines.push(format!(
-            r#"{{"width":{width},"batch":{batch},"parameters":{parameters},"steps_per_s":{steps:.3},"examples_per_s":{:.1},"device_bytes":{device},"weights_state_activations_bytes":{sum}}}"#,
-            steps * f64::from(batch)
+            r#"{{"width":{width},"batch":{batch},"parameters":{parameters},"steps_per_s":{steps:.3},"examples_per_s":{:.1},"allocated_bytes":{},"least_bytes":{},"parameters_optimizer_passing_bytes":{}}}"#,
+            steps * f64::from(batch),
+            memory.allocated,
+            memory.least,
+            stays + memory.passing,
         ));
     }
     Ok(lines)

@@ -1,5 +1,6 @@
-//! Our engine beside TensorFlow.js and jax-js: builds what takes part, then lets tests/bench/run.mjs take turns with all of
-//! it in one headless Chromium. Needs Node and a Chromium; the libraries are pinned in tests/bench/package-lock.json.
+//! Our engine beside TensorFlow.js and jax-js in one headless Chromium, and natively beside OpenBLAS and XLA: builds and
+//! installs what takes part, then lets tests/bench/run.mjs take turns with it. Needs Node, and a Chromium or Python; the
+//! libraries are pinned in tests/bench/package-lock.json and tests/bench/requirements.txt.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -20,13 +21,16 @@ pub struct Options {
     /// How long a sample should last, in milliseconds.
     #[arg(long, default_value_t = 150)]
     least_ms: u32,
-    /// Backends, of webgpu, wasm and native; the last takes turns with wasm.
+    /// Backends, of webgpu, wasm and native; the last is compared with OpenBLAS or XLA.
     #[arg(long, value_delimiter = ',', default_value = "webgpu,wasm,native")]
     backends: Vec<String>,
     /// The machine's GPU instead of SwiftShader.
     #[arg(long)]
     gpu: bool,
 }
+
+/// The backend that needs no browser.
+const NATIVE: &str = "native";
 
 impl Options {
     pub fn least_ms(&self) -> u32 {
@@ -50,16 +54,22 @@ fn chromium() -> Result<PathBuf> {
 /// Runs a suite; `more` are options of its own.
 pub fn measure(suite: &str, options: &Options, more: &[(&str, Value)]) -> Result<Value> {
     ensure!(on_path("node") && on_path("npm"), "a comparison needs Node and npm on PATH");
-    setup::set_up(setup::Purpose::Visitors)?;
     let folder = root().join("tests/bench");
-    if !folder.join("node_modules").is_dir() {
-        run(command("npm", &["ci", "--no-audit", "--no-fund"]).current_dir(&folder))?;
-    }
-    module::build()?;
     let mut asked = json!({
-        "suite": suite, "rounds": options.rounds, "least_ms": options.least_ms, "backends": options.backends,
-        "gpu": options.gpu, "chromium": chromium()?, "native": build_native()?
+        "suite": suite, "rounds": options.rounds, "least_ms": options.least_ms, "backends": options.backends, "gpu": options.gpu
     });
+    if options.backends.iter().any(|backend| backend != NATIVE) {
+        setup::set_up(setup::Purpose::Visitors)?;
+        if !folder.join("node_modules").is_dir() {
+            run(command("npm", &["ci", "--no-audit", "--no-fund"]).current_dir(&folder))?;
+        }
+        module::build()?;
+        asked["chromium"] = json!(chromium()?);
+    }
+    if options.backends.iter().any(|backend| backend == NATIVE) {
+        asked["python"] = json!(setup::native_peers()?);
+        asked["native"] = json!(build_native()?);
+    }
     for (name, value) in more {
         asked[*name] = value.clone();
     }
@@ -76,21 +86,22 @@ pub fn scale(least_ms: u32) -> Result<Value> {
     ensure!(output.status.success(), "`{}` failed ({})", shown(&program), output.status);
     let rows: Vec<Value> = serde_json::from_slice(&output.stdout).context("the program printed no JSON")?;
     println!(
-        "{:>6} {:>6} {:>11} {:>9} {:>11} {:>13} {:>13}",
-        "width", "batch", "parameters", "steps/s", "examples/s", "device bytes", "lower bound"
+        "{:>6} {:>6} {:>11} {:>9} {:>11} {:>13} {:>13} {:>13}",
+        "width", "batch", "parameters", "steps/s", "examples/s", "allocated", "least bytes", "unshared"
     );
     for row in &rows {
         let whole = |name: &str| row[name].as_u64().unwrap_or(0);
         let rate = |name: &str| row[name].as_f64().unwrap_or(0.0);
         println!(
-            "{:>6} {:>6} {:>11} {:>9.1} {:>11.0} {:>13} {:>13}",
+            "{:>6} {:>6} {:>11} {:>9.1} {:>11.0} {:>13} {:>13} {:>13}",
             whole("width"),
             whole("batch"),
             whole("parameters"),
             rate("steps_per_s"),
             rate("examples_per_s"),
-            whole("device_bytes"),
-            whole("weights_state_activations_bytes")
+            whole("allocated_bytes"),
+            whole("least_bytes"),
+            whole("parameters_optimizer_passing_bytes")
         );
     }
     Ok(Value::Array(rows))
