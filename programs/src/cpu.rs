@@ -10,5 +10,6 @@ mod kernels;
 #[cfg(any(target_arch = "wasm32", not(feature = "gemm"), test))]
 mod packed;
 mod sequence;
+mod widest;
 
 pub use kernels::{Scratch, run};

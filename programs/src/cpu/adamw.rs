@@ -2,7 +2,7 @@
 
 use manyhands_shaders::adamw::Rates;
 
-use super::exponential::widest;
+use super::widest::widest;
 use crate::Buffer;
 
 pub fn advance(rates: Rates, powers: &mut [f32]) {
@@ -15,15 +15,17 @@ pub fn run(rates: Rates, powers: Buffer, gradient: Buffer, updated: [Buffer; 3],
     let [mut first, mut second, mut parameter] = updated.map(|buffer| std::mem::take(&mut buffers[buffer.0]));
     let powers = [buffers[powers.0][0], buffers[powers.0][1]];
     let gradient = &buffers[gradient.0];
-    widest(|| step(rates, powers, gradient, [&mut first, &mut second, &mut parameter]));
+    step(rates, powers, gradient, [&mut first, &mut second, &mut parameter]);
     for (buffer, values) in updated.into_iter().zip([first, second, parameter]) {
         buffers[buffer.0] = values;
     }
 }
 
+widest!(fn step(rates: Rates, powers: [f32; 2], gradient: &[f32], updated: [&mut [f32]; 3]) = step_in);
+
 /// One root and one division a value: the divisions by 1 − βᵗ are products with their reciprocals.
 #[inline(always)]
-fn step(rates: Rates, powers: [f32; 2], gradient: &[f32], updated: [&mut [f32]; 3]) {
+fn step_in(rates: Rates, powers: [f32; 2], gradient: &[f32], updated: [&mut [f32]; 3]) {
     let Rates { learning_rate, beta1, beta2, epsilon, weight_decay } = rates;
     let [first, second, parameter] = updated;
     let [by_c1, by_c2] = powers.map(|power| 1.0 / (1.0 - power));

@@ -2,7 +2,7 @@
 
 use manyhands_shaders::dropout::{Mask, ROUNDS, next_key, philox_round};
 
-use super::exponential::widest;
+use super::widest::widest;
 use crate::Buffer;
 
 /// Blocks of the generator side by side, for the compiler to keep in registers.
@@ -11,12 +11,14 @@ const LANES: usize = 16;
 pub fn run(mask: Mask, step: Buffer, [x, y]: [Buffer; 2], buffers: &mut [Vec<f32>]) {
     let mut written = std::mem::take(&mut buffers[y.0]);
     let (step, x) = (buffers[step.0][0].to_bits(), &buffers[x.0]);
-    widest(|| masked(mask, step, x, &mut written));
+    masked(mask, step, x, &mut written);
     buffers[y.0] = written;
 }
 
+widest!(fn masked(mask: Mask, step: u32, x: &[f32], y: &mut [f32]) = masked_in);
+
 #[inline(always)]
-fn masked(mask: Mask, step: u32, x: &[f32], y: &mut [f32]) {
+fn masked_in(mask: Mask, step: u32, x: &[f32], y: &mut [f32]) {
     let (scale, threshold) = (mask.scale(), mask.threshold());
     for ((x, y), part) in x.chunks(4 * LANES).zip(y.chunks_mut(4 * LANES)).zip(0u32..) {
         let words = words(mask, step, part * LANES as u32);

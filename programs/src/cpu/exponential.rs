@@ -1,5 +1,4 @@
-//! `exp` in f32 as a polynomial that the compiler vectorises on any target, and a way to have loops compiled for the
-//! widest registers there are.
+//! `exp` in f32 as a polynomial that the compiler vectorises on any target.
 
 /// The largest argument of [`exp`] that is not held back: the result stays finite and normal.
 const MOST: f32 = 88.0;
@@ -25,29 +24,6 @@ pub fn exp(x: f32) -> f32 {
     }
     let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
     (p * (r * r) + r + 1.0) * power
-}
-
-/// Runs loops compiled for AVX2 where the processor has it, else as they are. Nothing but speed differs: no
-/// multiplication and addition are fused.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-pub fn widest<R>(run: impl FnOnce() -> R) -> R {
-    #[target_feature(enable = "avx2")]
-    fn avx2<R>(run: impl FnOnce() -> R) -> R {
-        run()
-    }
-    if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has AVX2.
-        unsafe { avx2(run) }
-    } else {
-        run()
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-#[inline(always)]
-pub fn widest<R>(run: impl FnOnce() -> R) -> R {
-    run()
 }
 
 #[cfg(test)]

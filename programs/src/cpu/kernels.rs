@@ -5,6 +5,8 @@ use manyhands_shaders::column_sum::CHUNK;
 use manyhands_shaders::matmul::{Epilogue, Shape};
 use manyhands_shaders::sgd_momentum::Rates;
 
+use super::exponential::exp;
+use super::widest::widest;
 use crate::{EVERY_LAYER, Matmul, NOT_BUILT, Op};
 
 /// Memory that products reuse from call to call.
@@ -43,21 +45,17 @@ pub fn run(op: &Op, buffers: &mut [Vec<f32>], scratch: &mut Scratch) {
         Op::Clear { x, range } => buffers[x.0][range.first as usize..range.end as usize].fill(0.0),
         Op::Add { x, y, sum, .. } => {
             let mut out = std::mem::take(&mut buffers[sum.0]);
-            for ((sum, x), y) in out.iter_mut().zip(&buffers[x.0]).zip(&buffers[y.0]) {
-                *sum = x + y;
-            }
+            add(&buffers[x.0], &buffers[y.0], &mut out);
             buffers[sum.0] = out;
         }
         Op::ReluForward { x, y, .. } => {
             let mut out = std::mem::take(&mut buffers[y.0]);
-            out.iter_mut().zip(&buffers[x.0]).for_each(|(y, x)| *y = relu(*x));
+            relu_forward(&buffers[x.0], &mut out);
             buffers[y.0] = out;
         }
         Op::ReluBackward { activation, gradient, .. } => {
             let mut out = std::mem::take(&mut buffers[gradient.0]);
-            for (g, y) in out.iter_mut().zip(&buffers[activation.0]) {
-                *g = if *y > 0.0 { *g } else { 0.0 };
-            }
+            relu_backward(&buffers[activation.0], &mut out);
             buffers[gradient.0] = out;
         }
         Op::SoftmaxCrossEntropy { logits, labels, gradient, losses, classes, .. } => {
@@ -98,6 +96,33 @@ fn matmul(op: &Matmul, buffers: &[Vec<f32>], c: &mut [f32], scratch: &mut Scratc
     product(Shape { m: (end - first) as u32, ..op.shape }, a, b, c, finish, scratch);
 }
 
+widest!(fn add(x: &[f32], y: &[f32], sum: &mut [f32]) = add_in);
+
+#[inline(always)]
+fn add_in(x: &[f32], y: &[f32], sum: &mut [f32]) {
+    for ((sum, x), y) in sum.iter_mut().zip(x).zip(y) {
+        *sum = x + y;
+    }
+}
+
+widest!(fn relu_forward(x: &[f32], y: &mut [f32]) = relu_forward_in);
+
+#[inline(always)]
+fn relu_forward_in(x: &[f32], y: &mut [f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = relu(*x);
+    }
+}
+
+widest!(fn relu_backward(activation: &[f32], gradient: &mut [f32]) = relu_backward_in);
+
+#[inline(always)]
+fn relu_backward_in(activation: &[f32], gradient: &mut [f32]) {
+    for (g, y) in gradient.iter_mut().zip(activation) {
+        *g = if *y > 0.0 { *g } else { 0.0 };
+    }
+}
+
 /// Zero for NaN; a comparison, which is one instruction where the maximum of IEEE 754 is not.
 #[inline(always)]
 fn relu(x: f32) -> f32 {
@@ -130,11 +155,18 @@ impl Finish<'_> {
         if n == 0 || self.bias.is_empty() && !self.relu {
             return;
         }
-        for row in c.chunks_exact_mut(n) {
-            for (c, bias) in row.iter_mut().zip(self.bias) {
-                let sum = *c + bias;
-                *c = if self.relu { relu(sum) } else { sum };
-            }
+        finish_rows(c, n, self.bias, self.relu);
+    }
+}
+
+widest!(fn finish_rows(c: &mut [f32], n: usize, bias: &[f32], with_relu: bool) = finish_rows_in);
+
+#[inline(always)]
+fn finish_rows_in(c: &mut [f32], n: usize, bias: &[f32], with_relu: bool) {
+    for row in c.chunks_exact_mut(n) {
+        for (c, bias) in row.iter_mut().zip(bias) {
+            let sum = *c + bias;
+            *c = if with_relu { relu(sum) } else { sum };
         }
     }
 }
@@ -187,30 +219,60 @@ pub(super) fn product(shape: Shape, a: Strided, b: Strided, c: &mut [f32], finis
 }
 
 fn column_sum(columns: usize, x: &[f32], sums: &mut [f32], scratch: &mut Scratch) {
+    scratch.sums.resize(columns, 0.0);
+    column_sums(columns, x, sums, &mut scratch.sums);
+}
+
+widest!(fn column_sums(columns: usize, x: &[f32], sums: &mut [f32], chunk: &mut [f32]) = column_sums_in);
+
+/// `chunk` holds the sums of one chunk of rows.
+#[inline(always)]
+fn column_sums_in(columns: usize, x: &[f32], sums: &mut [f32], chunk: &mut [f32]) {
     sums.fill(0.0);
     if columns == 0 {
         return;
     }
     for rows in x.chunks(columns * CHUNK as usize) {
-        scratch.sums.clear();
-        scratch.sums.resize(columns, 0.0);
+        chunk.fill(0.0);
         for row in rows.chunks_exact(columns) {
-            scratch.sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+            for (sum, x) in chunk.iter_mut().zip(row) {
+                *sum += x;
+            }
         }
-        sums.iter_mut().zip(&scratch.sums).for_each(|(total, sum)| *total += sum);
+        for (total, sum) in sums.iter_mut().zip(&*chunk) {
+            *total += sum;
+        }
     }
 }
 
-fn softmax_cross_entropy(classes: usize, logits: &[f32], labels: &[u32], gradient: &mut [f32], losses: &mut [f32]) {
+widest!(
+    fn softmax_cross_entropy(classes: usize, logits: &[f32], labels: &[u32], gradient: &mut [f32], losses: &mut [f32]) =
+        softmax_cross_entropy_in
+);
+
+/// Sums side by side, for the compiler to keep in registers.
+const LANES: usize = 16;
+
+#[inline(always)]
+fn softmax_cross_entropy_in(classes: usize, logits: &[f32], labels: &[u32], gradient: &mut [f32], losses: &mut [f32]) {
     let rows = labels.len() as f32;
     let each = logits.chunks_exact(classes).zip(gradient.chunks_exact_mut(classes));
     for (((z, gradient), &label), loss) in each.zip(labels).zip(losses) {
         let largest = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let mut sum = 0.0;
         for (e, z) in gradient.iter_mut().zip(z) {
-            *e = (z - largest).exp();
-            sum += *e;
+            *e = exp(z - largest);
         }
+        let mut lanes = [0.0f32; LANES];
+        let (whole, rest) = gradient.as_chunks::<LANES>();
+        for e in whole {
+            for i in 0..LANES {
+                lanes[i] += e[i];
+            }
+        }
+        for (sum, e) in lanes.iter_mut().zip(rest) {
+            *sum += e;
+        }
+        let sum: f32 = lanes.iter().sum();
         for (j, g) in gradient.iter_mut().enumerate() {
             let hit = if j == label as usize { 1.0 } else { 0.0 };
             *g = (*g / sum - hit) / rows;
@@ -219,7 +281,10 @@ fn softmax_cross_entropy(classes: usize, logits: &[f32], labels: &[u32], gradien
     }
 }
 
-fn sgd_momentum(rates: Rates, gradient: &[f32], velocity: &mut [f32], parameter: &mut [f32]) {
+widest!(fn sgd_momentum(rates: Rates, gradient: &[f32], velocity: &mut [f32], parameter: &mut [f32]) = sgd_momentum_in);
+
+#[inline(always)]
+fn sgd_momentum_in(rates: Rates, gradient: &[f32], velocity: &mut [f32], parameter: &mut [f32]) {
     for ((g, v), p) in gradient.iter().zip(velocity).zip(parameter) {
         *v = rates.momentum * *v + g;
         *p -= rates.learning_rate * *v;

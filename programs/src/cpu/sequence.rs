@@ -6,8 +6,9 @@ mod layer_norm;
 
 use manyhands_shaders::{embedding, gelu};
 
-use super::exponential::{exp, widest};
+use super::exponential::exp;
 use super::kernels;
+use super::widest::widest;
 use crate::{Buffer, SequenceOp};
 
 /// Memory that calls reuse.
@@ -42,14 +43,12 @@ pub fn run(op: &SequenceOp, buffers: &mut [Vec<f32>], scratch: &mut kernels::Scr
         }
         GeluForward { x, y, .. } => {
             let mut written = take(buffers, y);
-            let x = &buffers[x.0];
-            widest(|| written.iter_mut().zip(x).for_each(|(y, &x)| *y = x * sigmoid(x).0));
+            gelu_forward(&buffers[x.0], &mut written);
             buffers[y.0] = written;
         }
         GeluBackward { x, gradient, .. } => {
             let mut written = take(buffers, gradient);
-            let x = &buffers[x.0];
-            widest(|| written.iter_mut().zip(x).for_each(|(g, &x)| *g *= gelu_slope(x)));
+            gelu_backward(&buffers[x.0], &mut written);
             buffers[gradient.0] = written;
         }
         LayerNormForward { .. } | LayerNormBackward { .. } | LayerNormParameters { .. } => layer_norm::run(op, buffers),
@@ -58,6 +57,24 @@ pub fn run(op: &SequenceOp, buffers: &mut [Vec<f32>], scratch: &mut kernels::Scr
         }
         // Written by the gradient of the keys, which belongs to the same pairs.
         AttentionQueryGradient { .. } => {}
+    }
+}
+
+widest!(fn gelu_forward(x: &[f32], y: &mut [f32]) = gelu_forward_in);
+
+#[inline(always)]
+fn gelu_forward_in(x: &[f32], y: &mut [f32]) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y = x * sigmoid(x).0;
+    }
+}
+
+widest!(fn gelu_backward(x: &[f32], gradient: &mut [f32]) = gelu_backward_in);
+
+#[inline(always)]
+fn gelu_backward_in(x: &[f32], gradient: &mut [f32]) {
+    for (g, &x) in gradient.iter_mut().zip(x) {
+        *g *= gelu_slope(x);
     }
 }
 

@@ -1,8 +1,7 @@
 //! Convolutions as products that read images in place. Under one row of the kernel, what a window holds stands together
 //! in memory (`kernel_width · channels` values, a *run*), so that a register tile of 6 pixels by 8 outputs needs no copy
 //! of the windows; padding is made real by copying images into a larger one. Sums run over chunks of at most 128 terms,
-//! as `manyhands_shaders::matmul` asks of arithmetic that rounds to nearest. On x86-64 the loops are compiled a second
-//! time, for processors with AVX2 and fused multiply-add.
+//! as `manyhands_shaders::matmul` asks of arithmetic that rounds to nearest.
 
 mod layout;
 
@@ -12,6 +11,7 @@ use manyhands_shaders::images::Part;
 use manyhands_shaders::matmul::K_CHUNK_IEEE;
 
 use self::layout::{Extents, image_values, inner_rows, pack, pack_transposed, pad, row_values};
+use super::super::widest::widest;
 use super::Scratch;
 
 const ROWS: usize = 6;
@@ -19,24 +19,6 @@ const COLUMNS: usize = 8;
 const CHUNK: usize = K_CHUNK_IEEE as usize;
 
 type Tile<const R: usize> = [[f32; COLUMNS]; R];
-
-/// Defines a function that runs loops written as `$body::<FUSED>` on the widest arithmetic the processor has.
-macro_rules! widest {
-    ($name:ident, $body:ident, $($argument:ident: $type:ty),+) => {
-        fn $name($($argument: $type),+) {
-            #[cfg(target_arch = "x86_64")]
-            if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-                #[target_feature(enable = "avx2,fma")]
-                fn fused($($argument: $type),+) {
-                    $body::<true>($($argument),+);
-                }
-                // SAFETY: the processor has the features that `fused` is compiled for.
-                return unsafe { fused($($argument),+) };
-            }
-            $body::<false>($($argument),+);
-        }
-    };
-}
 
 /// `sum + a·b`, rounded once where FUSED.
 #[inline(always)]
@@ -86,7 +68,8 @@ pub fn forward(shape: Shape, x: &[f32], w: &[f32], bias: &[f32], relu: bool, y: 
 }
 
 widest!(
-    tiles, tiles_in, extents: Extents, x: &[f32], panels: &[f32], corners: &[usize], finish: Finish, y: &mut [f32]
+    fn tiles(extents: Extents, x: &[f32], panels: &[f32], corners: &[usize], finish: Finish, y: &mut [f32]) =
+        tiles_in::<false>, tiles_in::<true>
 );
 
 #[inline(always)]
@@ -190,7 +173,9 @@ pub fn input_gradient(shape: Shape, w: &[f32], gradient: &[f32], to: &mut [f32],
     }
 }
 
-widest!(scatter, scatter_in, extents: Extents, panels: &[f32], gradient: &[f32], to: &mut [f32]);
+widest!(
+    fn scatter(extents: Extents, panels: &[f32], gradient: &[f32], to: &mut [f32]) = scatter_in::<false>, scatter_in::<true>
+);
 
 /// Adds every window's part to padded images.
 #[inline(always)]
@@ -266,7 +251,8 @@ pub fn weight_gradient(shape: Shape, part: Part, x: &[f32], gradient: &[f32], pa
 }
 
 widest!(
-    outer, outer_in, extents: Extents, x: &[f32], corners: &[usize], panel: &[f32], column: usize, partial: &mut [f32]
+    fn outer(extents: Extents, x: &[f32], corners: &[usize], panel: &[f32], column: usize, partial: &mut [f32]) =
+        outer_in::<false>, outer_in::<true>
 );
 
 /// Adds `Σ_pixels runᵀ · dY` to eight columns of the rows of w under one row of the kernel, in tiles of equal height.

@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use manyhands_shaders::pool::Shape;
 
+use super::super::widest::widest;
+
 /// Channels handled together.
 const LANES: usize = 8;
 
@@ -70,7 +72,10 @@ fn at<T: Copy, const N: usize>(values: &[T], first: usize) -> [T; N] {
     *values[first..].first_chunk().expect("windows lie inside their images")
 }
 
-pub fn max_forward(shape: Shape, x: &[f32], y: &mut [f32], places: &mut [u32]) {
+widest!(pub fn max_forward(shape: Shape, x: &[f32], y: &mut [f32], places: &mut [u32]) = max_forward_in);
+
+#[inline(always)]
+fn max_forward_in(shape: Shape, x: &[f32], y: &mut [f32], places: &mut [u32]) {
     let c = shape.channels as usize;
     each_window(shape, images(shape, y), |window| {
         each_block(c, |first, whole| {
@@ -103,7 +108,10 @@ fn largest<const N: usize>(window: &Window, x: &[f32], channels: usize) -> ([f32
     (largest, places)
 }
 
-pub fn max_backward(shape: Shape, gradient: &[f32], places: &[u32], input_gradient: &mut [f32]) {
+widest!(pub fn max_backward(shape: Shape, gradient: &[f32], places: &[u32], input_gradient: &mut [f32]) = max_backward_in);
+
+#[inline(always)]
+fn max_backward_in(shape: Shape, gradient: &[f32], places: &[u32], input_gradient: &mut [f32]) {
     let c = shape.channels as usize;
     input_gradient.fill(0.0);
     each_window(shape, images(shape, gradient), |window| {
@@ -130,7 +138,10 @@ fn add<const N: usize>(window: &Window, to: &mut [f32], channels: usize, share: 
     });
 }
 
-pub fn average_forward(shape: Shape, x: &[f32], y: &mut [f32]) {
+widest!(pub fn average_forward(shape: Shape, x: &[f32], y: &mut [f32]) = average_forward_in);
+
+#[inline(always)]
+fn average_forward_in(shape: Shape, x: &[f32], y: &mut [f32]) {
     let c = shape.channels as usize;
     let share = (1.0 / shape.area()) as f32;
     each_window(shape, images(shape, y), |window| {
@@ -162,7 +173,10 @@ fn sum<const N: usize>(window: &Window, x: &[f32], channels: usize) -> [f32; N] 
     totals
 }
 
-pub fn average_backward(shape: Shape, gradient: &[f32], input_gradient: &mut [f32]) {
+widest!(pub fn average_backward(shape: Shape, gradient: &[f32], input_gradient: &mut [f32]) = average_backward_in);
+
+#[inline(always)]
+fn average_backward_in(shape: Shape, gradient: &[f32], input_gradient: &mut [f32]) {
     let c = shape.channels as usize;
     let share = (1.0 / shape.area()) as f32;
     input_gradient.fill(0.0);

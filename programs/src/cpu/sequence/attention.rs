@@ -4,8 +4,9 @@
 use manyhands_shaders::attention::{Pairs, Shape};
 use manyhands_shaders::matmul;
 
-use super::super::exponential::{exp, widest};
+use super::super::exponential::exp;
 use super::super::kernels::{self, Finish, Strided, product};
+use super::super::widest::widest;
 use crate::{AttentionBackward, SequenceOp};
 
 /// Queries of a block.
@@ -43,7 +44,7 @@ pub fn run(op: &SequenceOp, buffers: &mut [Vec<f32>], scratch: &mut kernels::Scr
         SequenceOp::AttentionDelta { out, d_out, delta, shape } => {
             let mut written = std::mem::take(&mut buffers[delta.0]);
             let (out, d_out) = (&buffers[out.0], &buffers[d_out.0]);
-            widest(|| delta_of(shape, out, d_out, &mut written));
+            delta_of(shape, out, d_out, &mut written);
             buffers[delta.0] = written;
         }
         SequenceOp::AttentionKeyGradient { backward: b, shape, pairs } => {
@@ -146,7 +147,7 @@ fn forward(head: Head, qkv: &[f32], out: &mut [f32], logsumexp: &mut [f32], own:
         let key = Strided { values: &own.key, row: head.time, column: 1 };
         product(extents(count, width, keys), head.rows(qkv, first, (0, 3)), key, p, Finish::NOTHING, scratch);
         let l = &mut logsumexp[first..keys];
-        widest(|| softmax(keys, first, scale, p, l, &mut own.column));
+        softmax(keys, first, scale, p, l, &mut own.column);
         let p = Strided { values: p, row: keys, column: 1 };
         product(extents(count, keys, width), p, head.rows(qkv, 0, (2, 3)), part, Finish::NOTHING, scratch);
         let rows = head.rows_mut(out, first, (0, 1)).zip(part.chunks_exact(width));
@@ -156,21 +157,38 @@ fn forward(head: Head, qkv: &[f32], out: &mut [f32], logsumexp: &mut [f32], own:
     }
 }
 
+widest!(
+    fn softmax(keys: usize, first: usize, scale: f32, p: &mut [f32], logsumexp: &mut [f32], by_sum: &mut [f32]) = softmax_in
+);
+
 /// Scores of queries from `first` on become `exp(scale·s − max)`, zero past the query; their sum goes into its reciprocal
 /// and into the logarithm.
 #[inline(always)]
-fn softmax(keys: usize, first: usize, scale: f32, p: &mut [f32], logsumexp: &mut [f32], by_sum: &mut [f32]) {
+fn softmax_in(keys: usize, first: usize, scale: f32, p: &mut [f32], logsumexp: &mut [f32], by_sum: &mut [f32]) {
     for (r, ((row, l), by_sum)) in p.chunks_exact_mut(keys).zip(logsumexp).zip(by_sum).enumerate() {
         let visible = first + r + 1;
         let mut lanes = [f32::NEG_INFINITY; LANES];
-        for x in row[..visible].chunks(LANES) {
-            lanes.iter_mut().zip(x).for_each(|(most, &x)| *most = if x > *most { x } else { *most });
+        let (whole, rest) = row[..visible].as_chunks::<LANES>();
+        for x in whole {
+            for i in 0..LANES {
+                lanes[i] = if x[i] > lanes[i] { x[i] } else { lanes[i] };
+            }
+        }
+        for (most, &x) in lanes.iter_mut().zip(rest) {
+            *most = if x > *most { x } else { *most };
         }
         let largest = lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max) * scale;
         weigh(row, visible, scale, largest);
+        // What is not visible is zero.
         let mut lanes = [0.0f32; LANES];
-        for x in row[..visible].chunks(LANES) {
-            lanes.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+        let (whole, rest) = row[..visible.next_multiple_of(LANES).min(keys)].as_chunks::<LANES>();
+        for x in whole {
+            for i in 0..LANES {
+                lanes[i] += x[i];
+            }
+        }
+        for (sum, x) in lanes.iter_mut().zip(rest) {
+            *sum += x;
         }
         let sum: f32 = lanes.iter().sum();
         (*l, *by_sum) = (largest + sum.ln(), 1.0 / sum);
@@ -181,18 +199,29 @@ fn softmax(keys: usize, first: usize, scale: f32, p: &mut [f32], logsumexp: &mut
 #[inline(always)]
 fn weigh(row: &mut [f32], visible: usize, scale: f32, shift: f32) {
     let whole = visible.next_multiple_of(LANES).min(row.len());
-    row[..whole].iter_mut().for_each(|s| *s = exp(*s * scale - shift));
+    for s in &mut row[..whole] {
+        *s = exp(*s * scale - shift);
+    }
     row[visible..].fill(0.0);
 }
 
-fn delta_of(shape: Shape, out: &[f32], d_out: &[f32], delta: &mut [f32]) {
+widest!(fn delta_of(shape: Shape, out: &[f32], d_out: &[f32], delta: &mut [f32]) = delta_in);
+
+#[inline(always)]
+fn delta_in(shape: Shape, out: &[f32], d_out: &[f32], delta: &mut [f32]) {
     let (heads, width, time) = (shape.heads as usize, shape.width as usize, shape.time as usize);
     let slices = out.chunks_exact(width.max(1)).zip(d_out.chunks_exact(width.max(1)));
     for (index, (out, d_out)) in slices.enumerate() {
         let (row, head) = (index / heads, index % heads);
         let mut lanes = [0.0f32; LANES];
-        for (out, d_out) in out.chunks(LANES).zip(d_out.chunks(LANES)) {
-            lanes.iter_mut().zip(out).zip(d_out).for_each(|((sum, x), y)| *sum += x * y);
+        let ((x, x_rest), (y, y_rest)) = (out.as_chunks::<LANES>(), d_out.as_chunks::<LANES>());
+        for (x, y) in x.iter().zip(y) {
+            for i in 0..LANES {
+                lanes[i] += x[i] * y[i];
+            }
+        }
+        for ((sum, x), y) in lanes.iter_mut().zip(x_rest).zip(y_rest) {
+            *sum += x * y;
         }
         delta[(row / time * heads + head) * time + row % time] = lanes.iter().sum();
     }
@@ -222,7 +251,7 @@ fn backward(
         let (query, d_out) = (head.rows(qkv, first, (0, 3)), head.rows(d_out, first, (0, 1)));
         product(extents(count, width, keys), query, key, p, Finish::NOTHING, scratch);
         product(extents(count, width, keys), d_out, value, ds, Finish::NOTHING, scratch);
-        widest(|| score_gradient(keys, first, scale, p, ds, [&l[first..keys], &delta[first..keys]]));
+        score_gradient(keys, first, scale, p, ds, [&l[first..keys], &delta[first..keys]]);
         let [p, ds] = [p, ds].map(|values| Strided { values, row: keys, column: 1 });
         let part = &mut own.part[..count * width];
         product(extents(count, keys, width), ds, head.rows(qkv, 0, (1, 3)), part, Finish::NOTHING, scratch);
@@ -235,13 +264,19 @@ fn backward(
     }
 }
 
+widest!(
+    fn score_gradient(keys: usize, first: usize, scale: f32, p: &mut [f32], ds: &mut [f32], saved: [&[f32]; 2]) = score_gradient_in
+);
+
 /// Scores become probabilities, and gradients of probabilities become those of scores times the scale.
 #[inline(always)]
-fn score_gradient(keys: usize, first: usize, scale: f32, p: &mut [f32], ds: &mut [f32], [l, delta]: [&[f32]; 2]) {
+fn score_gradient_in(keys: usize, first: usize, scale: f32, p: &mut [f32], ds: &mut [f32], [l, delta]: [&[f32]; 2]) {
     let rows = p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys));
     for (r, ((p, ds), (l, delta))) in rows.zip(l.iter().zip(delta)).enumerate() {
         weigh(p, first + r + 1, scale, *l);
-        ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = *p * (*ds - delta) * scale);
+        for (ds, p) in ds.iter_mut().zip(p) {
+            *ds = *p * (*ds - delta) * scale;
+        }
     }
 }
 
