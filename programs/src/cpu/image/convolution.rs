@@ -1,5 +1,5 @@
 //! Convolutions as products that read images in place. Under one row of the kernel, what a window holds stands together
-//! in memory (`kernel_width · channels` values, a *run*), so that a register tile of 6 pixels by 8 outputs needs no copy
+//! in memory (`kernel_width · channels` values, a *run*), so that a register tile of 6 or 8 pixels by 8 outputs needs no copy
 //! of the windows; padding is made real by copying images into a larger one. Sums run over chunks of at most 128 terms,
 //! as `manyhands_shaders::matmul` asks of arithmetic that rounds to nearest.
 
@@ -14,7 +14,8 @@ use self::layout::{Extents, image_values, inner_rows, pack, pack_transposed, pad
 use super::super::widest::widest;
 use super::Scratch;
 
-const ROWS: usize = 6;
+/// As many rows as let the sums, and what is multiplied, stay in registers.
+const ROWS: usize = if cfg!(target_arch = "wasm32") { 6 } else { 8 };
 const COLUMNS: usize = 8;
 const CHUNK: usize = K_CHUNK_IEEE as usize;
 
@@ -26,11 +27,21 @@ fn multiply_add<const FUSED: bool>(a: f32, b: f32, sum: f32) -> f32 {
     if FUSED { a.mul_add(b, sum) } else { sum + a * b }
 }
 
+/// `[of(0), of(1), …]`; `std::array::from_fn` is not always inlined, and then not compiled for the processor's registers.
+#[inline(always)]
+fn by_row<T: Copy + Default>(of: impl Fn(usize) -> T) -> [T; ROWS] {
+    let mut all = [T::default(); ROWS];
+    for (i, one) in all.iter_mut().enumerate() {
+        *one = of(i);
+    }
+    all
+}
+
 /// `sums[i] += Σ_p rows[i][p] · panel[p]`; all rows are as long as the panel.
 #[inline(always)]
 fn accumulate<const FUSED: bool>(mut sums: Tile<ROWS>, rows: [&[f32]; ROWS], panel: &[f32]) -> Tile<ROWS> {
     let panel = panel.as_chunks::<COLUMNS>().0;
-    let rows = rows.map(|row| &row[..panel.len()]);
+    let rows = by_row(|i| &rows[i][..panel.len()]);
     for (p, weights) in panel.iter().enumerate() {
         for i in 0..ROWS {
             for j in 0..COLUMNS {
@@ -81,7 +92,7 @@ fn tiles_in<const FUSED: bool>(extents: Extents, x: &[f32], panels: &[f32], corn
     let chunk = each <= CHUNK * COLUMNS;
     for (corners, y) in corners.chunks(ROWS).zip(y.chunks_mut(ROWS * extents.outputs)) {
         // Past the end the last pixel again, which is not stored.
-        let corners: [usize; ROWS] = std::array::from_fn(|i| corners[i.min(corners.len() - 1)]);
+        let corners = by_row(|i| corners[i.min(corners.len() - 1)]);
         for (bias, first) in finish.bias.as_chunks::<COLUMNS>().0.iter().zip((0..).step_by(COLUMNS)) {
             let panel = &panels[first / COLUMNS * each..][..each];
             // Kernels of one channel have runs too short for a loop.
@@ -92,8 +103,13 @@ fn tiles_in<const FUSED: bool>(extents: Extents, x: &[f32], panels: &[f32], corn
                 _ => windows::<FUSED>(extents, x, corners, panel),
             };
             for (y, sums) in y.chunks_exact_mut(extents.outputs).zip(&tile) {
-                let sums: [f32; COLUMNS] = std::array::from_fn(|j| sums[j] + bias[j]);
-                let values = if finish.relu { sums.map(|sum| sum.max(0.0)) } else { sums };
+                let mut values = *sums;
+                for j in 0..COLUMNS {
+                    values[j] += bias[j];
+                    if finish.relu {
+                        values[j] = values[j].max(0.0);
+                    }
+                }
                 let to = &mut y[first..];
                 match to.first_chunk_mut() {
                     Some(to) => *to = values,
@@ -104,19 +120,19 @@ fn tiles_in<const FUSED: bool>(extents: Extents, x: &[f32], panels: &[f32], corn
     }
 }
 
-/// The sums of six pixels by eight outputs.
+/// The sums of a tile of pixels by outputs.
 #[inline(always)]
 fn windows<const FUSED: bool>(extents: Extents, x: &[f32], corners: [usize; ROWS], panel: &[f32]) -> Tile<ROWS> {
     let (mut totals, mut sums, mut count) = (Tile::default(), Tile::default(), 0);
     for (ky, weights) in panel.chunks_exact(extents.run * COLUMNS).enumerate() {
-        let rows = corners.map(|corner| &x[corner + ky * extents.row..][..extents.run]);
+        let rows = by_row(|i| &x[corners[i] + ky * extents.row..][..extents.run]);
         for (piece, weights) in weights.chunks(CHUNK * COLUMNS).enumerate() {
             let terms = weights.len() / COLUMNS;
             if count + terms > CHUNK {
                 add(&mut totals, &sums);
                 (sums, count) = (Tile::default(), 0);
             }
-            sums = accumulate::<FUSED>(sums, rows.map(|row| &row[piece * CHUNK..][..terms]), weights);
+            sums = accumulate::<FUSED>(sums, by_row(|i| &rows[i][piece * CHUNK..][..terms]), weights);
             count += terms;
         }
     }
@@ -135,7 +151,10 @@ fn short_windows<const FUSED: bool, const RUN: usize>(
     let mut sums: Tile<ROWS> = Tile::default();
     for (ky, weights) in panel.as_chunks::<COLUMNS>().0.as_chunks::<RUN>().0.iter().enumerate() {
         let x = &x[ky * extents.row..];
-        let rows: [[f32; RUN]; ROWS] = corners.map(|corner| *x[corner..].first_chunk().expect("windows lie inside x"));
+        let mut rows = [[0.0f32; RUN]; ROWS];
+        for i in 0..ROWS {
+            rows[i] = *x[corners[i]..].first_chunk().expect("windows lie inside x");
+        }
         for (p, weights) in weights.iter().enumerate() {
             for i in 0..ROWS {
                 for j in 0..COLUMNS {
@@ -148,7 +167,7 @@ fn short_windows<const FUSED: bool, const RUN: usize>(
 }
 
 /// dX of the images of `gradient`: per output pixel and row of the kernel, a run of `dY · Wᵀ` is added where the window
-/// has it. Six rows of windows at a time, because no two of them share a row of x under the same row of the kernel; of
+/// has it. Some rows of windows at a time, because no two of them share a row of x under the same row of the kernel; of
 /// one image, so that images that are computed apart get the same bits.
 pub fn input_gradient(shape: Shape, w: &[f32], gradient: &[f32], to: &mut [f32], scratch: &mut Scratch) {
     let images = to.len() / image_values(shape).max(1);
@@ -191,15 +210,15 @@ fn scatter_in<const FUSED: bool>(extents: Extents, panels: &[f32], gradient: &[f
     for (line, left) in starts {
         let count = ROWS.min(left);
         // Past the end the last row again, which is not added.
-        let lines: [usize; ROWS] = std::array::from_fn(|i| line + i.min(count - 1));
-        let first = lines.map(|l| l / extents.out_height * extents.image + l % extents.out_height * extents.row_step);
+        let lines = by_row(|i| line + i.min(count - 1));
+        let first = by_row(|i| lines[i] / extents.out_height * extents.image + lines[i] % extents.out_height * extents.row_step);
         for j in 0..out_width {
-            let rows = lines.map(|line| &gradient[(line * out_width + j) * outputs..][..outputs]);
+            let rows = by_row(|i| &gradient[(lines[i] * out_width + j) * outputs..][..outputs]);
             for (ky, panels) in panels.chunks_exact(each).enumerate() {
-                let at = first.map(|first| first + ky * extents.row + j * extents.step);
+                let at = by_row(|i| first[i] + ky * extents.row + j * extents.step);
                 for (panel, column) in panels.chunks_exact(outputs * COLUMNS).zip((0..run).step_by(COLUMNS)) {
                     for (piece, panel) in panel.chunks(CHUNK * COLUMNS).enumerate() {
-                        let rows = rows.map(|row| &row[piece * CHUNK..]);
+                        let rows = by_row(|i| &rows[i][piece * CHUNK..]);
                         let sums = accumulate::<FUSED>(Tile::default(), rows, panel);
                         for (at, sums) in at.iter().zip(&sums).take(count) {
                             add_run(&mut to[at + column..at + run], sums);
@@ -277,7 +296,9 @@ fn outer_in<const FUSED: bool>(
             3 => spread(outer_tile::<FUSED, 3>(x, corners, panel)),
             4 => spread(outer_tile::<FUSED, 4>(x, corners, panel)),
             5 => spread(outer_tile::<FUSED, 5>(x, corners, panel)),
-            _ => outer_tile::<FUSED, 6>(x, corners, panel),
+            6 => spread(outer_tile::<FUSED, 6>(x, corners, panel)),
+            7 => spread(outer_tile::<FUSED, 7>(x, corners, panel)),
+            _ => outer_tile::<FUSED, ROWS>(x, corners, panel),
         };
         for (to, sums) in to.chunks_exact_mut(extents.outputs).zip(&tile) {
             add_run(&mut to[column..], sums);
@@ -287,8 +308,11 @@ fn outer_in<const FUSED: bool>(
 }
 
 /// A tile with rows of zeros after it.
+#[inline(always)]
 fn spread<const R: usize>(tile: Tile<R>) -> Tile<ROWS> {
-    std::array::from_fn(|i| tile.get(i).copied().unwrap_or_default())
+    let mut whole = Tile::default();
+    whole[..R.min(ROWS)].copy_from_slice(&tile[..R.min(ROWS)]);
+    whole
 }
 
 #[inline(always)]

@@ -34,23 +34,20 @@ impl Window {
     }
 }
 
-/// Every window of some images.
+/// Every window of some images. An iterator, because a function that is handed on is not always inlined, and then not
+/// compiled for the processor's registers.
 #[inline(always)]
-fn each_window(shape: Shape, images: usize, mut visit: impl FnMut(Window)) {
+fn windows(shape: Shape, images: usize) -> impl Iterator<Item = Window> {
     let (height, width, window) = (shape.height as usize, shape.width as usize, shape.window as usize);
+    let (out_height, out_width) = (shape.out_height() as usize, shape.out_width() as usize);
     let (stride, padding) = (shape.stride as usize, shape.padding as usize);
-    let inside = |first: usize, extent: usize| padding.saturating_sub(first)..window.min(extent + padding - first);
-    let mut output = 0;
-    for image in 0..images {
-        for i in (0..shape.out_height() as usize).map(|i| i * stride) {
-            let rows = inside(i, height);
-            for j in (0..shape.out_width() as usize).map(|j| j * stride) {
-                let corner = ((image * height + i) * width + j).wrapping_sub(padding * width + padding);
-                visit(Window { output, rows: rows.clone(), columns: inside(j, width), corner, width, window });
-                output += 1;
-            }
-        }
-    }
+    let inside = move |first: usize, extent: usize| padding.saturating_sub(first)..window.min(extent + padding - first);
+    (0..images * out_height * out_width).map(move |output| {
+        let (line, j) = (output / out_width, output % out_width * stride);
+        let (image, i) = (line / out_height, line % out_height * stride);
+        let corner = ((image * height + i) * width + j).wrapping_sub(padding * width + padding);
+        Window { output, rows: inside(i, height), columns: inside(j, width), corner, width, window }
+    })
 }
 
 /// Images in a buffer of outputs.
@@ -58,12 +55,12 @@ fn images(shape: Shape, outputs: &[f32]) -> usize {
     outputs.len() / (shape.out_height() as usize * shape.out_width() as usize * shape.channels as usize).max(1)
 }
 
-/// Cuts channels into blocks: the first of each, and whether it is a whole one. The rest comes one by one.
+/// Channels in blocks: the first of each, and whether it is a whole one. The rest comes one by one.
 #[inline(always)]
-fn each_block(channels: usize, mut visit: impl FnMut(usize, bool)) {
+fn blocks(channels: usize) -> impl Iterator<Item = (usize, bool)> {
     let whole = channels / LANES * LANES;
-    (0..whole).step_by(LANES).for_each(|first| visit(first, true));
-    (whole..channels).for_each(|first| visit(first, false));
+    let block = move |n: usize| if n * LANES < whole { (n * LANES, true) } else { (n + whole - whole / LANES, false) };
+    (0..whole / LANES + channels - whole).map(block)
 }
 
 /// `N` values of a buffer.
@@ -77,8 +74,8 @@ widest!(pub fn max_forward(shape: Shape, x: &[f32], y: &mut [f32], places: &mut 
 #[inline(always)]
 fn max_forward_in(shape: Shape, x: &[f32], y: &mut [f32], places: &mut [u32]) {
     let c = shape.channels as usize;
-    each_window(shape, images(shape, y), |window| {
-        each_block(c, |first, whole| {
+    for window in windows(shape, images(shape, y)) {
+        for (first, whole) in blocks(c) {
             let to = window.output * c + first;
             if whole {
                 let (largest, place) = largest::<LANES>(&window, &x[first..], c);
@@ -88,8 +85,8 @@ fn max_forward_in(shape: Shape, x: &[f32], y: &mut [f32], places: &mut [u32]) {
                 let ([largest], [place]) = largest::<1>(&window, &x[first..], c);
                 (y[to], places[to]) = (largest, place);
             }
-        });
-    });
+        }
+    }
 }
 
 /// The maxima of a window and their places.
@@ -114,18 +111,22 @@ widest!(pub fn max_backward(shape: Shape, gradient: &[f32], places: &[u32], inpu
 fn max_backward_in(shape: Shape, gradient: &[f32], places: &[u32], input_gradient: &mut [f32]) {
     let c = shape.channels as usize;
     input_gradient.fill(0.0);
-    each_window(shape, images(shape, gradient), |window| {
-        each_block(c, |first, whole| {
+    for window in windows(shape, images(shape, gradient)) {
+        for (first, whole) in blocks(c) {
             let from = window.output * c + first;
             let to = &mut input_gradient[first..];
             if whole {
                 let (g, chosen): ([f32; LANES], [u32; LANES]) = (at(gradient, from), at(places, from));
-                add::<LANES>(&window, to, c, |place| std::array::from_fn(|n| if chosen[n] == place { g[n] } else { 0.0 }));
+                add::<LANES>(&window, to, c, |place| {
+                    let mut share = [0.0; LANES];
+                    (0..LANES).for_each(|n| share[n] = if chosen[n] == place { g[n] } else { 0.0 });
+                    share
+                });
             } else {
                 add::<1>(&window, to, c, |place| [if places[from] == place { gradient[from] } else { 0.0 }]);
             }
-        });
-    });
+        }
+    }
 }
 
 /// Adds to the pixels of a window what `share` says of each place.
@@ -133,7 +134,8 @@ fn max_backward_in(shape: Shape, gradient: &[f32], places: &[u32], input_gradien
 fn add<const N: usize>(window: &Window, to: &mut [f32], channels: usize, share: impl Fn(u32) -> [f32; N]) {
     window.each(|pixel, place| {
         let (before, share): ([f32; N], _) = (at(to, pixel * channels), share(place));
-        let after: [f32; N] = std::array::from_fn(|n| before[n] + share[n]);
+        let mut after = before;
+        (0..N).for_each(|n| after[n] += share[n]);
         to[pixel * channels..][..N].copy_from_slice(&after);
     });
 }
@@ -144,8 +146,8 @@ widest!(pub fn average_forward(shape: Shape, x: &[f32], y: &mut [f32]) = average
 fn average_forward_in(shape: Shape, x: &[f32], y: &mut [f32]) {
     let c = shape.channels as usize;
     let share = (1.0 / shape.area()) as f32;
-    each_window(shape, images(shape, y), |window| {
-        each_block(c, |first, whole| {
+    for window in windows(shape, images(shape, y)) {
+        for (first, whole) in blocks(c) {
             let to = window.output * c + first;
             if whole {
                 let sums = sum::<LANES>(&window, &x[first..], c);
@@ -154,8 +156,8 @@ fn average_forward_in(shape: Shape, x: &[f32], y: &mut [f32]) {
                 let [sum] = sum::<1>(&window, &x[first..], c);
                 y[to] = sum * share;
             }
-        });
-    });
+        }
+    }
 }
 
 /// The sum of a window, a row of it at a time, which bounds the rounding error of large ones.
@@ -180,8 +182,8 @@ fn average_backward_in(shape: Shape, gradient: &[f32], input_gradient: &mut [f32
     let c = shape.channels as usize;
     let share = (1.0 / shape.area()) as f32;
     input_gradient.fill(0.0);
-    each_window(shape, images(shape, gradient), |window| {
-        each_block(c, |first, whole| {
+    for window in windows(shape, images(shape, gradient)) {
+        for (first, whole) in blocks(c) {
             let from = window.output * c + first;
             let to = &mut input_gradient[first..];
             if whole {
@@ -190,6 +192,6 @@ fn average_backward_in(shape: Shape, gradient: &[f32], input_gradient: &mut [f32
             } else {
                 add::<1>(&window, to, c, |_| [gradient[from] * share]);
             }
-        });
-    });
+        }
+    }
 }
