@@ -1,5 +1,6 @@
-//! Loops compiled several times, for the registers that processors have, one of which is chosen at run time. AVX2 and
-//! AVX-512 on x86-64; elsewhere what the target has by itself. Nothing else of the CPU path knows of instruction sets.
+//! Loops compiled twice on x86-64, one of which is chosen at run time: for AVX2 and fused multiply-add, and for processors
+//! that lack them. Elsewhere what the target has by itself. Products have more (`kernels.rs`); nothing else of the CPU path
+//! knows of instruction sets.
 
 /// Defines a function that runs loops on the widest registers the processor has. `$plain` is called where it has no fused
 /// multiply-add, `$fused` where it has; both are `#[inline(always)]`, and so is what they call, or it is not compiled anew.
@@ -14,20 +15,12 @@ macro_rules! widest {
             #[cfg(target_arch = "x86_64")]
             {
                 use std::arch::is_x86_feature_detected as has;
-                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-                fn avx512($($argument: $type),+) {
-                    $fused($($argument),+);
-                }
                 #[target_feature(enable = "avx2,fma")]
                 fn avx2($($argument: $type),+) {
                     $fused($($argument),+);
                 }
                 if has!("avx2") && has!("fma") {
-                    if has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl") {
-                        // SAFETY: the processor has the features that the function is compiled for.
-                        return unsafe { avx512($($argument),+) };
-                    }
-                    // SAFETY: as above.
+                    // SAFETY: the processor has the features that the function is compiled for.
                     return unsafe { avx2($($argument),+) };
                 }
             }
