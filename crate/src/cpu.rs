@@ -36,9 +36,33 @@ struct State {
     /// Values of each buffer.
     values: Vec<usize>,
     placement: Placement,
+    /// What changes places before each call.
+    moves: Vec<Moves>,
     /// Places that no buffer is in.
     places: Vec<Vec<f32>>,
     scratch: cpu::Scratch,
+}
+
+/// Buffers that share memory: those whose span is over at a call, and those whose span begins.
+#[derive(Debug, Clone, Default)]
+struct Moves {
+    out: Vec<usize>,
+    into: Vec<usize>,
+}
+
+impl Moves {
+    /// Before each of so many calls. A pass begins with every place free.
+    fn of(placement: &Placement, calls: usize) -> Vec<Self> {
+        let mut moves = vec![Moves::default(); calls];
+        for (buffer, span) in &placement.spans {
+            moves[0].out.push(buffer.0);
+            moves[span.start].into.push(buffer.0);
+            if span.end < calls {
+                moves[span.end].out.push(buffer.0);
+            }
+        }
+        moves
+    }
 }
 
 impl CpuEngine {
@@ -53,7 +77,8 @@ impl CpuEngine {
         let zeros = |(buffer, &values)| if sharing.contains(&buffer) { Vec::new() } else { vec![0.0; values] };
         let buffers = values.iter().enumerate().map(zeros).collect();
         let places = vec![Vec::new(); placement.places.len()];
-        State { arithmetic: self.arithmetic, buffers, values, placement, places, scratch: cpu::Scratch::default() }
+        let moves = Moves::of(&placement, program.ops.len());
+        State { arithmetic: self.arithmetic, buffers, values, placement, moves, places, scratch: cpu::Scratch::default() }
     }
 
     pub(crate) fn load<'a>(&self, program: &'a Program, inputs: &[(Buffer, &[f32])]) -> CpuResident<'a> {
@@ -191,21 +216,18 @@ pub(crate) fn subtract(before: &[f32], after: &[f32]) -> Vec<f32> {
 impl State {
     /// Gives the places of buffers whose span is over to those whose span begins.
     fn settle(&mut self, call: usize) {
-        for (buffer, span) in &self.placement.spans {
-            let place = self.placement.place_of[buffer.0];
-            if !span.contains(&call) && !self.buffers[buffer.0].is_empty() {
-                self.places[place] = std::mem::take(&mut self.buffers[buffer.0]);
+        for &buffer in &self.moves[call].out {
+            if !self.buffers[buffer].is_empty() {
+                self.places[self.placement.place_of[buffer]] = std::mem::take(&mut self.buffers[buffer]);
             }
         }
-        for (buffer, span) in &self.placement.spans {
-            if span.start == call {
-                let place = self.placement.place_of[buffer.0];
-                let mut values = std::mem::take(&mut self.places[place]);
-                // At once what the largest of them takes: growing would hold two at a time.
-                values.reserve_exact((self.placement.places[place] as usize).saturating_sub(values.len()));
-                values.resize(self.values[buffer.0], 0.0);
-                self.buffers[buffer.0] = values;
-            }
+        for &buffer in &self.moves[call].into {
+            let place = self.placement.place_of[buffer];
+            let mut values = std::mem::take(&mut self.places[place]);
+            // At once what the largest of them takes: growing would hold two at a time.
+            values.reserve_exact((self.placement.places[place] as usize).saturating_sub(values.len()));
+            values.resize(self.values[buffer], 0.0);
+            self.buffers[buffer] = values;
         }
     }
 

@@ -20,9 +20,17 @@ function environment() {
   return { ...rest, ...threads, XLA_FLAGS: "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" };
 }
 
+/** Before a command so that it keeps to one processor, whatever threads it starts; the last that this process may use. */
+function pinned() {
+  if (process.platform !== "linux") return [];
+  const allowed = /^Cpus_allowed_list:\s*(\S+)/m.exec(fs.readFileSync("/proc/self/status", "utf8"));
+  return ["taskset", "--cpu-list", allowed[1].split(/[,-]/).at(-1)];
+}
+
 /** A process that answers each line with one line. */
 class Competitor {
-  constructor([program, ...words]) {
+  constructor(command) {
+    const [program, ...words] = [...pinned(), ...command];
     this.child = spawn(program, words, { env: environment(), stdio: ["pipe", "pipe", "inherit"] });
     this.answers = createInterface({ input: this.child.stdout })[Symbol.asyncIterator]();
   }
