@@ -259,3 +259,32 @@ impl State {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_in_turn_take_no_more_than_their_places() {
+        let mut program = Program::default();
+        let mut x = program.buffer(8);
+        for values in [8, 64, 16, 128, 8, 8, 32] {
+            let sum = program.passing(values);
+            program.ops.push(Op::Add { x, y: x, sum, values: values as u32 });
+            x = sum;
+        }
+        let placement = Placement::shared(&program);
+        assert!(placement.bytes(0) < Placement::apart(&program).bytes(0));
+        let most: u64 = placement.places.iter().sum();
+        let mut state = CpuEngine::new(Arithmetic::Fast).state(&program, placement);
+        for call in (0..program.ops.len()).chain(0..program.ops.len()) {
+            state.settle(call);
+            let Op::Add { x, sum, .. } = program.ops[call] else { unreachable!() };
+            for buffer in [x, sum] {
+                assert_eq!(state.buffers[buffer.0].len() as u64, program.values[buffer.0], "call {call}");
+            }
+            let held: usize = state.buffers.iter().chain(&state.places).map(Vec::capacity).sum();
+            assert!(held as u64 <= most, "{held} at call {call}, with places of {most}");
+        }
+    }
+}

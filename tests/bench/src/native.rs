@@ -90,15 +90,15 @@ fn scale(least: Duration) -> Result<Vec<String>> {
     for (width, batch) in [(128, 64), (256, 64), (512, 64), (1024, 64), (256, 16), (256, 32), (256, 128), (256, 256)] {
         let work = models::plain(width, batch);
         let plan = TrainPlan::compile(&work)?;
-        let memory = plan.memory();
-        let (parameters, stays) = (memory.parameters / 4, memory.parameters + memory.optimizer);
+        let (memory, unshared) = (plan.memory(), plan.program.bytes(0));
+        let parameters = memory.parameters / 4;
         let steps = pollster::block_on(steps_per_s(&work, least))?;
         lines.push(format!(
-            r#"{{"width":{width},"batch":{batch},"parameters":{parameters},"steps_per_s":{steps:.3},"examples_per_s":{:.1},"allocated_bytes":{},"least_bytes":{},"parameters_optimizer_passing_bytes":{}}}"#,
+            r#"{{"width":{width},"batch":{batch},"parameters":{parameters},"steps_per_s":{steps:.3},"examples_per_s":{:.1},"allocated_bytes":{},"least_bytes":{},"unshared_bytes":{unshared},"parameters_optimizer_passing_bytes":{}}}"#,
             steps * f64::from(batch),
             memory.allocated,
             memory.least,
-            stays + memory.passing,
+            memory.parameters + memory.optimizer + memory.passing,
         ));
     }
     Ok(lines)

@@ -87,7 +87,7 @@ pub fn scale(least_ms: u32) -> Result<Value> {
     let rows: Vec<Value> = serde_json::from_slice(&output.stdout).context("the program printed no JSON")?;
     println!(
         "{:>6} {:>6} {:>11} {:>9} {:>11} {:>13} {:>13} {:>13}",
-        "width", "batch", "parameters", "steps/s", "examples/s", "allocated", "least bytes", "unshared"
+        "width", "batch", "parameters", "steps/s", "examples/s", "allocated", "least", "unshared"
     );
     for row in &rows {
         let whole = |name: &str| row[name].as_u64().unwrap_or(0);
@@ -101,7 +101,7 @@ pub fn scale(least_ms: u32) -> Result<Value> {
             rate("examples_per_s"),
             whole("allocated_bytes"),
             whole("least_bytes"),
-            whole("parameters_optimizer_passing_bytes")
+            whole("unshared_bytes")
         );
     }
     Ok(Value::Array(rows))
