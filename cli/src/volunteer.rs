@@ -79,6 +79,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         renew_consent: true,
         begun: false,
         lease: None,
+        lanes: 1,
         withdraw_at_end: true,
     };
     let switch = Switch::new();
