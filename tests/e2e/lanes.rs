@@ -59,32 +59,34 @@ async fn visit(rounds_max: u32) -> Result<Visit> {
 
 #[tokio::test]
 async fn two_workers_share_a_visit_and_stop_together() -> Result<()> {
-    let Visit { server, job, proxy, visitor, .. } = visit(1000).await?;
+    let visit = visit(1000).await?;
+    let Visit { server, proxy, visitor, job, .. } = &visit;
     let isolated = visitor.run("return [crossOriginIsolated, typeof SharedArrayBuffer];").await?;
     assert_eq!(isolated, serde_json::json!([false, "undefined"]), "the site sets no isolation headers");
     let state = visitor.wait_until("Number(d.accepted) >= 6", LIMIT).await?;
     assert_eq!((state["backend"].as_str(), number(&state, "rejected")?), (Some("wasm"), 0.0), "{state}");
-    let view = server.follow(job, LIMIT, |view| view.units_settled >= 6).await?;
+    let view = server.follow(*job, LIMIT, |view| view.units_settled >= 6).await?;
     assert_eq!((view.contributors, view.results_rejected), (1, 0));
     assert_eq!(proxy.count("/v1/sessions").total, 1, "one session");
 
     visitor.wait_until(BOTH, LIMIT).await?;
     visitor.press_stop().await?;
     visitor.wait_until("d.state === 'stopped'", Duration::from_secs(2)).await?;
-    server.follow(job, GIVEN_BACK_LIMIT, |view| view.contributors_now == 0).await?;
+    server.follow(*job, GIVEN_BACK_LIMIT, |view| view.contributors_now == 0).await?;
     Ok(())
 }
 
 /// One worker ends by `script`, run in it through the browser's own debugger.
 async fn loses_one_unit(script: &str) -> Result<()> {
-    let Visit { server, job, visitor, .. } = visit(4).await?;
+    let visit = visit(4).await?;
+    let Visit { server, visitor, job, .. } = &visit;
     let ended = visitor.run_in_workers("many-hands-lane", script).await?;
     assert_eq!(ended, 1, "one worker beside the visit's own");
     let state = visitor.wait_until("d.phases.includes('given_back')", LIMIT).await?;
     println!("after `{script}`: {state}");
     assert_eq!(state["phases"].as_str().map(|phases| phases.matches("given_back").count()), Some(1), "{state}");
     visitor.wait_until(BOTH, LIMIT).await?;
-    let view = server.follow(job, LIMIT, |view| view.state == JobState::Finished).await?;
+    let view = server.follow(*job, LIMIT, |view| view.state == JobState::Finished).await?;
     assert_eq!(view.results_rejected, 0);
     Ok(())
 }

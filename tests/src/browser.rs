@@ -252,16 +252,18 @@ impl Visitor {
 
     /// Runs a script in every worker of this name, workers of workers among them; gives how many there were.
     pub async fn run_in_workers(&self, name: &str, script: &str) -> Result<u64> {
-        // Two lines: the debugger's port and path. A window of its own may connect to it, which the page may not.
+        // Two lines: the debugger's port and path. The page's own policy lets it connect to nobody, but this answer has none.
         let address = std::fs::read_to_string(self.profile.path().join("profile/DevToolsActivePort"))?;
         let (port, path) = address.split_once('\n').context("the debugger's port and path")?;
         let page = self.window().await?;
-        self.open_window("data:text/html,").await?;
+        let beside = self.client.current_url().await?.join("/v1/info")?;
+        self.open_window(beside.as_str()).await?;
         let arguments = vec![json!(format!("ws://127.0.0.1:{port}{}", path.trim())), json!(name), json!(script)];
         let ran = self.client.execute_async(RUN_IN_WORKERS, arguments).await.context("running a script in workers");
         self.client.close_window().await?;
         self.switch_to(&page).await?;
-        ran?.as_u64().context("a count")
+        let ran = ran?;
+        ran.as_u64().with_context(|| format!("in place of a count: {ran}"))
     }
 
     /// Ends the process that holds all of the browser's devices, as a crash of a driver would. The browser starts another.
