@@ -1,14 +1,17 @@
 // Compares our engine with others in one headless Chromium and natively, turn by turn, so that a busy machine slows all
-// alike: `node run.mjs '{"suite":"matmul"|"train", …}'`, called by `cargo xtask bench`. Tables go to standard error, one
+// alike: `node run.mjs '{"suite":"matmul"|"train"|"workers", …}'`, called by `cargo xtask bench`. Tables go to standard error, one
 // JSON object to standard output. Each backend has a page of its own; pages are not isolated, so wasm has one thread.
 import { spawnSync } from "node:child_process";
 import fs from "node:fs";
 import http from "node:http";
+import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 
 import { build } from "esbuild";
 import { chromium } from "playwright-core";
+
+import { workers } from "./workers.mjs";
 
 const here = path.dirname(fileURLToPath(import.meta.url));
 const options = {
@@ -178,8 +181,11 @@ async function matmul(page, ids) {
   return { shapes };
 }
 
+/** The first losses of each model. */
+const references = () => JSON.parse(fs.readFileSync(path.join(here, "reference-losses.json"), "utf8"));
+
 async function train(page, ids) {
-  const reference = JSON.parse(fs.readFileSync(path.join(here, "reference-losses.json"), "utf8"));
+  const reference = references();
   const models = {};
   for (const name of options.models) {
     const steps = name === "gpt" && ids.some((id) => id.endsWith("webgpu")) && !options.gpu ? 2 : 5;
@@ -202,7 +208,7 @@ async function train(page, ids) {
 const suites = { matmul, train };
 
 async function main() {
-  await bundle();
+  if (options.suite !== "workers") await bundle();
   const server = await serve();
   const graphics = options.gpu ? ["--enable-features=Vulkan", "--use-angle=vulkan"] : ["--use-webgpu-adapter=swiftshader"];
   const browser = await chromium.launch({
@@ -210,6 +216,13 @@ async function main() {
     args: ["--no-sandbox", "--enable-unsafe-webgpu", "--disable-gpu-watchdog", ...graphics],
   });
   try {
+    if (options.suite === "workers") {
+      const page = await openPage(browser, server.address().port);
+      log(`\none and two at once: medians of ${options.rounds} rounds`);
+      const models = await workers(page, options, references(), spread, log);
+      process.stdout.write(`${JSON.stringify({ suite: options.suite, backend: "wasm", rounds: options.rounds, cores: os.availableParallelism(), models })}\n`);
+      return;
+    }
     const result = { suite: options.suite, adapter: null, backend: "webgpu", rounds: options.rounds };
     for (const backend of ["webgpu", "wasm"].filter((name) => options.backends.includes(name))) {
       const page = await openPage(browser, server.address().port);

@@ -17,12 +17,12 @@ const GIVEN_BACK_LIMIT: Duration = Duration::from_secs(5);
 /// Two units at once, in the page's list of the latest.
 const BOTH: &str = "d.phases.split(' ').filter((phase) => phase === 'computing').length === 2";
 
-/// Units of a second or two, enough of them that none is the last.
-fn slow(rounds_max: u32) -> SmallTrain {
+/// Units of a second or two for 200 steps.
+fn slow(inner_steps: u32, rounds_max: u32) -> SmallTrain {
     SmallTrain {
         width: 784,
         hidden: 256,
-        inner_steps: 200,
+        inner_steps,
         units_per_round: 8,
         rounds_max,
         target_accuracy: 1.0,
@@ -40,10 +40,10 @@ struct Visit {
 }
 
 /// A visit in which two units are computed at this moment.
-async fn visit(rounds_max: u32) -> Result<Visit> {
+async fn visit(small: SmallTrain) -> Result<Visit> {
     let folder = tempfile::tempdir()?;
     let server = Server::start(&folder.path().join("data"))?;
-    let files = jobs::train(folder.path(), slow(rounds_max))?;
+    let files = jobs::train(folder.path(), small)?;
     let job = server.submit(&files.manifest, &files.data)?;
     let proxy = Proxy::start(server.address()?, &[("POST", "/v1/sessions")]).await?;
     let visitor = Visitor::open(&format!("{}/?backend=cpu", proxy.url)).await?;
@@ -59,7 +59,7 @@ async fn visit(rounds_max: u32) -> Result<Visit> {
 
 #[tokio::test]
 async fn two_workers_share_a_visit_and_stop_together() -> Result<()> {
-    let visit = visit(1000).await?;
+    let visit = visit(slow(200, 1000)).await?;
     let Visit { server, proxy, visitor, job, .. } = &visit;
     let isolated = visitor.run("return [crossOriginIsolated, typeof SharedArrayBuffer];").await?;
     assert_eq!(isolated, serde_json::json!([false, "undefined"]), "the site sets no isolation headers");
@@ -76,9 +76,21 @@ async fn two_workers_share_a_visit_and_stop_together() -> Result<()> {
     Ok(())
 }
 
+/// A unit that is held for half a minute goes back: one whose worker went on meanwhile would be handed in.
+#[tokio::test]
+async fn a_pause_holds_both() -> Result<()> {
+    let visit = visit(slow(2000, 1000)).await?;
+    visit.visitor.press_pause().await?;
+    visit.visitor.wait_until("d.state === 'paused'", Duration::from_secs(2)).await?;
+    let ended = "!/leased|comput/.test(d.phases)";
+    let state = visit.visitor.wait_until(ended, LIMIT).await?;
+    assert_eq!(state["phases"], "given_back given_back accepted", "{state}");
+    Ok(())
+}
+
 /// One worker ends by `script`, run in it through the browser's own debugger.
 async fn loses_one_unit(script: &str) -> Result<()> {
-    let visit = visit(4).await?;
+    let visit = visit(slow(200, 4)).await?;
     let Visit { server, visitor, job, .. } = &visit;
     let ended = visitor.run_in_workers("many-hands-lane", script).await?;
     assert_eq!(ended, 1, "one worker beside the visit's own");

@@ -48,7 +48,12 @@ impl Drop for AtWork<'_> {
 
 impl Reporter {
     pub fn new(tell: Box<dyn FnMut(Event)>) -> Self {
-        Self { tell: RefCell::new(tell), state: Cell::new(State::Stopped), unreachable: Cell::new(false), at_work_count: Cell::new(0) }
+        Self {
+            tell: RefCell::new(tell),
+            state: Cell::new(State::Stopped),
+            unreachable: Cell::new(false),
+            at_work_count: Cell::new(0),
+        }
     }
 
     pub fn tell(&self, event: Event) {

@@ -3,7 +3,6 @@
 
 use futures::future::join;
 
-use super::Host as _;
 use super::script::{Fault, ScriptHost, settings};
 use super::*;
 
@@ -11,10 +10,10 @@ fn lanes(count: usize) -> Settings {
     Settings { lanes: count, ..settings() }
 }
 
-/// A visit of two lanes that is stopped once so many units are accepted.
-fn stopped_after(accepted: usize, host: &ScriptHost) -> Result<(), VolunteerError> {
+/// A visit that is stopped once so many units are accepted.
+fn stopped_after(accepted: usize, host: &ScriptHost, settings: Settings) -> Result<(), VolunteerError> {
     let (world, mut count) = (host.0.clone(), 0);
-    host.visit_telling(lanes(2), move |event| {
+    host.visit_telling(settings, move |event| {
         count += usize::from(matches!(event, Event::Unit(u) if u.phase == Phase::Accepted));
         if count == accepted {
             world.switch.set(Wish::Stop);
@@ -29,7 +28,7 @@ fn count(host: &ScriptHost, phase: Phase) -> usize {
 #[test]
 fn lanes_have_one_session_and_fetch_inputs_once() {
     let host = ScriptHost::new(20, &[]);
-    stopped_after(20, &host).unwrap();
+    stopped_after(20, &host, lanes(2)).unwrap();
     assert_eq!((host.count("POST /v1/sessions"), host.count("GET /v1/blobs/")), (1, 2));
     assert_eq!((count(&host, Phase::Accepted), host.0.results.borrow().len()), (20, 20));
     assert_eq!(host.count("aside opens"), 1, "a lane keeps its thread");
@@ -38,7 +37,7 @@ fn lanes_have_one_session_and_fetch_inputs_once() {
 #[test]
 fn a_lane_that_hangs_holds_up_no_other_and_stop_gives_its_unit_back() {
     let host = ScriptHost::new(9, &[("aside computes", Fault::Hang)]);
-    stopped_after(8, &host).unwrap();
+    stopped_after(8, &host, lanes(2)).unwrap();
     assert_eq!((count(&host, Phase::Leased), count(&host, Phase::Accepted)), (9, 8));
     assert_eq!(host.count("DELETE /v1/leases/"), 1);
 }
@@ -59,6 +58,15 @@ fn where_no_lane_can_be_opened_the_first_goes_on() {
     host.visit_for(lanes(2), 120_000, |_| ()).unwrap();
     assert_eq!((count(&host, Phase::Leased), count(&host, Phase::Accepted)), (3, 3), "nothing is leased for nobody");
     assert_eq!(host.count("aside opens"), 8);
+}
+
+/// A device computes one unit at a time.
+#[cfg(feature = "gpu")]
+#[test]
+fn beside_a_gpu_there_is_no_further_lane() {
+    let host = ScriptHost::new(20, &[]);
+    stopped_after(3, &host, Settings { choice: Choice::Gpu, ..lanes(4) }).unwrap();
+    assert_eq!((count(&host, Phase::Leased), host.count("aside opens")), (3, 0));
 }
 
 /// The first lane finds no more work, the other has some.
