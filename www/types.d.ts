@@ -101,6 +101,8 @@ export type ToWorker =
       tune: Tune;
       duty_percent: number;
       data_bytes_max: number;
+      /** Units computed at once where no GPU computes; as many as suit the computer where it is not said. */
+      lanes?: number;
     }
   | { type: "pause" }
   | { type: "resume" }

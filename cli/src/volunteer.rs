@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use manyhands::tuner::{Tune, variant_names};
-use manyhands::volunteer::{Choice, Event, Host, Method, Phase, Request, Settings, State, Switch, UnitEvent, Volunteer, Wish};
+use manyhands::volunteer::{
+    Choice, Event, Host, LANES_MAX, Method, Phase, Request, Settings, State, Switch, UnitEvent, Volunteer, Wish,
+};
 use manyhands_protocol::JobId;
 use manyhands_protocol::wire::Totals;
 
@@ -48,6 +50,9 @@ pub struct Args {
     /// Share of the device to use, in percent.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100))]
     duty: u32,
+    /// Units to compute at once where no GPU computes, on a thread each.
+    #[arg(long, default_value_t = 1, conflicts_with = "units", value_parser = clap::value_parser!(u8).range(1..=LANES_MAX as i64))]
+    threads: u8,
     /// File that keeps the key that credit goes to, made if there is none; without it each run has a fresh key.
     #[arg(long)]
     key_file: Option<PathBuf>,
@@ -79,6 +84,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         renew_consent: true,
         begun: false,
         lease: None,
+        lanes: usize::from(args.threads),
         withdraw_at_end: true,
     };
     let switch = Switch::new();

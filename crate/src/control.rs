@@ -156,8 +156,13 @@ impl Control {
         if !self.is_stopped() {
             self.0.pace.breathe(worked_ms).await;
         }
-        Unpaused(self).await;
+        self.until_paused(false).await;
         if self.is_stopped() { Err(EngineError::Stopped) } else { Ok(()) }
+    }
+
+    /// Resolves once the computation is to be held, or is not: for whoever passes that on to where it runs.
+    pub async fn until_paused(&self, paused: bool) {
+        Paused(self, paused).await;
     }
 
     fn wish(&self, next: impl Fn(u8) -> u8) {
@@ -174,18 +179,20 @@ impl Control {
     }
 }
 
-/// Pending while paused.
-struct Unpaused<'a>(&'a Control);
+/// Pending until paused, or until not.
+struct Paused<'a>(&'a Control, bool);
 
-impl Future for Unpaused<'_> {
+impl Future for Paused<'_> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let mut waiting = self.0.waiting();
-        if !self.0.is_paused() {
+        if self.0.is_paused() == self.1 {
             return Poll::Ready(());
         }
-        waiting.push(context.waker().clone());
+        if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+            waiting.push(context.waker().clone());
+        }
         Poll::Pending
     }
 }
@@ -229,6 +236,17 @@ mod tests {
         control.resume();
         assert!(count.0.load(Ordering::SeqCst) > before);
         assert!(matches!(poll(slice.as_mut(), &count), Poll::Ready(Ok(()))));
+    }
+
+    #[test]
+    fn whoever_passes_a_pause_on_hears_of_it() {
+        let (control, count) = (Control::new(), Arc::new(Count(AtomicUsize::new(0))));
+        let mut paused = Box::pin(control.until_paused(true));
+        assert!(poll(paused.as_mut(), &count).is_pending());
+        assert!(poll(paused.as_mut(), &count).is_pending());
+        control.pause();
+        assert_eq!(count.0.load(Ordering::SeqCst), 1, "woken once, however often it was looked at");
+        assert!(poll(paused.as_mut(), &count).is_ready());
     }
 
     #[test]

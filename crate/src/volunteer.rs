@@ -9,11 +9,13 @@ mod error;
 pub mod event;
 pub mod host;
 pub mod identity;
+pub mod lane;
 pub mod lease;
 mod pending;
 mod run;
 mod session;
 mod switch;
+mod task;
 #[cfg(test)]
 mod tests;
 // Measuring waits for a visit's second unit, which a build of products alone never comes to.
@@ -25,5 +27,7 @@ pub use device::Choice;
 pub use error::VolunteerError;
 pub use event::{Event, Phase, State, UnitEvent, WorkKind};
 pub use host::{Host, HostError, Info, Method, Request, Response, StoredSession};
+pub use lane::{Aside, LANES_MAX};
 pub use run::{Settings, Volunteer};
 pub use switch::{Switch, Wish};
+pub use task::{Computed, Task};

@@ -3,6 +3,8 @@
 
 #[cfg(feature = "gpu")]
 mod adapter;
+#[cfg(feature = "every-layer")]
+pub mod aside;
 mod database;
 mod fetch;
 pub mod fields;

@@ -1,5 +1,5 @@
 // Compares our engine with others in one headless Chromium and natively, turn by turn, so that a busy machine slows all
-// alike: `node run.mjs '{"suite":"matmul"|"train", …}'`, called by `cargo xtask bench`. Tables go to standard error, one
+// alike: `node run.mjs '{"suite":"matmul"|"train"|"workers", …}'`, called by `cargo xtask bench`. Tables go to standard error, one
 // JSON object to standard output. Each backend has a page of its own; pages are not isolated, so wasm has one thread.
 import { spawnSync } from "node:child_process";
 import fs from "node:fs";
@@ -9,6 +9,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 
 import { nativeStage } from "./native.mjs";
+import { workers } from "./workers.mjs";
 
 const here = path.dirname(fileURLToPath(import.meta.url));
 const options = {
@@ -185,8 +186,11 @@ async function matmul(stage, ids) {
   return { shapes };
 }
 
+/** The first losses of each model. */
+const references = () => JSON.parse(fs.readFileSync(path.join(here, "reference-losses.json"), "utf8"));
+
 async function train(stage, ids) {
-  const reference = JSON.parse(fs.readFileSync(path.join(here, "reference-losses.json"), "utf8"));
+  const reference = references();
   const models = {};
   for (const name of options.models) {
     const steps = name === "gpt" && ids.some((id) => id.endsWith("webgpu")) && !options.gpu ? 2 : 5;
@@ -207,10 +211,9 @@ async function train(stage, ids) {
 
 const suites = { matmul, train };
 
-/** Our engine and others, on WebGPU and as wasm, each backend on a page of its own. */
-async function inBrowser(backends, result) {
+/** What `measure` finds with a browser and this folder's server at hand. */
+async function inBrowser(measure) {
   const { chromium } = await import("playwright-core");
-  await bundle();
   const server = await serve();
   const graphics = options.gpu ? ["--enable-features=Vulkan", "--use-angle=vulkan"] : ["--use-webgpu-adapter=swiftshader"];
   const browser = await chromium.launch({
@@ -218,28 +221,33 @@ async function inBrowser(backends, result) {
     args: ["--no-sandbox", "--enable-unsafe-webgpu", "--disable-gpu-watchdog", ...graphics],
   });
   try {
-    for (const backend of backends) {
-      const page = await openPage(browser, server.address().port);
-      const ids = ["ours", ...others].map((name) => `${name}-${backend}`);
-      const opened = [];
-      for (const id of ids) {
-        try {
-          const told = await limited(page.evaluate((id) => window.bench.open(id), id));
-          if (id === "ours-webgpu") result.adapter = told.adapter;
-          opened.push(id);
-        } catch (error) {
-          log(`${id}: ${String(error.message).slice(0, 200)}`);
-        }
-      }
-      log(`\n${options.suite} on ${backend}: medians of ${options.rounds} rounds (worst–best)`);
-      const part = await suites[options.suite](pageStage(page), opened);
-      if (backend === "webgpu") Object.assign(result, part);
-      else result.cpu = { backend: "wasm", threads: 1, ...part };
-      await page.close();
-    }
+    await measure(browser, server.address().port);
   } finally {
     await browser.close();
     server.close();
+  }
+}
+
+/** Our engine and others, on WebGPU and as wasm, each backend on a page of its own. */
+async function compareInPages(backends, result, browser, port) {
+  for (const backend of backends) {
+    const page = await openPage(browser, port);
+    const ids = ["ours", ...others].map((name) => `${name}-${backend}`);
+    const opened = [];
+    for (const id of ids) {
+      try {
+        const told = await limited(page.evaluate((id) => window.bench.open(id), id));
+        if (id === "ours-webgpu") result.adapter = told.adapter;
+        opened.push(id);
+      } catch (error) {
+        log(`${id}: ${String(error.message).slice(0, 200)}`);
+      }
+    }
+    log(`\n${options.suite} on ${backend}: medians of ${options.rounds} rounds (worst–best)`);
+    const part = await suites[options.suite](pageStage(page), opened);
+    if (backend === "webgpu") Object.assign(result, part);
+    else result.cpu = { backend: "wasm", threads: 1, ...part };
+    await page.close();
   }
 }
 
@@ -258,7 +266,20 @@ async function natively() {
 async function main() {
   const result = { suite: options.suite, adapter: null, backend: "webgpu", rounds: options.rounds };
   const browsed = ["webgpu", "wasm"].filter((name) => options.backends.includes(name));
-  if (browsed.length > 0) await inBrowser(browsed, result);
+  if (options.suite === "workers") {
+    await inBrowser(async (browser, port) => {
+      const page = await openPage(browser, port);
+      log(`\none and two at once: medians of ${options.rounds} rounds`);
+      const models = await workers(page, options, references(), spread, log);
+      Object.assign(result, { backend: "wasm", cores: os.availableParallelism(), models });
+    });
+    process.stdout.write(`${JSON.stringify(result)}\n`);
+    return;
+  }
+  if (browsed.length > 0) {
+    await bundle();
+    await inBrowser((browser, port) => compareInPages(browsed, result, browser, port));
+  }
   if (options.backends.includes("native")) {
     const part = await natively();
     if (browsed.length > 0) result.native = part;

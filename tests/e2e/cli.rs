@@ -88,6 +88,8 @@ async fn tokens_and_addresses() -> Result<()> {
     check(&manyhands(&[&["job", "list", "--token-file", &wrong.to_string_lossy()], &away[..]].concat())?, 1, &[&closed]);
     check(&manyhands(&[&["volunteer"], &away[..]].concat())?, 1, &[&closed]);
     check(&manyhands(&["volunteer", "--duty", "0"])?, 2, &["--duty"]);
+    check(&manyhands(&["volunteer", "--threads", "9"])?, 2, &["--threads"]);
+    check(&manyhands(&["volunteer", "--threads", "2", "--units", "1"])?, 2, &["--threads"]);
     check(&manyhands(&["job", "pause"])?, 2, &["--all"]);
     check(&manyhands(&["jobs"])?, 2, &["jobs"]);
     Ok(())

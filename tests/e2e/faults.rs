@@ -88,7 +88,7 @@ async fn one_native_volunteer_alone_finishes_a_job() -> Result<()> {
     let mut server = Server::start(&data_dir)?;
     let files = jobs::train(folder.path(), SmallTrain { target_accuracy: 0.9, rounds_max: 10, ..SmallTrain::default() })?;
     let job = server.submit(&files.manifest, &files.data)?;
-    let _volunteer = server.volunteer(&["--cpu"])?;
+    let _volunteer = server.volunteer(&["--cpu", "--threads", "2"])?;
     let view = server.follow(job, FINISH_LIMIT, |view| view.state == JobState::Finished).await?;
     println!("{} units, {} refereed", view.units_settled, view.units_refereed);
     assert_eq!((view.contributors, view.results_rejected), (1, 0));

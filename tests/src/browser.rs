@@ -38,9 +38,48 @@ const SWITCHES: &[&str] = &[
     "--disable-sync",
     "--disable-gpu-watchdog",
     "--window-size=1200,1600",
+    // Lets a script of a test speak to the browser's debugger.
+    "--remote-allow-origins=*",
     // A name that browsers do not trust over plain HTTP, as they do loopback.
     "--host-resolver-rules=MAP untrusted.test 127.0.0.1",
 ];
+
+/// Attaches to all targets, and to theirs, until no more come up; then runs the script in the workers of the name.
+const RUN_IN_WORKERS: &str = r#"
+    const [url, name, script, done] = arguments;
+    const socket = new WebSocket(url);
+    const answers = new Map(), workers = [];
+    const call = (method, params, sessionId) => new Promise((answer) => {
+        answers.set(answers.size + 1, answer);
+        socket.send(JSON.stringify({ id: answers.size, method, params, sessionId }));
+    });
+    const attach = async (sessionId) => {
+        const flat = { autoAttach: true, waitForDebuggerOnStart: false, flatten: true };
+        await call("Target.setAutoAttach", flat, sessionId);
+    };
+    const attaching = [];
+    socket.onmessage = ({ data }) => {
+        const { id, method, params, result } = JSON.parse(data);
+        if (id) answers.get(id)(result);
+        if (method !== "Target.attachedToTarget") return;
+        if (params.targetInfo.type === "worker") workers.push(params.sessionId);
+        attaching.push(attach(params.sessionId));
+    };
+    socket.onerror = () => done("no debugger answers");
+    socket.onopen = async () => {
+        attaching.push(attach());
+        // A target's own targets are told before the call that asks for them is answered.
+        for (let at = 0; at < attaching.length; at += 1) await attaching[at];
+        let count = 0;
+        for (const worker of workers) {
+            const { result } = await call("Runtime.evaluate", { expression: "self.name" }, worker);
+            if (result.value !== name) continue;
+            count += 1;
+            await call("Runtime.evaluate", { expression: script }, worker);
+        }
+        socket.close();
+        done(count);
+    };"#;
 
 /// One browser with one profile. Its processes end when it is dropped.
 pub struct Visitor {
@@ -209,6 +248,22 @@ impl Visitor {
         let list = self.run("return performance.getEntriesByType('resource').map((entry) => entry.name);").await?;
         let list = list.as_array().context("a list of names")?;
         Ok(list.iter().map(text).collect())
+    }
+
+    /// Runs a script in every worker of this name, workers of workers among them; gives how many there were.
+    pub async fn run_in_workers(&self, name: &str, script: &str) -> Result<u64> {
+        // Two lines: the debugger's port and path. The page's own policy lets it connect to nobody, but this answer has none.
+        let address = std::fs::read_to_string(self.profile.path().join("profile/DevToolsActivePort"))?;
+        let (port, path) = address.split_once('\n').context("the debugger's port and path")?;
+        let page = self.window().await?;
+        let beside = self.client.current_url().await?.join("/v1/info")?;
+        self.open_window(beside.as_str()).await?;
+        let arguments = vec![json!(format!("ws://127.0.0.1:{port}{}", path.trim())), json!(name), json!(script)];
+        let ran = self.client.execute_async(RUN_IN_WORKERS, arguments).await.context("running a script in workers");
+        self.client.close_window().await?;
+        self.switch_to(&page).await?;
+        let ran = ran?;
+        ran.as_u64().with_context(|| format!("in place of a count: {ran}"))
     }
 
     /// Ends the process that holds all of the browser's devices, as a crash of a driver would. The browser starts another.

@@ -11,6 +11,8 @@ use std::cell::{Cell, RefCell};
 
 use futures::FutureExt;
 use manyhands::volunteer::{Event, Settings, State, Switch, Volunteer, VolunteerError, Wish};
+#[cfg(feature = "every-layer")]
+use manyhands::web::aside;
 use manyhands::web::{KeyOptions, WebHost, origin};
 use messages::{Start, ToWorker};
 use wasm_bindgen::prelude::*;
@@ -31,12 +33,19 @@ fn main() {
         post(&messages::error("panic", &info.to_string(), false));
         post(&messages::stopped("the worker failed"));
     }));
-    let listen = Closure::<dyn Fn(MessageEvent)>::new(|event: MessageEvent| match ToWorker::read(event.data()) {
-        #[cfg(not(feature = "every-layer"))]
-        Ok(message) => opening::hear(message, event.data()),
+    let listen = Closure::<dyn Fn(MessageEvent)>::new(|event: MessageEvent| {
+        // This may be the worker of a further lane, which hears no page.
         #[cfg(feature = "every-layer")]
-        Ok(message) => act(message),
-        Err(field) => post(&messages::error("bad_message", &format!("a message's {field} is not understood"), false)),
+        if aside::hear(&event.data(), post) {
+            return;
+        }
+        match ToWorker::read(event.data()) {
+            #[cfg(not(feature = "every-layer"))]
+            Ok(message) => opening::hear(message, event.data()),
+            #[cfg(feature = "every-layer")]
+            Ok(message) => act(message),
+            Err(field) => post(&messages::error("bad_message", &format!("a message's {field} is not understood"), false)),
+        }
     });
     scope().set_onmessage(Some(listen.as_ref().unchecked_ref()));
     // Listens for as long as the worker lives.
@@ -142,6 +151,10 @@ async fn visit(start: Start, switch: Switch) -> Visited {
         withdraw_at_end: false,
         begun: start.begun,
         lease: start.lease,
+        #[cfg(feature = "every-layer")]
+        lanes: aside::lanes_count(start.lanes),
+        #[cfg(not(feature = "every-layer"))]
+        lanes: 1,
     };
     let volunteer = Volunteer { host, settings, switch, data_bytes_used: Cell::new(start.data_bytes_used) };
     let mut goes_on = start.goes_on;

@@ -3,7 +3,7 @@
 //! serializer; nothing here acts on a message.
 //!
 //! Page to worker: `start {job: number|null, site: "", backend: "auto"|"gpu"|"cpu", tune: "auto"|"off",
-//! duty_percent, data_bytes_max}`, `pause`, `resume`, `stop`, `try {job, rows, prompt, seed}`.
+//! duty_percent, data_bytes_max, lanes?}`, `pause`, `resume`, `stop`, `try {job, rows, prompt, seed}`.
 //!
 //! Worker to page: `ready`, `state {state, detail}`, `adapter {backend: "webgpu"|"wasm", adapter, reason}`,
 //! `key {id, stored}`, `unit {job, unit, kind, phase, step, steps, loss|null, reason}`, `totals {accepted, rejected,
@@ -51,6 +51,9 @@ pub struct Start {
     pub tune: Tune,
     pub duty_percent: u32,
     pub data_bytes_max: u64,
+    /// Units to compute at once where no GPU computes; as many as suit the computer where that is not said.
+    #[cfg(feature = "every-layer")]
+    pub lanes: Option<u64>,
     /// The visit goes on from another worker, which told how it started.
     pub goes_on: bool,
     /// The lease to go on with, signed as it came.
@@ -95,6 +98,8 @@ impl ToWorker {
                 tune: fields.text("tune").as_deref().and_then(Tune::parse).ok_or("tune")?,
                 duty_percent: fields.whole("duty_percent").filter(|d| (1..=100).contains(d)).ok_or("duty_percent")? as u32,
                 data_bytes_max: fields.whole("data_bytes_max").ok_or("data_bytes_max")?,
+                #[cfg(feature = "every-layer")]
+                lanes: fields.whole("lanes"),
                 goes_on: fields.flag(GOES_ON).unwrap_or(false),
                 lease: fields.value(LEASE).map(|bytes| Uint8Array::new(&bytes).to_vec()),
                 begun: fields.flag(BEGUN).unwrap_or(false),

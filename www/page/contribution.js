@@ -29,7 +29,7 @@ const ANSWERS_MS_MAX = 60_000;
 /** A wait between units is shown once it lasts this long: short ones are part of the work, and no news to anybody. */
 const WAITING_SHOWN_MS = 4_000;
 /** Units kept for the list of the latest. */
-const RECENT_COUNT = 5;
+const RECENT_COUNT = 10;
 
 /**
  * Where the worker is, as the build wrote it into the page. A built page also has the script's hash, which is checked

@@ -182,8 +182,8 @@ export const consent = {
     `${training ? "Training steps" : "Matrix products"} of “${title}”, in a sandboxed worker of this tab that sees the job’s data and nothing of yours.`,
   /** @param {string} owner */
   whom: (owner) => `${owner} gets the result.`,
-  gpu: "your graphics processor (or of one processor core, where that is faster)",
-  cpu: "one processor core (this browser offers no WebGPU)",
+  gpu: "your graphics processor (or of all processor cores but one, where that is faster)",
+  cpu: "all processor cores but one (this browser offers no WebGPU)",
   /** @param {string} device @param {number} duty @param {string} data */
   cost: (device, duty, data) =>
     `${duty >= 100 ? "As much as it can get" : `Up to ${duty} %`} of ${device} while the tab is open, also in the background. ${data}. The electricity is yours; a laptop gets warm and its battery drains.`,

@@ -48,6 +48,21 @@ pub enum Bench {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// What a second worker gains in one page, beside a second native process: training steps on three models.
+    Workers {
+        /// Of mlp, cnn and gpt.
+        #[arg(long, value_delimiter = ',', default_value = "mlp,cnn,gpt")]
+        models: Vec<String>,
+        /// Samples of one and of two, in the page and natively.
+        #[arg(long, default_value_t = 7)]
+        rounds: u32,
+        /// How long a sample lasts, in milliseconds.
+        #[arg(long, default_value_t = 1000)]
+        least_ms: u32,
+        /// Also write the JSON object here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// Build the engine as a module for a benchmark's page, beside tests/bench/ours.mjs; measures nothing.
     Module,
     /// Bytes that a visitor downloads before Start, until the first unit's result, and to train.
@@ -85,6 +100,10 @@ pub fn main(bench: &Bench) -> Result<()> {
                 measured["scale"] = compare::scale(options.least_ms())?;
             }
             emit(&measured, json.as_deref())
+        }
+        Bench::Workers { models, rounds, least_ms, json } => {
+            let options = compare::Options::wasm(*rounds, *least_ms);
+            emit(&compare::measure("workers", &options, &[("models", serde_json::json!(models))])?, json.as_deref())
         }
         Bench::Module => {
             setup::set_up(setup::Purpose::Web)?;

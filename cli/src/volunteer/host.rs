@@ -8,6 +8,7 @@ use anyhow::ensure;
 use manyhands::control::{Control, Pace, PaceFuture};
 use manyhands::volunteer::host::*;
 use manyhands::volunteer::identity::Identity;
+use manyhands::volunteer::lane::Thread;
 use manyhands_protocol::problem::Problem;
 use manyhands_protocol::view::InfoView;
 use manyhands_protocol::{BlobHash, KeyId};
@@ -54,6 +55,7 @@ fn network(error: reqwest::Error) -> HostError {
 }
 
 impl Host for NativeHost {
+    type Aside = Thread;
     type SessionLock = ();
     type TuningLock = TuningLock;
 
@@ -116,6 +118,10 @@ impl Host for NativeHost {
 
     fn control(&self, duty_percent: u32) -> Control {
         if duty_percent >= 100 { Control::new() } else { Control::with_pace(DutyPace { duty_percent, origin: Instant::now() }) }
+    }
+
+    async fn open_aside(&self, _duty_percent: u32) -> Result<Thread, HostError> {
+        Ok(Thread)
     }
 
     fn read_info(&self, json: &[u8]) -> Option<Info> {

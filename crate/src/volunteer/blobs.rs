@@ -40,6 +40,11 @@ impl Blobs {
         if let Some(bytes) = self.get(hash) {
             return Ok(bytes);
         }
+        let _one_at_a_time = client.transfers.lock().await;
+        // Another lane may have fetched it meanwhile.
+        if let Some(bytes) = self.get(hash) {
+            return Ok(bytes);
+        }
         let path = format!("/v1/blobs/{hash}");
         let request = Request {
             method: Method::Get,

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 
 use futures::FutureExt;
+use futures::lock::Mutex;
 use manyhands_protocol::cbor;
 
 use super::backoff::Backoff;
@@ -32,19 +33,47 @@ pub(super) struct Reporter {
     tell: RefCell<Box<dyn FnMut(Event)>>,
     state: Cell<State>,
     unreachable: Cell<bool>,
+    /// Units under computation.
+    at_work_count: Cell<u32>,
+}
+
+/// A unit under computation, for the [`Reporter`].
+pub(super) struct AtWork<'a>(&'a Cell<u32>);
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 impl Reporter {
     pub fn new(tell: Box<dyn FnMut(Event)>) -> Self {
-        Self { tell: RefCell::new(tell), state: Cell::new(State::Stopped), unreachable: Cell::new(false) }
+        Self {
+            tell: RefCell::new(tell),
+            state: Cell::new(State::Stopped),
+            unreachable: Cell::new(false),
+            at_work_count: Cell::new(0),
+        }
     }
 
     pub fn tell(&self, event: Event) {
         (self.tell.borrow_mut())(event);
     }
 
+    /// Tells that the visit works, and keeps to that as long as any unit is computed, whatever the other lanes wait for.
+    pub fn at_work(&self) -> AtWork<'_> {
+        if self.state.get() != State::Paused {
+            self.state(State::Working, "");
+        }
+        self.at_work_count.set(self.at_work_count.get() + 1);
+        AtWork(&self.at_work_count)
+    }
+
     /// Tells a state, once.
     pub fn state(&self, state: State, detail: &str) {
+        if state == State::Waiting && self.at_work_count.get() > 0 {
+            return self.reached();
+        }
         let (was_unreachable, before) = (self.unreachable.replace(false), self.state.replace(state));
         if was_unreachable || before != state || !detail.is_empty() {
             self.tell(Event::State { state, detail: detail.to_owned() });
@@ -80,13 +109,16 @@ pub(super) struct Client<'a, H: Host> {
     pub settings: &'a Settings,
     pub reporter: &'a Reporter,
     pub sessions: Sessions,
+    /// Held while a blob is on its way: one at a time, for all lanes have one allowance of data and one line, and the
+    /// coordinator takes few uploads of a key at once.
+    pub transfers: Mutex<()>,
     data_bytes_used: &'a Cell<u64>,
 }
 
 impl<'a, H: Host> Client<'a, H> {
     pub fn new(volunteer: &'a Volunteer<H>, reporter: &'a Reporter) -> Self {
         let Volunteer { host, settings, data_bytes_used, .. } = volunteer;
-        Self { host, settings, reporter, sessions: Sessions::default(), data_bytes_used }
+        Self { host, settings, reporter, sessions: Sessions::default(), transfers: Mutex::default(), data_bytes_used }
     }
 
     /// One attempt, without a session.

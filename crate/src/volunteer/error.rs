@@ -55,6 +55,7 @@ impl VolunteerError {
             VolunteerError::Host(HostError::Network(_)) | VolunteerError::TimedOut(_) => "unreachable",
             VolunteerError::Host(HostError::TooLarge(_)) => "answer_too_large",
             VolunteerError::Host(HostError::Crypto(_)) => "crypto",
+            VolunteerError::Host(HostError::Worker(_)) => "worker_failed",
             VolunteerError::Refused { code, .. } if !code.is_empty() => code,
             VolunteerError::Refused { .. } => "http_error",
             VolunteerError::Answer(_) => "bad_answer",

@@ -3,6 +3,7 @@
 
 use manyhands_protocol::{BlobHash, KeyId};
 
+use super::lane::Aside;
 use crate::control::Control;
 
 /// The platform under a volunteer. Futures need not be `Send`: the loop runs on one thread.
@@ -13,6 +14,9 @@ pub trait Host {
 
     /// See [`Host::lock_tuning`].
     type TuningLock;
+
+    /// See [`Host::open_aside`].
+    type Aside: Aside;
 
     /// One HTTP exchange with the coordinator. Any status is an `Ok`. Dropping the future abandons the exchange.
     async fn request(&self, request: Request<'_>) -> Result<Response, HostError>;
@@ -38,6 +42,9 @@ pub trait Host {
 
     /// A fresh handle for one unit, whose pace keeps the platform responsive and honours the duty limit.
     fn control(&self, duty_percent: u32) -> Control;
+
+    /// A thread or worker that computes units on its CPU beside this one, each at this share of its time.
+    async fn open_aside(&self, duty_percent: u32) -> Result<Self::Aside, HostError>;
 
     /// Reads the JSON of `GET /v1/info`.
     fn read_info(&self, json: &[u8]) -> Option<Info>;
@@ -131,6 +138,9 @@ pub enum HostError {
     TooLarge(u64),
     #[error("cryptography failed here: {0}")]
     Crypto(String),
+    /// A worker that computes could not be started, failed or fell silent.
+    #[error("a worker that computes failed: {0}")]
+    Worker(String),
 }
 
 /// What the loop reads of `GET /v1/info`.

@@ -21,7 +21,7 @@ const PENDING_COUNT_MAX: usize = 32;
 const ASK_PER_TURN_MAX: usize = 4;
 
 /// Most results asked about when the visit ends, the newest first: what the visitor still sees in the list.
-const ASK_AT_END_MAX: usize = 8;
+const ASK_AT_END_MAX: usize = 12;
 
 /// One result whose verdict is open.
 pub(super) struct Open {
@@ -65,11 +65,12 @@ impl<H: Host> Visit<'_, H> {
         for _ in 0..ASK_PER_TURN_MAX {
             let now_ms = self.client.host.now_ms();
             let Some(open) = self.pending.take_due(now_ms) else { return Ok(()) };
+            let asked = self.leases_answered.get();
             match self.client.call::<ResultResponse>(Method::Post, "/v1/results", Some(COSE), &open.signed).await {
                 Ok(answer) if answer.verdict == Verdict::Pending => {
                     self.pending.add(open.leased, open.signed, open.loss, now_ms);
                 }
-                Ok(answer) => self.tell_verdict(&open.leased, open.loss, &answer, true),
+                Ok(answer) => self.tell_verdict(&open.leased, open.loss, &answer, asked, true),
                 Err(e) if e.ends_visit() => return Err(e),
                 Err(e) if e.retryable() => {
                     if e.is_unreachable() {
@@ -89,10 +90,11 @@ impl<H: Host> Visit<'_, H> {
     pub async fn ask_at_end(&self) {
         let newest: Vec<Open> = std::iter::from_fn(|| self.pending.take_newest()).take(ASK_AT_END_MAX).collect();
         let asked = newest.into_iter().map(|open| async move {
+            let asked = self.leases_answered.get();
             let answer = self.client.call::<ResultResponse>(Method::Post, "/v1/results", Some(COSE), &open.signed).await;
             match answer {
                 Ok(answer) if answer.verdict == Verdict::Pending => {}
-                Ok(answer) => self.tell_verdict(&open.leased, open.loss, &answer, true),
+                Ok(answer) => self.tell_verdict(&open.leased, open.loss, &answer, asked, true),
                 Err(e) if e.ends_visit() || e.retryable() => {}
                 Err(e) => self.tell_unit(&open.leased, Phase::Rejected, 0, open.loss, &e.to_string()),
             }

@@ -5,6 +5,8 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use futures::FutureExt;
+use futures::channel::oneshot;
+use futures::lock::Mutex;
 use manyhands_programs::EVERY_LAYER;
 use manyhands_protocol::wire::{LeaseRequest, LeaseResponse, ResultResponse, Totals, Verdict};
 use manyhands_protocol::{JobId, LeaseId, cbor, limits};
@@ -16,6 +18,7 @@ use super::device::{Choice, Device};
 use super::error::VolunteerError;
 use super::event::{Event, Phase, State};
 use super::host::{Host, Method, Request};
+use super::lane::Lane;
 use super::lease::{self, Expected, Leased};
 use super::pending::Pending;
 use super::switch::{Switch, Wish};
@@ -56,6 +59,8 @@ pub struct Settings {
     pub begun: bool,
     /// A lease to begin with, signed as it came: from the build that began the visit and could not compute it.
     pub lease: Option<Vec<u8>>,
+    /// Units to compute at once where no GPU computes: at least 1, and 1 where `units_max` is set.
+    pub lanes: usize,
 }
 
 /// A volunteer ready to begin a visit.
@@ -83,6 +88,9 @@ impl<H: Host> Volunteer<H> {
             #[cfg(feature = "every-layer")]
             tuning: Tuning::default(),
             lease: RefCell::new(self.settings.lease.clone()),
+            leasing: Mutex::default(),
+            leases_answered: Cell::new(0),
+            off_gpu: Cell::new(None),
         };
         reporter.state(State::Starting, "");
         reporter.tell(Event::Key { id: self.host.key(), stored: self.host.key_is_stored() });
@@ -117,6 +125,12 @@ pub(super) struct Visit<'a, H: Host> {
     pub tuning: Tuning,
     /// [`Settings::lease`], until it is taken up.
     lease: RefCell<Option<Vec<u8>>>,
+    /// Held while a lease is asked for: all lanes together ask no more often than one would.
+    leasing: Mutex<()>,
+    /// Answers to leases so far, each with the key's totals.
+    pub leases_answered: Cell<u64>,
+    /// Dropped once the CPU computes, from when on there may be further lanes.
+    off_gpu: Cell<Option<oneshot::Sender<()>>>,
 }
 
 impl<H: Host> Visit<'_, H> {
@@ -127,6 +141,8 @@ impl<H: Host> Visit<'_, H> {
 
     async fn go(&self) -> Result<(), VolunteerError> {
         let client = &self.client;
+        let (send, off_gpu) = oneshot::channel();
+        self.off_gpu.set(Some(send));
         let found = || client.reporter.state(State::SelfTest, "");
         let device = async {
             let device = Device::open(client.settings.choice, client.settings.tune, &found).await?;
@@ -137,6 +153,32 @@ impl<H: Host> Visit<'_, H> {
         let session = async { client.retry(None, async || client.token().await).await.map(drop) };
         futures::future::try_join(device, session).await?;
         client.reporter.state(State::Waiting, "");
+        let first = Lane::first();
+        if !EVERY_LAYER {
+            return self.lane(&first).await;
+        }
+        let further = async {
+            let _ = off_gpu.await;
+            let lanes = (1..client.settings.lanes).map(|_| self.further_lane());
+            futures::future::try_join_all(lanes).await?;
+            std::future::pending().await
+        };
+        futures::select_biased! {
+            end = self.lane(&first).boxed_local().fuse() => end,
+            end = further.fuse() => end,
+        }
+    }
+
+    /// A lane beside the first. Where nothing works in it, the others go on.
+    async fn further_lane(&self) -> Result<(), VolunteerError> {
+        match self.lane(&Lane::further()).boxed_local().await {
+            Err(e) if !e.ends_visit() => Ok(()),
+            end => end,
+        }
+    }
+
+    async fn lane(&self, lane: &Lane<H::Aside>) -> Result<(), VolunteerError> {
+        let client = &self.client;
         let (mut failures, mut backoff) = (0, Backoff::default());
         loop {
             self.wait_while_paused().await;
@@ -148,12 +190,12 @@ impl<H: Host> Visit<'_, H> {
                 client.host.sleep(due_ms.saturating_sub(client.host.now_ms())).await;
                 continue;
             }
-            match self.turn().await {
+            match self.turn(lane).await {
                 Ok(()) => (failures, backoff) = (0, Backoff::default()),
                 Err(e) if e.ends_visit() => return Err(e),
                 Err(e) => {
                     failures += 1;
-                    self.recover(&e, failures).await?;
+                    self.recover(lane, &e, failures).await?;
                     client.host.sleep(backoff.next_ms(client.host.random(), None)).await;
                 }
             }
@@ -161,17 +203,23 @@ impl<H: Host> Visit<'_, H> {
     }
 
     /// Leases and works once, or waits as long as the coordinator asks.
-    async fn turn(&self) -> Result<(), VolunteerError> {
+    async fn turn(&self, lane: &Lane<H::Aside>) -> Result<(), VolunteerError> {
         let client = &self.client;
+        lane.open(client.host, client.settings.duty_percent).await?;
         let begun = self.lease.borrow_mut().take();
         if let Some(signed) = begun {
             // One that is not ours any more is left to lapse.
             return match self.admit(&signed).await {
-                Ok(leased) => self.unit(leased).await,
+                Ok(leased) => self.unit(leased, lane).await,
                 Err(_) => Ok(()),
             };
         }
+        let leasing = self.leasing.lock().await;
+        if self.switch.wish() == Wish::Pause {
+            return Ok(());
+        }
         let answer = client.retry(None, async || self.lease().await).await?;
+        self.leases_answered.set(self.leases_answered.get() + 1);
         self.tell_totals(answer.totals);
         if answer.manifests.is_empty() {
             if !EVERY_LAYER {
@@ -184,9 +232,10 @@ impl<H: Host> Visit<'_, H> {
             client.host.sleep(asked_ms.min(due_ms.max(*IDLE_MS.start()))).await;
             return Ok(());
         }
+        drop(leasing);
         for signed in answer.manifests {
             let leased = self.admit(&signed.0).await?;
-            self.unit(leased).await?;
+            self.unit(leased, lane).await?;
         }
         Ok(())
     }
@@ -217,15 +266,17 @@ impl<H: Host> Visit<'_, H> {
     }
 
     /// One unit from lease to verdict; on failure the lease goes back.
-    async fn unit(&self, leased: Leased) -> Result<(), VolunteerError> {
+    async fn unit(&self, leased: Leased, lane: &Lane<H::Aside>) -> Result<(), VolunteerError> {
         let lease = leased.manifest.lease;
         self.held.borrow_mut().push(lease);
         self.client.reporter.state(State::Working, "");
         self.tell_unit(&leased, Phase::Leased, 0, None, "");
-        let outcome = match self.work(&leased).await {
+        let mut asked = 0;
+        let outcome = match self.work(&leased, lane).await {
             Ok(signed) => {
                 let steps = lease::steps(&leased.manifest.work);
                 self.tell_unit(&leased, Phase::Submitted, steps, signed.loss, "");
+                asked = self.leases_answered.get();
                 self.submit(&signed.bytes).await.map(|answer| (signed, answer))
             }
             Err(e) => Err(e),
@@ -234,7 +285,7 @@ impl<H: Host> Visit<'_, H> {
             Ok((signed, answer)) => {
                 self.held.borrow_mut().retain(|held| *held != lease);
                 self.submitted_count.set(self.submitted_count.get() + 1);
-                self.tell_verdict(&leased, signed.loss, &answer, false);
+                self.tell_verdict(&leased, signed.loss, &answer, asked, false);
                 if answer.verdict == Verdict::Pending {
                     self.pending.add(leased, signed.bytes, signed.loss, self.client.host.now_ms());
                 }
@@ -254,12 +305,15 @@ impl<H: Host> Visit<'_, H> {
     }
 
     /// After a failed unit: a new device where the device failed, an end where nothing works.
-    async fn recover(&self, error: &VolunteerError, failures: u32) -> Result<(), VolunteerError> {
+    async fn recover(&self, lane: &Lane<H::Aside>, error: &VolunteerError, failures: u32) -> Result<(), VolunteerError> {
         self.client.reporter.error(error);
         if failures >= FAILURES_MAX {
             return Err(error.clone());
         }
         let VolunteerError::Engine(fault) = error else { return Ok(()) };
+        if !lane.is_first() {
+            return Ok(());
+        }
         let old = self.device.borrow_mut().take().expect("a visit opens its device before it leases");
         let next = old.after(fault).await?;
         self.use_device(next);
@@ -274,6 +328,9 @@ impl<H: Host> Visit<'_, H> {
                 adapter: class.adapter,
                 reason: device.reason.clone(),
             });
+        }
+        if matches!(*device.engine, Engine::Cpu(_)) {
+            self.off_gpu.take();
         }
         *self.device.borrow_mut() = Some(device);
     }
@@ -312,12 +369,14 @@ impl<H: Host> Visit<'_, H> {
         }
     }
 
-    /// Tells a verdict; `again` where an earlier answer said pending.
-    pub fn tell_verdict(&self, leased: &Leased, loss: Option<f32>, answer: &ResultResponse, again: bool) {
+    /// Tells a verdict; `again` where an earlier answer said pending. `asked` is what [`Visit::leases_answered`] was when
+    /// the question went out.
+    pub fn tell_verdict(&self, leased: &Leased, loss: Option<f32>, answer: &ResultResponse, asked: u64, again: bool) {
         let steps = lease::steps(&leased.manifest.work);
         let mut totals = self.totals.get();
-        // What is no longer pending was counted by the answer to a lease since.
-        let counted = again && totals.pending == 0;
+        // What is no longer pending was counted by the answer to a lease since. One to another lane that came meanwhile may
+        // have counted this; the next one says.
+        let counted = again && totals.pending == 0 || asked != self.leases_answered.get();
         let phase = match answer.verdict {
             Verdict::Pending => {
                 totals.pending += 1;

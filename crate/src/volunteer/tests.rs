@@ -1,5 +1,6 @@
-//! The loop under failures: lost answers, refusals, dead sessions, lapsed leases, lies, and Stop.
+//! The loop under failures: lost answers, refusals, dead sessions, lapsed leases, lies, and Stop. Several lanes: `lanes`.
 
+mod lanes;
 mod script;
 
 use manyhands_protocol::problem::Code;

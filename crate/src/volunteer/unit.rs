@@ -6,24 +6,21 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use futures::FutureExt;
-use manyhands_protocol::model::Parameter;
 use manyhands_protocol::statement::{Output, ResultStatement, Timings};
 use manyhands_protocol::wire::{HeartbeatResponse, ResultResponse};
-use manyhands_protocol::work::{TrainWork, Work};
 use manyhands_protocol::{BlobHash, cbor, cose, limits};
 
 use super::call::{ANSWER_BYTES_MAX, COSE, OCTETS};
 use super::error::VolunteerError;
 use super::event::{Phase, State};
 use super::host::{Host, Method, Request};
+use super::lane::{Aside, Lane};
 use super::lease::{self, Leased};
 use super::run::Visit;
 use super::switch::Wish;
+use super::task::{Computed, Task};
 use crate::beside::beside;
 use crate::control::Control;
-use crate::engine::{Engine, EngineError, MatmulShape};
-use crate::plan::check_built;
-use crate::tensors::{self, Shard};
 
 /// How long fetching or uploading is tried again before the unit is given back.
 const TRANSFER_MS: u64 = 60_000;
@@ -40,18 +37,6 @@ pub(super) struct Signed {
     pub loss: Option<f32>,
 }
 
-/// A unit's inputs, parsed.
-enum Prepared {
-    Matmul { shape: MatmulShape, a: Vec<f32>, b: Vec<f32> },
-    Train { work: TrainWork, parameters: Vec<Vec<f32>>, shard: Shard },
-}
-
-/// What a unit gives: the output file and, for training, the losses.
-struct Computed {
-    output: Vec<u8>,
-    losses: Vec<f32>,
-}
-
 /// Stops the computation when the future that waits for it is dropped.
 struct StopOnDrop(Control);
 
@@ -63,12 +48,12 @@ impl Drop for StopOnDrop {
 
 impl<H: Host> Visit<'_, H> {
     /// Everything up to the signed result, while heartbeats keep the lease.
-    pub async fn work(&self, leased: &Leased) -> Result<Signed, VolunteerError> {
+    pub async fn work(&self, leased: &Leased, lane: &Lane<H::Aside>) -> Result<Signed, VolunteerError> {
         let control = self.client.host.control(self.client.settings.duty_percent);
         let _stop = StopOnDrop(control.clone());
         let paused_since_ms = Cell::new(None);
         futures::select_biased! {
-            result = self.produce(leased, &control).fuse() => result,
+            result = self.produce(leased, lane, &control).fuse() => result,
             error = self.beat(leased, &paused_since_ms).fuse() => Err(error),
             never = self.steer(&control, &paused_since_ms).fuse() => match never {},
             never = self.show(leased, &control).fuse() => match never {},
@@ -82,18 +67,18 @@ impl<H: Host> Visit<'_, H> {
         client.retry(Some(until_ms), async || client.call(Method::Post, "/v1/results", Some(COSE), signed).await).await
     }
 
-    async fn produce(&self, leased: &Leased, control: &Control) -> Result<Signed, VolunteerError> {
+    async fn produce(&self, leased: &Leased, lane: &Lane<H::Aside>, control: &Control) -> Result<Signed, VolunteerError> {
         let client = &self.client;
         let start_ms = client.host.now_ms();
-        let prepared = self.prepare(&leased.manifest.work).await?;
+        let [first, second] = leased.manifest.work.inputs();
+        let inputs = [self.fetch(first).await?, self.fetch(second).await?];
         let fetched_ms = client.host.now_ms();
         // A build of products alone ends with its first unit, and there is nothing to tune before that.
         #[cfg(feature = "every-layer")]
         self.tune(&leased.manifest.work, control).await?;
         let tuned_ms = client.host.now_ms();
         self.tell_unit(leased, Phase::Computing, 0, None, "");
-        let (engine, steered) = (self.engine(), control.clone());
-        let computed = beside(move || async move { compute(&engine, prepared, &steered).await }).await?;
+        let computed = self.compute(Task { work: leased.manifest.work.clone(), inputs }, lane, control).await?;
         let (steps, loss) = (lease::steps(&leased.manifest.work), computed.losses.last().copied());
         self.tell_unit(leased, Phase::Computed, steps, loss, "");
         let timings =
@@ -116,28 +101,16 @@ impl<H: Host> Visit<'_, H> {
         Ok(Signed { bytes: unsigned.finish(signature), loss })
     }
 
-    async fn prepare(&self, work: &Work) -> Result<Prepared, VolunteerError> {
-        let [first, second] = work.inputs();
-        match work {
-            Work::Matmul(w) => {
-                let (first, second) = (self.fetch(first).await?, self.fetch(second).await?);
-                let shape = MatmulShape { m: w.m as usize, k: w.k as usize, n: w.n as usize };
-                let a = only(tensors::read_f32(&first, &[("a", &[shape.m, shape.k])])?);
-                let b = only(tensors::read_f32(&second, &[("b", &[shape.k, shape.n])])?);
-                Ok(Prepared::Matmul { shape, a, b })
-            }
-            Work::Train(w) => {
-                check_built()?;
-                let (first, second) = (self.fetch(first).await?, self.fetch(second).await?);
-                let declared = parameters(w)?;
-                let shapes = shapes(&declared);
-                let expected: Vec<(&str, &[usize])> =
-                    declared.iter().zip(&shapes).map(|(p, s)| (p.name.as_str(), s.as_slice())).collect();
-                let parameters = tensors::read_f32(&first, &expected)?;
-                let shard = tensors::read_shard(&second, &w.model)?;
-                Ok(Prepared::Train { work: w.clone(), parameters, shard })
-            }
+    /// Computes where the lane does.
+    async fn compute(&self, task: Task, lane: &Lane<H::Aside>, control: &Control) -> Result<Computed, VolunteerError> {
+        let _at_work = self.client.reporter.at_work();
+        if let Some(mut aside) = lane.take() {
+            let computed = aside.compute(task, control).await?;
+            lane.put(aside);
+            return Ok(computed);
         }
+        let (engine, steered) = (self.engine(), control.clone());
+        beside(move || async move { Ok(task.compute(&engine, &steered).await) }).await?
     }
 
     async fn fetch(&self, hash: BlobHash) -> Result<Arc<Vec<u8>>, VolunteerError> {
@@ -163,7 +136,12 @@ impl<H: Host> Visit<'_, H> {
             answer_bytes_max: ANSWER_BYTES_MAX,
         };
         let until_ms = client.host.now_ms() + TRANSFER_MS;
-        client.retry(Some(until_ms), async || client.authorised(request).await).await?;
+        client
+            .retry(Some(until_ms), async || {
+                let _one_at_a_time = client.transfers.lock().await;
+                client.authorised(request).await
+            })
+            .await?;
         Ok(Output { name: leased.manifest.work.output_name().to_owned(), hash, bytes })
     }
 
@@ -235,47 +213,6 @@ impl<H: Host> Visit<'_, H> {
             reason: reason.to_owned(),
         }));
     }
-}
-
-async fn compute(engine: &Engine, prepared: Prepared, control: &Control) -> Result<Computed, EngineError> {
-    match prepared {
-        Prepared::Matmul { shape, a, b } => {
-            let c = engine.matmul(shape, &a, &b, control).await?;
-            finite(&c)?;
-            Ok(Computed { output: tensors::write_f32(&[("c", &[shape.m, shape.n], &c)]), losses: Vec::new() })
-        }
-        Prepared::Train { work, parameters: start, shard } => {
-            check_built()?;
-            engine.self_test_training(&work).await?;
-            let trained = engine.train(&work, &start, &shard, control).await?;
-            let declared = parameters(&work)?;
-            let shapes = shapes(&declared);
-            let mut output: Vec<(&str, &[usize], &[f32])> = Vec::new();
-            for ((parameter, shape), values) in declared.iter().zip(&shapes).zip(&trained.delta) {
-                finite(values)?;
-                output.push((&parameter.name, shape, values));
-            }
-            Ok(Computed { output: tensors::write_f32(&output), losses: trained.losses })
-        }
-    }
-}
-
-/// A result with NaN or infinity would be refused: not worth an upload.
-fn finite(values: &[f32]) -> Result<(), EngineError> {
-    if values.iter().all(|v| v.is_finite()) { Ok(()) } else { Err(EngineError::NotFinite("an output".to_owned())) }
-}
-
-fn parameters(work: &TrainWork) -> Result<Vec<Parameter>, EngineError> {
-    work.model.parameters().map_err(|e| EngineError::Input(e.to_string()))
-}
-
-fn shapes(parameters: &[Parameter]) -> Vec<Vec<usize>> {
-    parameters.iter().map(|p| p.shape.iter().map(|&d| d as usize).collect()).collect()
-}
-
-/// The one tensor of a file that was read with one expected.
-fn only(tensors: Vec<Vec<f32>>) -> Vec<f32> {
-    tensors.into_iter().next().unwrap_or_default()
 }
 
 fn elapsed_ms(from_ms: u64, to_ms: u64) -> u32 {

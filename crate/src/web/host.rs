@@ -55,6 +55,10 @@ pub fn origin() -> String {
 }
 
 impl Host for WebHost {
+    #[cfg(feature = "every-layer")]
+    type Aside = super::aside::WebAside;
+    #[cfg(not(feature = "every-layer"))]
+    type Aside = std::convert::Infallible;
     type SessionLock = Lock;
     type TuningLock = Lock;
 
@@ -92,6 +96,16 @@ impl Host for WebHost {
 
     fn control(&self, duty_percent: u32) -> Control {
         Control::with_pace(WebPace::new(duty_percent))
+    }
+
+    #[cfg(feature = "every-layer")]
+    async fn open_aside(&self, duty_percent: u32) -> Result<Self::Aside, HostError> {
+        super::aside::WebAside::open(duty_percent).await
+    }
+
+    #[cfg(not(feature = "every-layer"))]
+    async fn open_aside(&self, _duty_percent: u32) -> Result<Self::Aside, HostError> {
+        Err(HostError::Worker("the part that a visit begins with has one lane".to_owned()))
     }
 
     fn read_info(&self, json: &[u8]) -> Option<Info> {

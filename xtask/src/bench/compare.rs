@@ -33,6 +33,11 @@ pub struct Options {
 const NATIVE: &str = "native";
 
 impl Options {
+    /// Nothing on a GPU.
+    pub fn wasm(rounds: u32, least_ms: u32) -> Options {
+        Options { rounds, least_ms, backends: vec!["wasm".to_owned(), "native".to_owned()], gpu: false }
+    }
+
     pub fn least_ms(&self) -> u32 {
         self.least_ms
     }

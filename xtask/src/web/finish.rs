@@ -23,6 +23,8 @@ const LOADER: &str = "manyhands-worker_loader.js";
 /// Where the page names the worker, for `trunk serve`.
 const META: &str = "<meta name=\"manyhands-worker\" content=\"./manyhands-worker_loader.js\"";
 const META_START: &str = "<meta name=\"manyhands-worker\" content=\"./";
+/// Begins the whole worker's script, which begins workers of its own with itself.
+const HERE: &str = "self.manyhandsHere = import.meta.url;\n";
 /// Where wasm-bindgen puts JavaScript of other crates; its files would need hashes of their own.
 const SNIPPETS: &str = "snippets";
 
@@ -40,7 +42,7 @@ pub struct Names {
 pub fn finish(dir: &Path, shrink: impl Fn(&Path) -> Result<()>) -> Result<[Names; 2]> {
     ensure!(!dir.join(SNIPPETS).exists(), "a dependency brings JavaScript of its own ({SNIPPETS}/), which has no integrity");
     let page = fs::read_to_string(dir.join("index.html")).context("Trunk left no index.html")?;
-    let whole = worker(dir, WHOLE, "", &shrink)?;
+    let whole = worker(dir, WHOLE, HERE, &shrink)?;
     // Fetched with its hash first, for imports have none; the import then takes the same immutable bytes from the cache.
     let load = format!(
         "self.manyhandsWhole = async () => {{\nconst whole = new URL(\"{}\", import.meta.url);\n\
@@ -136,6 +138,7 @@ mod tests {
         let first = read(&opening.script);
         assert!(first.contains(&whole.script) && first.contains(&whole.integrity) && first.contains("manyhandsWhole"));
         assert!(!read(&whole.script).contains("manyhandsWhole"), "the chain ends there");
+        assert!(read(&whole.script).starts_with(HERE) && !first.contains(HERE));
         let expected = format!(
             r#"<head><meta name="manyhands-worker" content="./{}" data-integrity="{}"></head>"#,
             opening.script, opening.integrity

@@ -4,12 +4,13 @@
 mod host;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
+use std::time::{Duration, Instant};
 
 use manyhands_protocol::cose::{self, Kind};
 use manyhands_protocol::problem::Code;
@@ -54,6 +55,12 @@ pub struct World {
     pub verdicts: RefCell<VecDeque<Verdict>>,
     /// What answers to leases say of this key's results.
     pub totals: Cell<Totals>,
+    /// Whether they say what is true instead.
+    pub totals_are_true: Cell<bool>,
+    /// Units whose thread computes: the clock stands meanwhile.
+    pub computing: Cell<i32>,
+    /// Bodies of calls and answers.
+    pub moved_bytes: Cell<u64>,
     pub units_left: Cell<u64>,
     leased_count: Cell<u64>,
     pub sessions_count: Cell<u64>,
@@ -114,6 +121,7 @@ pub fn settings() -> Settings {
         renew_consent: false,
         begun: false,
         lease: None,
+        lanes: 1,
         withdraw_at_end: false,
     }
 }
@@ -143,6 +151,9 @@ impl ScriptHost {
             results: RefCell::default(),
             verdicts: RefCell::default(),
             totals: Cell::default(),
+            totals_are_true: Cell::new(false),
+            moved_bytes: Cell::new(0),
+            computing: Cell::new(0),
             units_left: Cell::new(units),
             leased_count: Cell::new(0),
             sessions_count: Cell::new(0),
@@ -168,7 +179,11 @@ impl ScriptHost {
     }
 
     /// One visit, where the test sees each event as it is told.
-    pub fn visit_telling(&self, settings: Settings, mut see: impl FnMut(&Event) + 'static) -> Result<(), VolunteerError> {
+    pub fn visit_telling(&self, settings: Settings, see: impl FnMut(&Event) + 'static) -> Result<(), VolunteerError> {
+        self.drive(self.begin(settings, see))
+    }
+
+    pub async fn begin(&self, settings: Settings, mut see: impl FnMut(&Event) + 'static) -> Result<(), VolunteerError> {
         let volunteer = Volunteer {
             host: self.clone(),
             settings,
@@ -176,15 +191,33 @@ impl ScriptHost {
             data_bytes_used: Cell::new(self.0.data_bytes_used.get()),
         };
         let world = self.0.clone();
-        self.drive(volunteer.run(move |event| {
+        let tell = move |event| {
             see(&event);
+            if let Event::Unit(unit) = &event {
+                let change = match unit.phase {
+                    Phase::Computing => 1,
+                    Phase::Computed => -1,
+                    _ => 0,
+                };
+                world.computing.set(world.computing.get() + change);
+            }
             world.events.borrow_mut().push(event);
-        }))
+        };
+        volunteer.run(tell).await
+    }
+
+    /// One visit that is stopped after so many milliseconds.
+    pub fn visit_for(&self, settings: Settings, ms: u64, see: impl FnMut(&Event) + 'static) -> Result<(), VolunteerError> {
+        let stop = async {
+            self.sleep(ms).await;
+            self.0.switch.set(Wish::Stop);
+        };
+        self.drive(futures::future::join(self.begin(settings, see), stop)).0
     }
 
     /// Runs a future to its end. Where it waits for the clock only, the clock moves to the wait that ends first; where
     /// it waits for the computation's thread, this thread does, too.
-    fn drive<T>(&self, future: impl Future<Output = T>) -> T {
+    pub fn drive<T>(&self, future: impl Future<Output = T>) -> T {
         let unpark = Arc::new(Unpark(AtomicBool::new(false), std::thread::current()));
         let waker = Waker::from(unpark.clone());
         let mut future = std::pin::pin!(future);
@@ -194,6 +227,16 @@ impl ScriptHost {
             }
             if unpark.0.swap(false, Ordering::SeqCst) {
                 continue;
+            }
+            if self.0.computing.get() > 0 {
+                // One that was dropped does not wake anybody.
+                let since = Instant::now();
+                while !unpark.0.load(Ordering::SeqCst) && since.elapsed() < Duration::from_secs(1) {
+                    std::thread::park_timeout(Duration::from_secs(1));
+                }
+                if unpark.0.load(Ordering::SeqCst) {
+                    continue;
+                }
             }
             let first = self.0.timers.borrow().values().min_by_key(|(due_ms, _)| *due_ms).cloned();
             match first {
@@ -299,7 +342,16 @@ impl ScriptHost {
             w.units_left.set(w.units_left.get() - 1);
             manifests.push(SignedBytes(self.manifest(self.0.volunteer.key())));
         }
-        ok(cbor::encode(&LeaseResponse { manifests, retry_after_ms: 1000, totals: w.totals.get() }))
+        let totals = match w.totals_are_true.get() {
+            true => Totals { accepted: self.accepted(), ..Totals::default() },
+            false => w.totals.get(),
+        };
+        ok(cbor::encode(&LeaseResponse { manifests, retry_after_ms: 1000, totals }))
+    }
+
+    /// Results that were taken, each once.
+    pub fn accepted(&self) -> u64 {
+        self.0.results.borrow().iter().collect::<HashSet<_>>().len() as u64
     }
 
     /// A lease of the next unit to a key, signed.

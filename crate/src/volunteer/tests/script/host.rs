@@ -12,7 +12,24 @@ use crate::volunteer::host::*;
 use crate::volunteer::unit::PROGRESS_MS;
 use crate::volunteer::*;
 
+/// A thread that computes, and fails on cue.
+pub struct ScriptAside(ScriptHost);
+
+impl Aside for ScriptAside {
+    async fn compute(&mut self, task: Task, control: &Control) -> Result<Computed, VolunteerError> {
+        let fault = self.0.fault("aside computes");
+        let computing = &self.0.0.computing;
+        computing.set(computing.get() - i32::from(fault.is_some()));
+        match fault {
+            None => lane::Thread.compute(task, control).await,
+            Some(Fault::Hang) => std::future::pending().await,
+            Some(_) => Err(HostError::Worker("killed".to_owned()).into()),
+        }
+    }
+}
+
 impl Host for ScriptHost {
+    type Aside = ScriptAside;
     type SessionLock = ();
     type TuningLock = ();
 
@@ -43,6 +60,8 @@ impl Host for ScriptHost {
         if response.body.len() as u64 > request.answer_bytes_max {
             return Err(HostError::TooLarge(request.answer_bytes_max));
         }
+        let moved = request.body.len() + response.body.len();
+        self.0.moved_bytes.set(self.0.moved_bytes.get() + moved as u64);
         Ok(response)
     }
 
@@ -93,6 +112,14 @@ impl Host for ScriptHost {
 
     fn control(&self, _duty_percent: u32) -> Control {
         Control::new()
+    }
+
+    async fn open_aside(&self, _duty_percent: u32) -> Result<ScriptAside, HostError> {
+        self.0.log.borrow_mut().push("aside opens".to_owned());
+        match self.fault("aside opens") {
+            None => Ok(ScriptAside(self.clone())),
+            Some(_) => Err(HostError::Worker("no such thing".to_owned())),
+        }
     }
 
     fn read_info(&self, _json: &[u8]) -> Option<Info> {
