@@ -8,12 +8,15 @@ pub mod device;
 mod error;
 pub mod event;
 pub mod host;
+#[cfg(feature = "every-layer")]
 pub mod identity;
 pub mod lease;
 mod pending;
 mod run;
 mod session;
 mod switch;
+#[cfg(feature = "every-layer")]
+mod training;
 #[cfg(test)]
 mod tests;
 // Measuring waits for a visit's second unit, which a build of products alone never comes to.

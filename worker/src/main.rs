@@ -10,7 +10,7 @@ mod tryout;
 use std::cell::{Cell, RefCell};
 
 use futures::FutureExt;
-use manyhands::volunteer::{Event, Settings, State, Switch, Volunteer, VolunteerError, Wish};
+use manyhands::volunteer::{Event, HostError, Settings, State, Switch, Volunteer, VolunteerError, Wish};
 use manyhands::web::{KeyOptions, WebHost, origin};
 use messages::{Start, ToWorker};
 use wasm_bindgen::prelude::*;
@@ -123,6 +123,7 @@ async fn visit(start: Start, switch: Switch) -> Visited {
     };
     let host = match opened {
         Ok(host) => host,
+        Err(HostError::Beyond) => return Err(VolunteerError::Beyond(None)).into(),
         Err(fault) => {
             let error = VolunteerError::from(fault);
             post(&messages::error(error.code(), &error.to_string(), false));

@@ -6,10 +6,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use futures::FutureExt;
-use manyhands_protocol::model::Parameter;
 use manyhands_protocol::statement::{Output, ResultStatement, Timings};
 use manyhands_protocol::wire::{HeartbeatResponse, ResultResponse};
-use manyhands_protocol::work::{TrainWork, Work};
+use manyhands_protocol::work::Work;
 use manyhands_protocol::{BlobHash, cbor, cose, limits};
 
 use super::call::{ANSWER_BYTES_MAX, COSE, OCTETS};
@@ -19,11 +18,12 @@ use super::host::{Host, Method, Request};
 use super::lease::{self, Leased};
 use super::run::Visit;
 use super::switch::Wish;
+#[cfg(feature = "every-layer")]
+use super::training::Training;
 use crate::beside::beside;
 use crate::control::Control;
 use crate::engine::{Engine, EngineError, MatmulShape};
-use crate::plan::check_built;
-use crate::tensors::{self, Shard};
+use crate::tensors;
 
 /// How long fetching or uploading is tried again before the unit is given back.
 const TRANSFER_MS: u64 = 60_000;
@@ -43,13 +43,14 @@ pub(super) struct Signed {
 /// A unit's inputs, parsed.
 enum Prepared {
     Matmul { shape: MatmulShape, a: Vec<f32>, b: Vec<f32> },
-    Train { work: TrainWork, parameters: Vec<Vec<f32>>, shard: Shard },
+    #[cfg(feature = "every-layer")]
+    Train(Training),
 }
 
 /// What a unit gives: the output file and, for training, the losses.
-struct Computed {
-    output: Vec<u8>,
-    losses: Vec<f32>,
+pub(super) struct Computed {
+    pub output: Vec<u8>,
+    pub losses: Vec<f32>,
 }
 
 /// Stops the computation when the future that waits for it is dropped.
@@ -126,16 +127,13 @@ impl<H: Host> Visit<'_, H> {
                 let b = only(tensors::read_f32(&second, &[("b", &[shape.k, shape.n])])?);
                 Ok(Prepared::Matmul { shape, a, b })
             }
+            // No manifest of such a unit was read.
+            #[cfg(not(feature = "every-layer"))]
+            Work::Train(_) => Err(VolunteerError::Beyond(None)),
+            #[cfg(feature = "every-layer")]
             Work::Train(w) => {
-                check_built()?;
                 let (first, second) = (self.fetch(first).await?, self.fetch(second).await?);
-                let declared = parameters(w)?;
-                let shapes = shapes(&declared);
-                let expected: Vec<(&str, &[usize])> =
-                    declared.iter().zip(&shapes).map(|(p, s)| (p.name.as_str(), s.as_slice())).collect();
-                let parameters = tensors::read_f32(&first, &expected)?;
-                let shard = tensors::read_shard(&second, &w.model)?;
-                Ok(Prepared::Train { work: w.clone(), parameters, shard })
+                Ok(Prepared::Train(Training::read(w.clone(), &first, &second)?))
             }
         }
     }
@@ -244,33 +242,14 @@ async fn compute(engine: &Engine, prepared: Prepared, control: &Control) -> Resu
             finite(&c)?;
             Ok(Computed { output: tensors::write_f32(&[("c", &[shape.m, shape.n], &c)]), losses: Vec::new() })
         }
-        Prepared::Train { work, parameters: start, shard } => {
-            check_built()?;
-            engine.self_test_training(&work).await?;
-            let trained = engine.train(&work, &start, &shard, control).await?;
-            let declared = parameters(&work)?;
-            let shapes = shapes(&declared);
-            let mut output: Vec<(&str, &[usize], &[f32])> = Vec::new();
-            for ((parameter, shape), values) in declared.iter().zip(&shapes).zip(&trained.delta) {
-                finite(values)?;
-                output.push((&parameter.name, shape, values));
-            }
-            Ok(Computed { output: tensors::write_f32(&output), losses: trained.losses })
-        }
+        #[cfg(feature = "every-layer")]
+        Prepared::Train(training) => training.compute(engine, control).await,
     }
 }
 
 /// A result with NaN or infinity would be refused: not worth an upload.
-fn finite(values: &[f32]) -> Result<(), EngineError> {
+pub(super) fn finite(values: &[f32]) -> Result<(), EngineError> {
     if values.iter().all(|v| v.is_finite()) { Ok(()) } else { Err(EngineError::NotFinite("an output".to_owned())) }
-}
-
-fn parameters(work: &TrainWork) -> Result<Vec<Parameter>, EngineError> {
-    work.model.parameters().map_err(|e| EngineError::Input(e.to_string()))
-}
-
-fn shapes(parameters: &[Parameter]) -> Vec<Vec<usize>> {
-    parameters.iter().map(|p| p.shape.iter().map(|&d| d as usize).collect()).collect()
 }
 
 /// The one tensor of a file that was read with one expected.

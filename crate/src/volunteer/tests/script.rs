@@ -37,6 +37,8 @@ pub enum Fault {
     Html(u16),
     /// The call takes effect, and its answer is lost.
     LostAnswer,
+    /// The call takes effect, and its answer comes after so many milliseconds.
+    Late(u64),
     /// Other bytes than asked for.
     WrongBytes,
 }
@@ -70,6 +72,8 @@ pub struct World {
     pub switch: Switch,
     /// Stop when this call is made.
     pub stop_at: Cell<Option<&'static str>>,
+    /// Whether signatures are beyond this platform and its build.
+    pub lacks_ed25519: Cell<bool>,
     /// Waits in progress: when they end, and whom to wake.
     timers: RefCell<BTreeMap<u64, (u64, Waker)>>,
     timers_count: Cell<u64>,
@@ -155,6 +159,7 @@ impl ScriptHost {
             events: RefCell::default(),
             switch: Switch::new(),
             stop_at: Cell::new(None),
+            lacks_ed25519: Cell::new(false),
             timers: RefCell::default(),
             timers_count: Cell::new(0),
         }))
