@@ -4,6 +4,7 @@
 pub mod backoff;
 mod blobs;
 mod call;
+mod data;
 pub mod device;
 mod error;
 pub mod event;
@@ -15,15 +16,16 @@ mod pending;
 mod run;
 mod session;
 mod switch;
-#[cfg(feature = "every-layer")]
-mod training;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "every-layer")]
+mod training;
 // Measuring waits for a visit's second unit, which a build of products alone never comes to.
 #[cfg(feature = "every-layer")]
 mod tune;
 mod unit;
 
+pub use data::DataUse;
 pub use device::Choice;
 pub use error::VolunteerError;
 pub use event::{Event, Phase, State, UnitEvent, WorkKind};

@@ -103,8 +103,8 @@ pub fn steps(work: &Work) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use manyhands_protocol::work::MatmulWork;
     use manyhands_protocol::UnitId;
+    use manyhands_protocol::work::MatmulWork;
 
     use super::*;
     use crate::volunteer::identity::{Identity, verify};

@@ -13,6 +13,7 @@ use manyhands_protocol::{JobId, LeaseId, cbor, limits};
 use super::backoff::Backoff;
 use super::blobs::Blobs;
 use super::call::{ANSWER_BYTES_MAX, CBOR, Client, Reporter};
+use super::data::DataUse;
 use super::device::{Choice, Device};
 use super::error::VolunteerError;
 use super::event::{Event, Phase, State};
@@ -64,8 +65,9 @@ pub struct Volunteer<H: Host> {
     pub host: H,
     pub settings: Settings,
     pub switch: Switch,
-    /// Bytes sent and received so far, those of the build that began the visit among them.
-    pub data_bytes_used: Cell<u64>,
+    /// Bytes so far, those of the build that began the visit among them, and [`Settings::data_bytes_max`]. Others of the
+    /// same visitor may count along.
+    pub data: DataUse,
 }
 
 impl<H: Host> Volunteer<H> {

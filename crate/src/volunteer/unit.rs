@@ -42,7 +42,11 @@ pub(super) struct Signed {
 
 /// A unit's inputs, parsed.
 enum Prepared {
-    Matmul { shape: MatmulShape, a: Vec<f32>, b: Vec<f32> },
+    Matmul {
+        shape: MatmulShape,
+        a: Vec<f32>,
+        b: Vec<f32>,
+    },
     #[cfg(feature = "every-layer")]
     Train(Training),
 }

@@ -174,12 +174,8 @@ impl ScriptHost {
 
     /// One visit, where the test sees each event as it is told.
     pub fn visit_telling(&self, settings: Settings, mut see: impl FnMut(&Event) + 'static) -> Result<(), VolunteerError> {
-        let volunteer = Volunteer {
-            host: self.clone(),
-            settings,
-            switch: self.0.switch.clone(),
-            data_bytes_used: Cell::new(self.0.data_bytes_used.get()),
-        };
+        let data = DataUse::new(self.0.data_bytes_used.get(), settings.data_bytes_max);
+        let volunteer = Volunteer { host: self.clone(), settings, switch: self.0.switch.clone(), data };
         let world = self.0.clone();
         self.drive(volunteer.run(move |event| {
             see(&event);
