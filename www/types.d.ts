@@ -165,9 +165,10 @@ export interface Answer {
   /** The model's probability for its answer, 0 to 1. */
   probability: number;
 }
-export interface AnswersMessage { type: "answers"; rows: Answer[] }
+/** `bytes` were fetched for it. */
+export interface AnswersMessage { type: "answers"; rows: Answer[]; bytes: number }
 /** What the model of this round wrote after the prompt; both are text of any kind. */
-export interface SampleMessage { type: "sample"; round: number; prompt: string; text: string }
+export interface SampleMessage { type: "sample"; round: number; prompt: string; text: string; bytes: number }
 export interface ErrorMessage { type: "error"; code: string; message: string; retryable: boolean }
 export type FromWorker =
   | { type: "ready" }

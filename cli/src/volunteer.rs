@@ -5,15 +5,15 @@ mod host;
 mod key;
 mod tuning;
 
-use std::cell::Cell;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use manyhands::tuner::{Tune, variant_names};
 use manyhands::volunteer::{
-    Choice, Event, Host, LANES_MAX, Method, Phase, Request, Settings, State, Switch, UnitEvent, Volunteer, Wish,
+    Choice, DataUse, Event, Host, HostError, LANES_MAX, Method, Phase, Request, Settings, State, Switch, UnitEvent, Volunteer,
+    Wish,
 };
 use manyhands_protocol::JobId;
 use manyhands_protocol::wire::Totals;
@@ -95,7 +95,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         }
     });
     let mut printer = Printer::default();
-    let volunteer = Volunteer { host, settings, switch, data_bytes_used: Cell::new(0) };
+    let data = DataUse::new(0, settings.data_bytes_max);
+    let volunteer = Volunteer { host, settings, switch, data };
     volunteer.run(move |event| printer.print(event)).await?;
     Ok(())
 }
@@ -116,7 +117,10 @@ async fn greet(host: &NativeHost, address: &str) -> anyhow::Result<()> {
     };
     let answer = tokio::time::timeout(FIRST_ANSWER_LIMIT, host.request(request)).await;
     let answer = answer.with_context(|| format!("{address} does not answer within {FIRST_ANSWER_LIMIT:?}"))?;
-    let answer = answer.with_context(|| format!("{address} does not answer; is a coordinator running there?"))?;
+    let answer = answer.map_err(|error| match error {
+        HostError::Network(reason) => anyhow!("{address} does not answer ({reason}); is a coordinator running there?"),
+        error => error.into(),
+    })?;
     if answer.status != 200 || host.read_info(&answer.body).is_none() {
         bail!("{address} answers (HTTP {}), but is no coordinator", answer.status);
     }

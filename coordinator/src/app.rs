@@ -58,21 +58,22 @@ pub struct App {
 impl App {
     /// Starts on the SQLite file and the blob folder in the configured data folder.
     pub async fn start(config: Config) -> Result<App, StartError> {
+        // First of all, so that a start on a taken address leaves nothing behind.
+        let listener = listen(config.listen).await?;
         let lock = lock_data_dir(&config.data_dir)?;
         let store = SqliteStore::open(&config.data_dir.join("manyhands.sqlite3"), config.database_lock_wait).await?;
-        App::start_locked(config, Arc::new(store), lock).await
+        App::start_locked(config, Arc::new(store), listener, lock).await
     }
 
     /// Starts on another store; keys and blobs are in the data folder all the same.
     pub async fn start_with(config: Config, store: Arc<dyn Store>) -> Result<App, StartError> {
+        let listener = listen(config.listen).await?;
         let lock = lock_data_dir(&config.data_dir)?;
-        App::start_locked(config, store, lock).await
+        App::start_locked(config, store, listener, lock).await
     }
 
-    async fn start_locked(config: Config, store: Arc<dyn Store>, lock: File) -> Result<App, StartError> {
-        let listen = |error| StartError::Listen { address: config.listen, error };
-        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
-        let addr = listener.local_addr().map_err(listen)?;
+    async fn start_locked(config: Config, store: Arc<dyn Store>, listener: TcpListener, lock: File) -> Result<App, StartError> {
+        let addr = listener.local_addr().map_err(|error| StartError::Listen { address: config.listen, error })?;
         let keys = Keys::load_or_create(&config.data_dir)?;
         let blobs = Blobs::open_folder(&config.data_dir.join("blobs")).await?;
         let (key, admin_token_path) = (keys.id(), keys.admin_token_path.clone());
@@ -119,6 +120,10 @@ impl App {
         }
         self.tasks.shutdown().await;
     }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| StartError::Listen { address, error })
 }
 
 fn lock_data_dir(path: &Path) -> Result<File, StartError> {

@@ -81,6 +81,11 @@ impl Blobs {
         if blob_hash(&bytes) == hash { Ok(bytes) } else { Err(BlobError::Damaged(hash)) }
     }
 
+    /// A range of a blob's bytes, as far as it has them; without the rest they cannot be checked against its name.
+    pub async fn read_range(&self, hash: BlobHash, range: Range<u64>) -> Result<Bytes, BlobError> {
+        self.objects.get_range(&path_of(hash), range).await.map_err(|e| missing(hash, e))
+    }
+
     /// Bytes stored for a blob, without reading them.
     pub async fn bytes_stored(&self, hash: BlobHash) -> Result<u64, BlobError> {
         Ok(self.objects.head(&path_of(hash)).await.map_err(|e| missing(hash, e))?.size)

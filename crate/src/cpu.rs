@@ -1,7 +1,5 @@
 //! The CPU backend: programs run in this thread by `manyhands_programs`, fast or by the reference. No threads.
 
-use std::collections::BTreeSet;
-
 use manyhands_programs::cpu;
 #[cfg(any(not(target_arch = "wasm32"), feature = "reference"))]
 use manyhands_programs::reference;
@@ -73,9 +71,11 @@ impl CpuEngine {
     /// Buffers of zeros; the placement's bytes were checked.
     fn state(&self, program: &Program, placement: Placement) -> State {
         let values: Vec<_> = program.values.iter().map(|&values| values as usize).collect();
-        let sharing: BTreeSet<_> = placement.spans.iter().map(|(buffer, _)| buffer.0).collect();
-        let zeros = |(buffer, &values)| if sharing.contains(&buffer) { Vec::new() } else { vec![0.0; values] };
-        let buffers = values.iter().enumerate().map(zeros).collect();
+        let mut held = values.clone();
+        for (buffer, _) in &placement.spans {
+            held[buffer.0] = 0;
+        }
+        let buffers = held.into_iter().map(|values| vec![0.0; values]).collect();
         let places = vec![Vec::new(); placement.places.len()];
         let moves = Moves::of(&placement, program.ops.len());
         State { arithmetic: self.arithmetic, buffers, values, placement, moves, places, scratch: cpu::Scratch::default() }

@@ -248,7 +248,7 @@ fn shard_fits(work: &TrainWork, plan: &TrainPlan, shard: &Shard) -> Result<(), E
 
 fn finite(name: &str, values: &[f32]) -> Result<(), EngineError> {
     match values.iter().position(|v| !v.is_finite()) {
-        Some(index) => Err(EngineError::NotFinite(format!("{name} at {index} is {}", values[index]))),
+        Some(index) => Err(EngineError::NotFinite(format!("{name} at {index}"))),
         None => Ok(()),
     }
 }

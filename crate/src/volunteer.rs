@@ -4,10 +4,12 @@
 pub mod backoff;
 mod blobs;
 mod call;
+mod data;
 pub mod device;
 mod error;
 pub mod event;
 pub mod host;
+#[cfg(feature = "every-layer")]
 pub mod identity;
 pub mod lane;
 pub mod lease;
@@ -18,11 +20,14 @@ mod switch;
 mod task;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "every-layer")]
+mod training;
 // Measuring waits for a visit's second unit, which a build of products alone never comes to.
 #[cfg(feature = "every-layer")]
 mod tune;
 mod unit;
 
+pub use data::DataUse;
 pub use device::Choice;
 pub use error::VolunteerError;
 pub use event::{Event, Phase, State, UnitEvent, WorkKind};

@@ -12,6 +12,8 @@ mod host;
 mod identity;
 mod locks;
 mod pace;
+#[cfg(feature = "every-layer")]
+mod sealed;
 mod timer;
 
 #[cfg(feature = "gpu")]
@@ -19,6 +21,6 @@ pub use adapter::{adapter_name, next_device_with_subgroups};
 pub use database::Database;
 pub use fetch::exchange;
 pub use host::{WebHost, origin};
-pub use identity::{KeyOptions, WebIdentity, sha256};
+pub use identity::{KeyOptions, WebIdentity, sha256, verify};
 pub use locks::{Lock, lock};
 pub use pace::WebPace;

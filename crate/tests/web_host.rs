@@ -8,7 +8,7 @@ use js_sys::Reflect;
 use manyhands::control::Control;
 use manyhands::volunteer::host::{Host, HostError, Method, Request, StoredSession};
 use manyhands::volunteer::identity::verify;
-use manyhands::web::{Database, KeyOptions, WebHost, WebIdentity, lock, sha256};
+use manyhands::web::{self, Database, KeyOptions, WebHost, WebIdentity, lock, sha256};
 use manyhands_protocol::KeyId;
 use wasm_bindgen::JsValue;
 use wasm_bindgen_test::{wasm_bindgen_test, wasm_bindgen_test_configure};
@@ -28,6 +28,13 @@ async fn signs(identity: &WebIdentity) {
     let signature = identity.sign(b"a statement").await.expect("signs");
     assert!(verify(identity.key, b"a statement", &signature));
     assert!(!verify(identity.key, b"another", &signature));
+    // The small worker leaves checking to the browser.
+    assert_eq!(web::verify(identity.key, b"a statement", &signature).await, Ok(true));
+    assert_eq!(web::verify(identity.key, b"another", &signature).await, Ok(false));
+    assert_eq!(web::verify(KeyId([3; 32]), b"a statement", &signature).await, Ok(false));
+    let mut bent = signature;
+    bent[40] ^= 1;
+    assert_eq!(web::verify(identity.key, b"a statement", &bent).await, Ok(false));
 }
 
 #[wasm_bindgen_test]

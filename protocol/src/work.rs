@@ -1,6 +1,6 @@
 //! Work units as the coordinator signs them.
 
-use minicbor::{Decode, Encode};
+use minicbor::{Decode, Decoder, Encode};
 
 use crate::cbor::short_f32;
 use crate::ids::{BlobHash, JobId, KeyId, LeaseId, UnitId};
@@ -35,6 +35,18 @@ pub struct UnitManifest {
     pub upload_bytes_max: u64,
 }
 
+/// The lease that an encoded manifest is of, read from it alone: a build that cannot read the work can still give it back.
+pub fn lease_of(manifest: &[u8]) -> Option<LeaseId> {
+    let mut decoder = Decoder::new(manifest);
+    for _ in 0..decoder.map().ok()?? {
+        if decoder.u32().ok()? == 3 {
+            return decoder.decode().ok();
+        }
+        decoder.skip().ok()?;
+    }
+    None
+}
+
 /// What to compute.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 #[cbor(flat)]
@@ -67,28 +79,50 @@ pub struct MatmulWork {
 /// `inner_steps` steps of the optimiser from `checkpoint` on consecutive batches of `shard`, starting at row `first_row` and
 /// wrapping at the end (rows are a multiple of `batch`). The output blob holds, for each parameter and under its
 /// name, the pseudo-gradient `checkpoint − parameters after the last step`, f32.
-#[derive(Debug, Clone, PartialEq, Encode, Decode)]
-#[cbor(map)]
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "every-layer", derive(Encode, Decode), cbor(map))]
 pub struct TrainWork {
-    #[n(0)]
+    #[cfg_attr(feature = "every-layer", n(0))]
     pub model: Model,
     /// Safetensors: every parameter of the model under its name, f32.
-    #[n(1)]
+    #[cfg_attr(feature = "every-layer", n(1))]
     pub checkpoint: BlobHash,
     /// Safetensors: `x` `[rows, …input shape]` of the input's dtype and u8 labels `y`, `[rows]`, or `[rows, positions]` of
     /// a sequence.
-    #[n(2)]
+    #[cfg_attr(feature = "every-layer", n(2))]
     pub shard: BlobHash,
-    #[n(3)]
+    #[cfg_attr(feature = "every-layer", n(3))]
     pub round: u32,
-    #[n(4)]
+    #[cfg_attr(feature = "every-layer", n(4))]
     pub first_row: u32,
-    #[n(5)]
+    #[cfg_attr(feature = "every-layer", n(5))]
     pub batch: u32,
-    #[n(6)]
+    #[cfg_attr(feature = "every-layer", n(6))]
     pub inner_steps: u32,
-    #[n(7)]
+    #[cfg_attr(feature = "every-layer", n(7))]
     pub optimizer: InnerOptimizer,
+}
+
+/// Stands for what a build without training cannot read or write: every such unit is an error.
+#[cfg(not(feature = "every-layer"))]
+mod without_training {
+    use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
+
+    use super::TrainWork;
+
+    const NOT_BUILT: &str = "a unit that trains";
+
+    impl<C> Decode<'_, C> for TrainWork {
+        fn decode(_: &mut Decoder<'_>, _: &mut C) -> Result<Self, decode::Error> {
+            Err(decode::Error::message(NOT_BUILT))
+        }
+    }
+
+    impl<C> Encode<C> for TrainWork {
+        fn encode<W: encode::Write>(&self, _: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+            Err(encode::Error::message(NOT_BUILT))
+        }
+    }
 }
 
 impl TrainWork {
@@ -188,6 +222,8 @@ impl Work {
                 }
                 Ok(())
             }
+            // None was read.
+            Work::Train(_) if !cfg!(feature = "every-layer") => Ok(()),
             Work::Train(w) => {
                 w.model.parameters().map_err(|e| WorkError { field: "model", reason: e.to_string() })?;
                 check(w.batch >= 1 && w.batch <= limits::BATCH_MAX, "batch", "must be 1 to 4096")?;

@@ -27,9 +27,36 @@ impl core::fmt::Display for Mismatch {
                 write!(f, "{got} values, {expected} expected with {tolerance} tolerances")
             }
             Mismatch::Value { index, got, expected, tolerance } => {
-                write!(f, "value {index} is {got}, expected {expected} within {tolerance:e}")
+                let [got, expected, tolerance] = [f64::from(*got), *expected, *tolerance].map(Digits);
+                write!(f, "value {index} is {got}, expected {expected} within {tolerance}")
             }
         }
+    }
+}
+
+/// A number in six digits, as in `-1.50000e-3`. The standard library's way to write numbers is a twentieth of the program
+/// that a visit begins with, which needs it for nothing else.
+struct Digits(f64);
+
+impl core::fmt::Display for Digits {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        if !self.0.is_finite() {
+            let sign = if self.0 < 0.0 { "-" } else { "" };
+            return write!(f, "{sign}{}", if self.0.is_nan() { "NaN" } else { "inf" });
+        }
+        let (mut value, mut exponent) = (self.0.abs(), 0);
+        while value >= 10.0 {
+            (value, exponent) = (value / 10.0, exponent + 1);
+        }
+        while value > 0.0 && value < 1.0 {
+            (value, exponent) = (value * 10.0, exponent - 1);
+        }
+        let mut digits = (value * 1e5 + 0.5) as u32;
+        if digits == 1_000_000 {
+            (digits, exponent) = (100_000, exponent + 1);
+        }
+        let sign = if self.0 < 0.0 { "-" } else { "" };
+        write!(f, "{sign}{}.{:05}e{exponent}", digits / 100_000, digits % 100_000)
     }
 }
 
@@ -86,6 +113,21 @@ mod tests {
         assert!(matches!(compare(&[1.0], &[1.0, 1.0], &[1.0]), Err(Mismatch::Length { .. })));
         assert!(matches!(compare(&[1.0, 1.0], &[1.0, 1.0], &[1.0]), Err(Mismatch::Length { .. })));
         assert_eq!(compare(&[], &[], &[]), Err(Mismatch::Empty));
+    }
+
+    #[test]
+    fn a_mismatch_tells_its_numbers() {
+        let check = |value: f64, expected: &str| assert_eq!(Digits(value).to_string(), expected);
+        check(0.0, "0.00000e0");
+        check(-1.5e-3, "-1.50000e-3");
+        check(123_456.7, "1.23457e5");
+        check(9.999_999_9, "1.00000e1");
+        check(f64::MAX, "1.79769e308");
+        check(5e-324, "4.94066e-324");
+        check(f64::NEG_INFINITY, "-inf");
+        check(f64::NAN, "NaN");
+        let mismatch = compare(&[2.5], &[2.0], &[0.125]).unwrap_err();
+        assert_eq!(mismatch.to_string(), "value 0 is 2.50000e0, expected 2.00000e0 within 1.25000e-1");
     }
 
     #[test]

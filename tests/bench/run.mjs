@@ -1,7 +1,6 @@
 // Compares our engine with others in one headless Chromium and natively, turn by turn, so that a busy machine slows all
 // alike: `node run.mjs '{"suite":"matmul"|"train"|"workers", …}'`, called by `cargo xtask bench`. Tables go to standard error, one
 // JSON object to standard output. Each backend has a page of its own; pages are not isolated, so wasm has one thread.
-import { spawnSync } from "node:child_process";
 import fs from "node:fs";
 import http from "node:http";
 import os from "node:os";

@@ -79,14 +79,16 @@ async fn tokens_and_addresses() -> Result<()> {
     let wrong = folder.path().join("wrong.token");
     std::fs::write(&wrong, "0".repeat(64))?;
     let list = ["job", "list", "--coordinator", server.url.as_str()];
-    check(&manyhands(&[&list[..], &["--token-file", &wrong.to_string_lossy()]].concat())?, 1, &["token"]);
+    check(&manyhands(&[&list[..], &["--token-file", &wrong.to_string_lossy()]].concat())?, 1, &["token that was sent"]);
     check(&manyhands(&list)?, 1, &["admin.token"]);
     let silent = TcpListener::bind("127.0.0.1:0")?;
     let closed = format!("http://{}", silent.local_addr()?);
     drop(silent);
     let away = ["--coordinator", closed.as_str()];
     check(&manyhands(&[&["job", "list", "--token-file", &wrong.to_string_lossy()], &away[..]].concat())?, 1, &[&closed]);
-    check(&manyhands(&[&["volunteer"], &away[..]].concat())?, 1, &[&closed]);
+    let alone = manyhands(&[&["volunteer"], &away[..]].concat())?;
+    check(&alone, 1, &[&closed, "does not answer"]);
+    assert_eq!(String::from_utf8_lossy(&alone.stderr).matches("answer").count(), 1, "said twice: {alone:?}");
     check(&manyhands(&["volunteer", "--duty", "0"])?, 2, &["--duty"]);
     check(&manyhands(&["volunteer", "--threads", "9"])?, 2, &["--threads"]);
     check(&manyhands(&["volunteer", "--threads", "2", "--units", "1"])?, 2, &["--threads"]);
@@ -118,6 +120,7 @@ fn a_coordinator_that_cannot_start_says_why() -> Result<()> {
     let taken = TcpListener::bind("127.0.0.1:0")?;
     let address = taken.local_addr()?.to_string();
     check(&serve(&address, &path("data"))?, 1, &[&address, "in use"]);
+    assert!(!folder.path().join("data").exists(), "a coordinator that never began left something behind");
 
     std::fs::write(folder.path().join("file"), "no folder")?;
     check(&serve("127.0.0.1:0", &path("file"))?, 1, &[&path("file")]);

@@ -139,3 +139,47 @@ async fn nothing_of_the_worker_comes_before_the_visitor_asks() -> Result<()> {
     assert_eq!(visitor.run(offered).await?, true);
     Ok(())
 }
+
+/// Stands in for a browser whose WebCrypto lacks Ed25519: no switch of Chromium takes it away. The worker begins in a script
+/// of the test's, which then loads the real one.
+const WITHOUT_ED25519: &str = r#"
+const Real = Worker;
+globalThis.Worker = class extends Real {
+    constructor(address, options) {
+        const text = `for (const name of ["generateKey", "importKey"]) {
+            const real = crypto.subtle[name].bind(crypto.subtle);
+            crypto.subtle[name] = async (...given) => {
+                if (JSON.stringify(given).includes("Ed25519")) throw new DOMException("no such name", "NotSupportedError");
+                return real(...given);
+            };
+        }
+        await import(${JSON.stringify(String(address))});`;
+        super(URL.createObjectURL(new Blob([text], { type: "text/javascript" })), options);
+    }
+};"#;
+
+/// The small worker has no Ed25519 of its own, and hands over to the whole one, which has.
+#[tokio::test]
+async fn a_browser_without_ed25519_contributes_all_the_same() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Server::start(&folder.path().join("data"))?;
+    let files = jobs::train(folder.path(), SmallTrain::default())?;
+    server.submit(&files.manifest, &files.data)?;
+    let visitor = Visitor::open("about:blank").await?;
+    visitor.before_pages(WITHOUT_ED25519).await?;
+    visitor.goto(&server.url).await?;
+    visitor.press_start().await?;
+    let state = visitor.wait_until("Number(d.done) >= 2 && d.phases.includes('accepted')", LIMIT).await?;
+    println!("{state}");
+    let kept = visitor
+        .run_async(
+            "const done = arguments[0];
+            indexedDB.open('manyhands').onsuccess = ({ target }) => {
+                const get = target.result.transaction('identity').objectStore('identity').get('key');
+                get.onsuccess = () => done(Object.keys(get.result).sort().join(' '));
+            };",
+        )
+        .await?;
+    assert_eq!(text(&kept), "iv sealed wrap", "the key is not of the whole worker's own Ed25519");
+    Ok(())
+}

@@ -56,6 +56,8 @@ async fn a_tab_shows_what_the_model_writes() -> Result<()> {
     visitor.wait_until(&format!("Number(d.samples) > {before}"), LIMIT).await?;
     let (prompt, written) = newest(&visitor).await?;
     assert_eq!(prompt, "0145", "what the vocabulary lacks is left out");
+    let status = text(&visitor.run("return document.getElementById('try-status').textContent;").await?);
+    assert!(status.contains("MB downloaded"), "{status:?}");
     // Most digits follow from the one before; a model that has not learnt it would be right once in eight times.
     let follow = |pair: &[u8]| digits_of(pair) && pair[1] - b'0' == ((pair[0] - b'0') * 3 + 1) % 8;
     let follows = written.as_bytes().windows(2).filter(|pair| follow(pair)).count();
@@ -63,5 +65,35 @@ async fn a_tab_shows_what_the_model_writes() -> Result<()> {
     visitor.screenshot(&artefacts()?.join("text.png")).await?;
     let severe: Vec<_> = visitor.console_log().await?.into_iter().filter(|line| line.starts_with("SEVERE")).collect();
     assert_eq!(severe, Vec::<String>::new());
+    Ok(())
+}
+
+/// Answers asked for while a visit is paused, one after another, until one fails.
+const TRY_UNTIL_REFUSED: &str = r#"const [done] = arguments;
+const worker = new Worker(document.querySelector("meta[name=manyhands-worker]").content, { type: "module" });
+let tried = 0;
+const again = () => worker.postMessage({ type: "try", job, rows: 1, prompt: "0", seed: 1 });
+worker.onmessage = ({ data }) => {
+    if (data.type === "ready" && !tried) {
+        worker.postMessage(
+            { type: "start", job, site: "", backend: "cpu", tune: "off", duty_percent: 100, data_bytes_max: 2e6 });
+    } else if (data.type === "unit" && data.phase === "accepted" && !tried) {
+        tried = 1;
+        worker.postMessage({ type: "pause" });
+    } else if (data.type === "state" && data.state === "paused") again();
+    else if (data.type === "sample" && tried < 10000) (tried += 1), again();
+    else if (data.type === "sample") done("never refused");
+    else if (data.type === "error") done(data.message);
+};"#;
+
+#[tokio::test]
+async fn what_the_model_writes_counts_against_the_visits_data() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Server::start(&folder.path().join("data"))?;
+    let files = jobs::model(folder.path(), Kind::Text)?;
+    let job = server.submit(&files.manifest, &files.data)?;
+    let visitor = Visitor::open(&server.url).await?;
+    let said = visitor.run_async(&format!("const job = {job}; {TRY_UNTIL_REFUSED}")).await?;
+    assert_eq!(text(&said), "the amount of data consented to is used up");
     Ok(())
 }

@@ -232,13 +232,29 @@ impl Visitor {
         Ok(std::fs::write(path, png)?)
     }
 
+    /// What the driver answers to a request that WebDriver does not know.
+    async fn ask_driver(&self, path: &str, body: Value) -> Result<Value> {
+        let session = self.client.session_id().await?.context("the session has an id")?;
+        let url = format!("{}/session/{session}/{path}", self.driver_url);
+        let request = reqwest::Client::new().post(url).header("content-type", "application/json").body(body.to_string());
+        Ok(serde_json::from_slice(&request.send().await?.bytes().await?)?)
+    }
+
+    /// From the next page on, pages may load what their policy forbids, and this script runs before theirs.
+    pub async fn before_pages(&self, script: &str) -> Result<()> {
+        for (command, parameters) in [
+            ("Page.setBypassCSP", json!({ "enabled": true })),
+            ("Page.addScriptToEvaluateOnNewDocument", json!({ "source": script })),
+        ] {
+            let answer = self.ask_driver("goog/cdp/execute", json!({ "cmd": command, "params": parameters })).await?;
+            ensure!(answer["value"]["error"].is_null(), "{command}: {answer}");
+        }
+        Ok(())
+    }
+
     /// Console lines since the last call.
     pub async fn console_log(&self) -> Result<Vec<String>> {
-        let session = self.client.session_id().await?.context("the session has an id")?;
-        let url = format!("{}/session/{session}/se/log", self.driver_url);
-        let body = json!({ "type": "browser" }).to_string();
-        let request = reqwest::Client::new().post(url).header("content-type", "application/json").body(body);
-        let answer: Value = serde_json::from_slice(&request.send().await?.bytes().await?)?;
+        let answer = self.ask_driver("se/log", json!({ "type": "browser" })).await?;
         let entries = answer["value"].as_array().context("the log is a list")?;
         Ok(entries.iter().map(|e| format!("{} {}", text(&e["level"]), text(&e["message"]))).collect())
     }

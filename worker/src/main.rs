@@ -7,10 +7,10 @@ mod opening;
 #[cfg(feature = "every-layer")]
 mod tryout;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
 use futures::FutureExt;
-use manyhands::volunteer::{Event, Settings, State, Switch, Volunteer, VolunteerError, Wish};
+use manyhands::volunteer::{DataUse, Event, HostError, Settings, State, Switch, Volunteer, VolunteerError, Wish};
 #[cfg(feature = "every-layer")]
 use manyhands::web::aside;
 use manyhands::web::{KeyOptions, WebHost, origin};
@@ -20,8 +20,8 @@ use wasm_bindgen_futures::spawn_local;
 use web_sys::{DedicatedWorkerGlobalScope, MessageEvent};
 
 thread_local! {
-    /// The running visit's switch.
-    static VISIT: RefCell<Option<Switch>> = const { RefCell::new(None) };
+    /// The running visit's switch, and its data.
+    static VISIT: RefCell<Option<(Switch, DataUse)>> = const { RefCell::new(None) };
 }
 
 /// Code of a unit that only the whole worker can compute: no news to the page.
@@ -66,8 +66,8 @@ fn post(message: &JsValue) {
 fn act(message: ToWorker) {
     let wish = match message {
         ToWorker::Start(start) => {
-            return begin(async move |switch| {
-                let outcome = visit(start, switch).await.outcome;
+            return begin(start, async |start, switch, data| {
+                let outcome = visit(start, switch, data).await.outcome;
                 post(&messages::stopped(&outcome.err().map(|e| e.to_string()).unwrap_or_default()));
             });
         }
@@ -75,8 +75,10 @@ fn act(message: ToWorker) {
         ToWorker::Try { .. } => return,
         #[cfg(feature = "every-layer")]
         ToWorker::Try { job, wish } => {
+            // What is tried during a visit is a part of what was consented to; without one nothing was.
+            let data = VISIT.with_borrow(|visit| visit.as_ref().map_or_else(|| DataUse::new(0, 0), |(_, data)| data.clone()));
             return spawn_local(async move {
-                post(&match tryout::run(job, &wish).await {
+                post(&match tryout::run(job, &wish, data).await {
                     Ok(tried) => messages::tried(tried),
                     Err(fault) => messages::error("try_failed", &fault, true),
                 });
@@ -87,23 +89,23 @@ fn act(message: ToWorker) {
         ToWorker::Stop => Wish::Stop,
     };
     VISIT.with_borrow(|visit| {
-        if let Some(switch) = visit {
+        if let Some((switch, _)) = visit {
             switch.set(wish);
         }
     });
 }
 
 /// Begins a visit, unless one is running.
-fn begin(visit: impl AsyncFnOnce(Switch) + 'static) {
-    let switch = Switch::new();
+fn begin(start: Start, visit: impl AsyncFnOnce(Start, Switch, DataUse) + 'static) {
+    let (switch, data) = (Switch::new(), DataUse::new(start.data_bytes_used, start.data_bytes_max));
     let is_first = VISIT.with_borrow_mut(|visit| {
         let is_first = visit.is_none();
-        visit.get_or_insert_with(|| switch.clone());
+        visit.get_or_insert_with(|| (switch.clone(), data.clone()));
         is_first
     });
     if is_first {
         spawn_local(async move {
-            visit(switch).await;
+            visit(start, switch, data).await;
             VISIT.set(None);
         });
     }
@@ -124,7 +126,7 @@ impl From<Result<(), VolunteerError>> for Visited {
 }
 
 /// One visit, to its end, of which the caller tells. The worker that a visit began with told how it started.
-async fn visit(start: Start, switch: Switch) -> Visited {
+async fn visit(start: Start, switch: Switch, data: DataUse) -> Visited {
     let options = KeyOptions { unstored: start.key, ..KeyOptions::default() };
     let opened = futures::select_biased! {
         _ = switch.until(|w| w == Wish::Stop).fuse() => return Ok(()).into(),
@@ -132,6 +134,7 @@ async fn visit(start: Start, switch: Switch) -> Visited {
     };
     let host = match opened {
         Ok(host) => host,
+        Err(HostError::Beyond) => return Err(VolunteerError::Beyond(None)).into(),
         Err(fault) => {
             let error = VolunteerError::from(fault);
             post(&messages::error(error.code(), &error.to_string(), false));
@@ -156,7 +159,7 @@ async fn visit(start: Start, switch: Switch) -> Visited {
         #[cfg(not(feature = "every-layer"))]
         lanes: 1,
     };
-    let volunteer = Volunteer { host, settings, switch, data_bytes_used: Cell::new(start.data_bytes_used) };
+    let volunteer = Volunteer { host, settings, switch, data };
     let mut goes_on = start.goes_on;
     // The loop tells its error itself, as an event.
     let tell = move |event: Event| {
@@ -170,5 +173,5 @@ async fn visit(start: Start, switch: Switch) -> Visited {
         post(&messages::event(event));
     };
     let outcome = volunteer.run(tell).await;
-    Visited { outcome, kept: (volunteer.host.unstored_key(), volunteer.data_bytes_used.get()) }
+    Visited { outcome, kept: (volunteer.host.unstored_key(), volunteer.data.used_bytes()) }
 }

@@ -7,8 +7,8 @@
 //!
 //! Worker to page: `ready`, `state {state, detail}`, `adapter {backend: "webgpu"|"wasm", adapter, reason}`,
 //! `key {id, stored}`, `unit {job, unit, kind, phase, step, steps, loss|null, reason}`, `totals {accepted, rejected,
-//! pending, credit_flop}`, `answers {rows: [{pixels: Uint8Array, width, height, label, answer, probability}]}`,
-//! `sample {round, prompt, text}`, `error {code, message, retryable}`. After `state stopped` the worker may be started again.
+//! pending, credit_flop}`, `answers {rows: [{pixels: Uint8Array, width, height, label, answer, probability}], bytes}`,
+//! `sample {round, prompt, text, bytes}`, `error {code, message, retryable}`. After `state stopped` the worker may be started again.
 //! `ready` comes a second time when the whole worker takes over from the small one that a visit begins with; both speak
 //! the same messages.
 
@@ -133,9 +133,15 @@ pub struct Answer {
     pub probability: f32,
 }
 
-/// What the newest model says to a [`TryWish`].
+/// What the newest model says to a [`TryWish`], and how many bytes were fetched for it.
 #[cfg(feature = "every-layer")]
-pub enum Tried {
+pub struct Tried {
+    pub what: What,
+    pub bytes: u64,
+}
+
+#[cfg(feature = "every-layer")]
+pub enum What {
     Answers(Vec<Answer>),
     /// What the model of this round wrote after the prompt.
     Sample {
@@ -175,10 +181,11 @@ pub fn stopped(detail: &str) -> JsValue {
 
 #[cfg(feature = "every-layer")]
 pub fn tried(tried: Tried) -> JsValue {
-    let rows = match tried {
-        Tried::Answers(rows) => rows,
-        Tried::Sample { round, prompt, text } => {
-            return message("sample").with("round", round).with("prompt", prompt).with("text", text).into();
+    let bytes = tried.bytes as f64;
+    let rows = match tried.what {
+        What::Answers(rows) => rows,
+        What::Sample { round, prompt, text } => {
+            return message("sample").with("round", round).with("prompt", prompt).with("text", text).with("bytes", bytes).into();
         }
     };
     let list = Array::new();
@@ -192,7 +199,7 @@ pub fn tried(tried: Tried) -> JsValue {
             .with("probability", row.probability);
         list.push(&record.into());
     }
-    message("answers").with("rows", list).into()
+    message("answers").with("rows", list).with("bytes", bytes).into()
 }
 
 /// The message for something that happened in the loop. Counts go as numbers: exact up to 2^53.

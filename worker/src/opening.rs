@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 
 use js_sys::{Function, Promise, Reflect, Uint8Array};
-use manyhands::volunteer::{VolunteerError, Wish};
+use manyhands::volunteer::{DataUse, Switch, VolunteerError, Wish};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{MessageEvent, MessageEventInit};
@@ -28,9 +28,9 @@ pub fn hear(message: ToWorker, raw: JsValue) {
     let keep = |raw| LATER.with_borrow_mut(|later| later.push(raw));
     match message {
         _ if LOADING.get() => keep(raw),
-        ToWorker::Start(start) => begin(async move |switch| {
+        ToWorker::Start(start) => begin(start, async move |start, switch, data| {
             let wish = switch.clone();
-            match first_unit(start, &raw, switch).await {
+            match first_unit(start, &raw, switch, data).await {
                 Ok(()) if wish.wish() != Wish::Stop => {
                     let pause = (wish.wish() == Wish::Pause).then(|| messages::plain("pause"));
                     hand_over([raw].into_iter().chain(pause).collect()).await;
@@ -52,11 +52,11 @@ pub fn hear(message: ToWorker, raw: JsValue) {
 }
 
 /// The visit as far as it goes here; writes into `raw` how the whole worker goes on.
-async fn first_unit(start: Start, raw: &JsValue, switch: manyhands::volunteer::Switch) -> Result<(), VolunteerError> {
+async fn first_unit(start: Start, raw: &JsValue, switch: Switch, data: DataUse) -> Result<(), VolunteerError> {
     // Setting a field fails only on frozen objects, which messages are not.
     let set = |name: &str, value: JsValue| drop(Reflect::set(raw, &name.into(), &value));
     set(GOES_ON, true.into());
-    let visited = visit(start, switch).await;
+    let visited = visit(start, switch, data).await;
     let (key, data_bytes_used) = visited.kept;
     set(DATA_BYTES_USED, (data_bytes_used as f64).into());
     if let Some(key) = key {

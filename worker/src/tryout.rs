@@ -1,17 +1,19 @@
 //! The newest model tried on a few held-out examples, or let write: the job's view, its checkpoint and its test set are
 //! public, so this needs no session. Computes on the CPU path: a dozen rows, or one at a time, are no work for a GPU.
 
+use std::cell::Cell;
+
 use manyhands::control::Control;
 use manyhands::engine::{Engine, Sampler, Sampling};
 use manyhands::tensors;
-use manyhands::volunteer::{Method, Request};
+use manyhands::volunteer::{DataUse, HostError, Method, Request, VolunteerError};
 use manyhands::web::fields::{Fields, whole};
 use manyhands::web::{WebPace, exchange, origin, sha256};
 use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
 use manyhands_protocol::{BlobHash, JobId, limits};
 use wasm_bindgen::JsValue;
 
-use crate::messages::{Answer, Tried, TryWish};
+use crate::messages::{Answer, Tried, TryWish, What};
 
 /// Bytes that a model writes at a time.
 const WRITTEN_BYTES: usize = 400;
@@ -25,32 +27,38 @@ const TOP_K: usize = 40;
 type Fault = String;
 
 /// The job's newest model on what is wished.
-pub async fn run(job: JobId, wish: &TryWish) -> Result<Tried, Fault> {
-    let view = get(&format!("/v1/jobs/{job}"), limits::JSON_BODY_BYTES_MAX as u64).await?;
+pub async fn run(job: JobId, wish: &TryWish, data: DataUse) -> Result<Tried, Fault> {
+    let line = Line { data, bytes: Cell::new(0) };
+    let what = answer(&line, job, wish).await?;
+    Ok(Tried { what, bytes: line.bytes.get() })
+}
+
+async fn answer(line: &Line, job: JobId, wish: &TryWish) -> Result<What, Fault> {
+    let view = line.get(&format!("/v1/jobs/{job}"), limits::JSON_BODY_BYTES_MAX as u64).await?;
     let view = Fields::parse(&view).ok_or("the job's view is not JSON")?;
     let train = view.object("train").ok_or("only a trained model can be tried")?;
     let model = train.object("model").and_then(|m| model(&m)).ok_or("the model is of a kind this page does not know")?;
     let hash = |name| train.text(name).and_then(|h| h.parse::<BlobHash>().ok()).ok_or("the job has nothing to try yet");
     let (checkpoint, test) = (hash("checkpoint")?, hash("test")?);
-    let checkpoint = blob(checkpoint).await?;
+    let checkpoint = line.blob(checkpoint).await?;
     let declared = model.parameters().map_err(|e| e.to_string())?;
     let shapes: Vec<Vec<usize>> = declared.iter().map(|p| p.shape.iter().map(|&d| d as usize).collect()).collect();
     let expected: Vec<(&str, &[usize])> = declared.iter().zip(&shapes).map(|(p, s)| (p.name.as_str(), s.as_slice())).collect();
     let parameters = tensors::read_f32(&checkpoint, &expected).map_err(|e| e.to_string())?;
     if model.vocabulary().is_none() {
-        return Ok(Tried::Answers(answers(&model, &parameters, &blob(test).await?, wish.rows).await?));
+        return Ok(What::Answers(answers(&model, &parameters, &line.blob(test).await?, wish.rows).await?));
     }
     let known = |byte: &u8| model.vocabulary().is_some_and(|ids| u32::from(*byte) < ids);
     let mut prompt: Vec<u8> = wish.prompt.bytes().filter(known).collect();
     if prompt.is_empty() {
-        prompt = held_out(&model, &blob(test).await?, wish.seed)?;
+        prompt = held_out(&model, &line.blob(test).await?, wish.seed)?;
     }
     let mut sampler = Sampler::new(&model, &parameters).map_err(|e| e.to_string())?;
     let how = Sampling { temperature: TEMPERATURE, top_k: TOP_K, seed: wish.seed };
     let control = Control::with_pace(WebPace::new(100));
     let text = sampler.write(&prompt, WRITTEN_BYTES, how, &control).await.map_err(|e| e.to_string())?;
     let [prompt, text] = [prompt, text].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    Ok(Tried::Sample { round: train.value("rounds_merged").and_then(small).unwrap_or(0), prompt, text })
+    Ok(What::Sample { round: train.value("rounds_merged").and_then(small).unwrap_or(0), prompt, text })
 }
 
 /// The beginning of a held-out window, the same for equal seeds.
@@ -179,17 +187,33 @@ fn model(fields: &Fields) -> Option<Model> {
     })
 }
 
-async fn blob(hash: BlobHash) -> Result<Vec<u8>, Fault> {
-    let bytes = get(&format!("/v1/blobs/{hash}"), limits::BLOB_BYTES_MAX).await?;
-    if sha256(&bytes).await.map_err(|e| e.to_string())? == hash {
-        Ok(bytes)
-    } else {
-        Err(format!("blob {hash} holds other bytes"))
-    }
+/// What is fetched for one answer.
+struct Line {
+    data: DataUse,
+    /// Bytes of this answer.
+    bytes: Cell<u64>,
 }
 
-async fn get(path: &str, answer_bytes_max: u64) -> Result<Vec<u8>, Fault> {
-    let request = Request { method: Method::Get, path, token: None, content_type: None, body: &[], answer_bytes_max };
-    let response = exchange(&origin(), request).await.map_err(|e| e.to_string())?;
-    if response.status == 200 { Ok(response.body) } else { Err(format!("{path}: HTTP {}", response.status)) }
+impl Line {
+    async fn blob(&self, hash: BlobHash) -> Result<Vec<u8>, Fault> {
+        let bytes = self.get(&format!("/v1/blobs/{hash}"), limits::BLOB_BYTES_MAX).await?;
+        if sha256(&bytes).await.map_err(|e| e.to_string())? == hash {
+            Ok(bytes)
+        } else {
+            Err(format!("blob {hash} holds other bytes"))
+        }
+    }
+
+    async fn get(&self, path: &str, bytes_max: u64) -> Result<Vec<u8>, Fault> {
+        let answer_bytes_max = bytes_max.min(self.data.left_bytes());
+        let request = Request { method: Method::Get, path, token: None, content_type: None, body: &[], answer_bytes_max };
+        let response = match exchange(&origin(), request).await {
+            Err(HostError::TooLarge(_)) if answer_bytes_max < bytes_max => return Err(VolunteerError::DataLimit.to_string()),
+            answer => answer.map_err(|e| e.to_string())?,
+        };
+        let bytes = response.body.len() as u64;
+        self.data.count(bytes);
+        self.bytes.set(self.bytes.get() + bytes);
+        if response.status == 200 { Ok(response.body) } else { Err(format!("{path}: HTTP {}", response.status)) }
+    }
 }

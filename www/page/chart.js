@@ -75,7 +75,8 @@ export class RoundChart {
     return {
       width,
       height: HEIGHT_PX,
-      padding: [8, 8, 0, 0],
+      // Half of the widest last label, 10,000, hangs over on the right.
+      padding: [8, 20, 0, 0],
       legend: { show: false },
       cursor: { sync: { key: this.syncKey }, y: false, drag: { x: false, y: false } },
       scales: {

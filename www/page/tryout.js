@@ -8,6 +8,7 @@ import * as text from "./trytext.js";
 
 /** @typedef {import("./contribution.js").Contribution} Contribution */
 /** @typedef {import("../types").Answer} Answer */
+/** @typedef {import("../types").AnswersMessage} AnswersMessage */
 /** @typedef {import("../types").JobView} JobView */
 /** @typedef {import("../types").SampleMessage} SampleMessage */
 /** @typedef {import("../types").TrainView} TrainView */
@@ -81,7 +82,7 @@ export class Tryout {
       // The answer may come when another job is shown already.
       if (this.#currentJob()?.id !== job.id) return;
       if (message.type === "sample") this.#sample(message);
-      else this.#answers(message.rows, job.name);
+      else this.#answers(message, job.name);
       setText(this.#button, text.tryout.again);
     } catch (error) {
       const what = error instanceof Error ? error.message : String(error);
@@ -91,11 +92,11 @@ export class Tryout {
     }
   }
 
-  /** @param {Answer[]} rows @param {string} jobName */
-  #answers(rows, jobName) {
+  /** @param {AnswersMessage} message @param {string} jobName */
+  #answers({ rows, bytes }, jobName) {
     element("answers").replaceChildren(...rows.map((answer) => card(answer, jobName)));
     const right = rows.filter((answer) => answer.answer === answer.label).length;
-    setText(element("try-status"), text.tryout.score(right, rows.length));
+    setText(element("try-status"), text.tryout.score(right, rows.length, bytes));
     document.documentElement.dataset["answers"] = String(rows.length);
   }
 
@@ -106,7 +107,7 @@ export class Tryout {
     list.prepend(build("li", {}, build("p", { class: "small" }, text.tryout.after(sample.round)), written));
     while (list.childElementCount > SAMPLES_MAX) list.lastElementChild?.remove();
     this.#shown += 1;
-    setText(element("try-status"), text.tryout.wrote);
+    setText(element("try-status"), text.tryout.wrote(sample.bytes));
     Object.assign(document.documentElement.dataset, { samples: String(this.#shown), sampleRound: String(sample.round) });
   }
 }

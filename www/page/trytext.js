@@ -2,7 +2,7 @@
 // The words of the tried model; apart from the others because a page needs them only once the visitor has asked for the
 // worker.
 
-import { number, percentRound } from "./text.js";
+import { bytes, number, percentRound } from "./text.js";
 
 export const tryout = {
   again: "Again",
@@ -11,10 +11,11 @@ export const tryout = {
     "The newest model writes on, byte by byte, here in this tab: from words of yours, or from a line it never trained on. While you help, it writes after each round.",
   /** @param {number} round */
   after: (round) => `after round ${number(round)}`,
-  wrote: "The model has written",
+  /** @param {number} fetched */
+  wrote: (fetched) => `The model has written; ${bytes(fetched)} downloaded for it`,
   loading: "Asking the model",
-  /** @param {number} right @param {number} total */
-  score: (right, total) => `${number(right)} of ${number(total)} right`,
+  /** @param {number} right @param {number} total @param {number} fetched */
+  score: (right, total, fetched) => `${number(right)} of ${number(total)} right; ${bytes(fetched)} downloaded for it`,
   right: "right",
   /** @param {string} label */
   wrong: (label) => `really: ${label}`,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::ensure;
 use manyhands::control::{Control, Pace, PaceFuture};
 use manyhands::volunteer::host::*;
-use manyhands::volunteer::identity::Identity;
+use manyhands::volunteer::identity::{Identity, verify};
 use manyhands::volunteer::lane::Thread;
 use manyhands_protocol::problem::Problem;
 use manyhands_protocol::view::InfoView;
@@ -100,6 +100,10 @@ impl Host for NativeHost {
 
     async fn sign(&self, bytes: &[u8]) -> Result<[u8; 64], HostError> {
         Ok(self.identity.sign(bytes))
+    }
+
+    async fn verify(&self, key: KeyId, bytes: &[u8], signature: &[u8; 64]) -> Result<bool, HostError> {
+        Ok(verify(key, bytes, signature))
     }
 
     fn now_ms(&self) -> u64 {

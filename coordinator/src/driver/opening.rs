@@ -4,21 +4,26 @@
 use std::sync::Arc;
 
 use manyhands::tensors;
-use manyhands_protocol::JobId;
 use manyhands_protocol::manifest::{JobWork, TrainRecipe};
 use manyhands_protocol::work::MatmulWork;
+use manyhands_protocol::{BlobHash, JobId, limits};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
+use safetensors::Dtype;
+use safetensors::tensor::Metadata;
 
 use super::{BATCH_COUNT, DriveError, Turn};
+use crate::blobs::Blobs;
 use crate::service::Service;
 use crate::store::{Job, NewUnit};
-use crate::{keys, merge, scheduler};
+use crate::{keys, scheduler};
 
 /// Rows of the random factor.
 const ROWS: usize = 32;
 /// Most rows and columns of the part of the checkpoint.
 const EXTENT_MAX: usize = 128;
+/// The length of a safetensors file's header, before it.
+const LENGTH_BYTES: u64 = 8;
 
 /// Fills a job's stock as it starts, so that its first session finds one. Whatever fails is the driver's to repeat.
 pub async fn begin(service: &Arc<Service>, id: JobId) -> Result<(), DriveError> {
@@ -53,7 +58,7 @@ async fn fill(service: &Arc<Service>, job: &Job, stock: u32, missing: u32) -> Re
     let Some(round) = service.store.round(job.id, job.round).await? else {
         return Err(DriveError::Damaged(format!("job {} has no round {}", job.id, job.round)));
     };
-    let part = part(recipe, &service.blobs.read(round.checkpoint).await?)?;
+    let part = part(&service.blobs, recipe, round.checkpoint).await?;
     let (k, n) = (part.rows, part.columns);
     let b = service.put_blob(tensors::write_f32(&[("b", &[k, n], &part.values)])).await?;
     let mut rng = ChaCha20Rng::from_seed(keys::random32()?);
@@ -74,14 +79,78 @@ struct Part {
     values: Vec<f32>,
 }
 
-fn part(recipe: &TrainRecipe, checkpoint: &[u8]) -> Result<Part, DriveError> {
+/// Reads no more of the checkpoint than that: the file's header, and those rows.
+async fn part(blobs: &Blobs, recipe: &TrainRecipe, checkpoint: BlobHash) -> Result<Part, DriveError> {
+    let damaged = |what: &str| DriveError::Damaged(format!("checkpoint {checkpoint}: {what}"));
     let parameters = recipe.model.parameters().unwrap_or_default();
-    let values = merge::read_tensors(&recipe.model, checkpoint)?;
-    let matrix = parameters.iter().zip(&values).find(|(parameter, _)| parameter.shape.len() >= 2);
-    let Some((parameter, values)) = matrix else { return Err(DriveError::Damaged("a model without a matrix".to_owned())) };
-    let height = parameter.shape[0] as usize;
-    let width = values.len() / height.max(1);
+    let matrix = parameters.into_iter().find(|parameter| parameter.shape.len() >= 2);
+    let matrix = matrix.ok_or_else(|| damaged("a model without a matrix"))?;
+    let shape: Vec<usize> = matrix.shape.iter().map(|&extent| extent as usize).collect();
+    let (height, width) = (shape[0], shape[1..].iter().product::<usize>());
     let (rows, columns) = (height.min(EXTENT_MAX), width.min(EXTENT_MAX));
-    let values = (0..rows).flat_map(|row| values[row * width..][..columns].iter().copied()).collect();
-    Ok(Part { rows, columns, values })
+
+    let length = blobs.read_range(checkpoint, 0..LENGTH_BYTES).await?;
+    let length = length.first_chunk().map_or(u64::MAX, |bytes| u64::from_le_bytes(*bytes));
+    if length > limits::SAFETENSORS_HEADER_BYTES_MAX as u64 {
+        return Err(damaged("its header is too long"));
+    }
+    let header = blobs.read_range(checkpoint, LENGTH_BYTES..LENGTH_BYTES + length).await?;
+    let header: Metadata = serde_json::from_slice(&header).map_err(|error| damaged(&error.to_string()))?;
+    let found = header.info(&matrix.name).filter(|tensor| tensor.dtype == Dtype::F32 && tensor.shape == shape);
+    let begin =
+        LENGTH_BYTES + length + found.ok_or_else(|| damaged("its first matrix is of another shape"))?.data_offsets.0 as u64;
+    let bytes = blobs.read_range(checkpoint, begin..begin + (rows * width * size_of::<f32>()) as u64).await?;
+    let values: Vec<f32> = bytes.chunks_exact(size_of::<f32>()).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    if values.len() != rows * width {
+        return Err(damaged("it is cut off"));
+    }
+    Ok(Part { rows, columns, values: values.chunks_exact(width).flat_map(|row| &row[..columns]).copied().collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use manyhands_protocol::manifest::Manifest;
+
+    use super::*;
+
+    /// A model of two dense layers, whose first matrix is neither the first tensor of its file nor as small as the part.
+    fn recipe() -> TrainRecipe {
+        let manifest = include_str!("../../../demo/fashion-mlp/manifest.json");
+        match Manifest::parse(manifest.as_bytes()).unwrap().work {
+            JobWork::Train(recipe) => recipe,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_part_is_the_corner_of_the_first_matrix() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open_folder(folder.path()).await.unwrap();
+        let (recipe, mut next) = (recipe(), 0.0);
+        let parameters = recipe.model.parameters().unwrap();
+        let tensors: Vec<(String, Vec<usize>, Vec<f32>)> = parameters
+            .iter()
+            .map(|parameter| {
+                let shape: Vec<usize> = parameter.shape.iter().map(|&extent| extent as usize).collect();
+                let count = shape.iter().product();
+                let values = std::iter::from_fn(|| Some(std::mem::replace(&mut next, next + 1.0))).take(count).collect();
+                (parameter.name.clone(), shape, values)
+            })
+            .collect();
+        let borrowed: Vec<(&str, &[usize], &[f32])> = tensors.iter().map(|(n, s, v)| (n.as_str(), &s[..], &v[..])).collect();
+        let file = tensors::write_f32(&borrowed);
+        let checkpoint = blobs.put(file.clone()).await.unwrap();
+        let part = part(&blobs, &recipe, checkpoint).await.unwrap();
+        let (_, shape, values) = tensors.iter().find(|(_, shape, _)| shape.len() == 2).unwrap();
+        assert!(part.rows < shape[0] && (part.rows, part.columns) == (EXTENT_MAX, EXTENT_MAX.min(shape[1])));
+        for (row, found) in part.values.chunks(part.columns).enumerate() {
+            assert_eq!(found, &values[row * shape[1]..][..part.columns], "row {row}");
+        }
+
+        // Other bytes under a checkpoint's name are an error, whatever they are.
+        for wrong in [Vec::new(), vec![255; 100], file[..200_000].to_vec(), tensors::write_f32(&borrowed[1..])] {
+            let wrong = blobs.put(wrong).await.unwrap();
+            assert!(super::part(&blobs, &recipe, wrong).await.is_err());
+        }
+    }
 }

@@ -35,5 +35,11 @@ pub fn is_admin(service: &Service, headers: &HeaderMap) -> bool {
 
 /// Refuses anyone but the operator.
 pub fn admin(service: &Service, headers: &HeaderMap) -> Result<(), Failure> {
-    if is_admin(service, headers) { Ok(()) } else { Err(Failure::new(Code::NoAdmin, "this call needs the operator's token")) }
+    let Some(token) = bearer(headers) else {
+        return Err(Failure::new(Code::NoAdmin, "this call needs the operator's token, and none was sent"));
+    };
+    if service.keys.is_admin(token) {
+        return Ok(());
+    }
+    Err(Failure::new(Code::NoAdmin, "the token that was sent is not this coordinator's operator's"))
 }

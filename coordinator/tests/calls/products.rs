@@ -2,7 +2,7 @@
 
 use manyhands_coordinator::keys::blob_hash;
 use manyhands_protocol::problem::Code;
-use manyhands_protocol::statement::{Output, ResultStatement};
+use manyhands_protocol::statement::{Kernels, Output, ResultStatement};
 use manyhands_protocol::view::{JobState, KeyView};
 use manyhands_protocol::wire::Verdict;
 use manyhands_protocol::{BlobHash, JobId, LeaseId, UnitId, cbor, cose, limits};
@@ -157,6 +157,8 @@ async fn statements_that_do_not_fit_their_lease() {
     submit(&|s| s.outputs = vec![s.outputs[0].clone(); 2]).await.refused(Code::BadRequest);
     submit(&|s| s.losses_micro = vec![1]).await.refused(Code::BadRequest);
     submit(&|s| s.device.adapter = "x".repeat(limits::TEXT_BYTES_MAX + 1)).await.refused(Code::BadRequest);
+    let version = "x".repeat(limits::TEXT_BYTES_MAX + 1);
+    submit(&|s| s.kernels = Some(Kernels { version: version.clone(), products: Vec::new() })).await.refused(Code::BadRequest);
     submit(&|s| s.version = 2).await.refused(Code::BadRequest);
     submit(&|s| s.lease = LeaseId(99)).await.refused(Code::UnknownLease);
     submit(&|s| s.unit = UnitId(99)).await.refused(Code::UnknownUnit);

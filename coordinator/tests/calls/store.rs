@@ -140,3 +140,18 @@ async fn sqlite_accepts_nothing_for_an_open_unit() {
     let (_folder, store) = sqlite().await;
     nothing_is_accepted_for_an_open_unit(&store).await;
 }
+
+/// Keys cost nothing, and each may ask for an opening unit: a round has a thousand of them, however often it is asked.
+#[tokio::test]
+async fn a_round_has_a_bounded_number_of_opening_units() {
+    let (folder, store) = sqlite().await;
+    let (job, ..) = leased(&store).await;
+    let unit = NewUnit { work: work(), min_quorum: 1, blob_bytes: 4, flop: 2 };
+    let database = format!("sqlite:{}", folder.path().join("s.sqlite3").display());
+    let reader = sqlx::SqlitePool::connect(&database).await.unwrap();
+    for expected in [600, 1000, 1000] {
+        store.add_openings(job, vec![unit.clone(); 600], 5000).await.unwrap();
+        let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM units WHERE opening = 1").fetch_one(&reader).await.unwrap();
+        assert_eq!(count, expected);
+    }
+}

@@ -1,7 +1,6 @@
 //! Opening an adapter and its device, and running calls on it so that what it refuses becomes an error. One engine is
 //! one device.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Mutex;
 
@@ -44,7 +43,7 @@ pub struct GpuEngine {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     pub(super) limits: wgpu::Limits,
-    pub(super) pipelines: Mutex<HashMap<PipelineKey, Pipeline>>,
+    pub(super) pipelines: Mutex<Vec<(PipelineKey, Pipeline)>>,
     pub(super) fault: Fault,
     /// Kernels that passed their self-test here.
     tested: Mutex<Vec<&'static str>>,
@@ -128,7 +127,9 @@ impl GpuEngine {
     }
 
     pub fn is_software(&self) -> bool {
-        self.info.device_type == wgpu::DeviceType::Cpu || self.info.name.to_ascii_lowercase().contains("swiftshader")
+        const SWIFTSHADER: &[u8] = b"swiftshader";
+        let mut parts = self.info.name.as_bytes().windows(SWIFTSHADER.len());
+        self.info.device_type == wgpu::DeviceType::Cpu || parts.any(|part| part.eq_ignore_ascii_case(SWIFTSHADER))
     }
 
     /// Those of these kernels that have not passed their self-test on this device.

@@ -1,13 +1,11 @@
 //! Compiled kernels, once per device and set of constants.
 
-use manyhands_shaders::Binding;
-
 use super::device::GpuEngine;
 use crate::engine::EngineError;
 use crate::plan::{Call, Op, Program};
 
 /// What a pipeline is compiled from: a kernel, and the bits of its constants.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PipelineKey {
     kernel: &'static str,
     constants: Vec<(&'static str, u64)>,
@@ -39,7 +37,7 @@ impl GpuEngine {
         let keys: Vec<_> = calls.iter().map(PipelineKey::of).collect();
         let mut new: Vec<(&PipelineKey, &Call)> = Vec::new();
         for (key, call) in keys.iter().zip(calls) {
-            if !new.iter().any(|(other, _)| *other == key) && !self.known().contains_key(key) {
+            if !new.iter().any(|(other, _)| *other == key) && find(&self.known(), key).is_none() {
                 new.push((key, call));
             }
         }
@@ -47,7 +45,7 @@ impl GpuEngine {
             self.scoped(|| new.iter().map(|&(key, call)| (key.clone(), self.compile(call))).collect::<Vec<_>>()).await?;
         let mut known = self.known();
         known.extend(compiled);
-        Ok(keys.iter().map(|key| known[key].clone()).collect())
+        Ok(keys.iter().filter_map(|key| find(&known, key)).cloned().collect())
     }
 
     /// Compiles what programs will need, before the first of them runs.
@@ -56,7 +54,7 @@ impl GpuEngine {
         self.pipelines(&calls).await.map(drop)
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<PipelineKey, Pipeline>> {
+    fn known(&self) -> std::sync::MutexGuard<'_, Vec<(PipelineKey, Pipeline)>> {
         self.pipelines.lock().expect("no code panics while it holds this lock")
     }
 
@@ -66,18 +64,10 @@ impl GpuEngine {
             label: Some(kernel.name),
             source: wgpu::ShaderSource::Wgsl(self.wgsl(kernel).into()),
         });
-        let entries: Vec<_> = kernel.bindings.iter().enumerate().map(layout_entry).collect();
-        let layout = self
-            .device
-            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(kernel.name), entries: &entries });
-        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(kernel.name),
-            bind_group_layouts: &[Some(&layout)],
-            ..Default::default()
-        });
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(kernel.name),
-            layout: Some(&pipeline_layout),
+            // The shader's own: every kernel uses all of its bindings.
+            layout: None,
             module: &module,
             entry_point: Some("main"),
             compilation_options: wgpu::PipelineCompilationOptions {
@@ -86,20 +76,11 @@ impl GpuEngine {
             },
             cache: None,
         });
-        Pipeline { pipeline, layout }
+        Pipeline { layout: pipeline.get_bind_group_layout(0), pipeline }
     }
 }
 
-fn layout_entry((binding, kind): (usize, &Binding)) -> wgpu::BindGroupLayoutEntry {
-    let ty = match kind {
-        Binding::Uniform => wgpu::BufferBindingType::Uniform,
-        Binding::Read => wgpu::BufferBindingType::Storage { read_only: true },
-        Binding::ReadWrite => wgpu::BufferBindingType::Storage { read_only: false },
-    };
-    wgpu::BindGroupLayoutEntry {
-        binding: binding as u32,
-        visibility: wgpu::ShaderStages::COMPUTE,
-        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
-        count: None,
-    }
+/// A device has some dozens at most.
+fn find<'a>(known: &'a [(PipelineKey, Pipeline)], key: &PipelineKey) -> Option<&'a Pipeline> {
+    known.iter().find(|(other, _)| other == key).map(|(_, pipeline)| pipeline)
 }

@@ -8,6 +8,7 @@ use futures::lock::Mutex;
 use manyhands_protocol::cbor;
 
 use super::backoff::Backoff;
+use super::data::DataUse;
 use super::error::VolunteerError;
 use super::event::{Event, State};
 use super::host::{Host, HostError, Method, Request, Response};
@@ -112,18 +113,18 @@ pub(super) struct Client<'a, H: Host> {
     /// Held while a blob is on its way: one at a time, for all lanes have one allowance of data and one line, and the
     /// coordinator takes few uploads of a key at once.
     pub transfers: Mutex<()>,
-    data_bytes_used: &'a Cell<u64>,
+    data: &'a DataUse,
 }
 
 impl<'a, H: Host> Client<'a, H> {
     pub fn new(volunteer: &'a Volunteer<H>, reporter: &'a Reporter) -> Self {
-        let Volunteer { host, settings, data_bytes_used, .. } = volunteer;
-        Self { host, settings, reporter, sessions: Sessions::default(), transfers: Mutex::default(), data_bytes_used }
+        let Volunteer { host, settings, data, .. } = volunteer;
+        Self { host, settings, reporter, sessions: Sessions::default(), transfers: Mutex::default(), data }
     }
 
     /// One attempt, without a session.
     pub async fn plain(&self, mut request: Request<'_>) -> Result<Vec<u8>, VolunteerError> {
-        let left = self.data_bytes_left();
+        let left = self.data.left_bytes();
         let sent = request.body.len() as u64;
         if sent > left {
             return Err(VolunteerError::DataLimit);
@@ -139,7 +140,7 @@ impl<'a, H: Host> Client<'a, H> {
             Err(HostError::TooLarge(max)) if max >= left - sent => return Err(VolunteerError::DataLimit),
             other => other?,
         };
-        self.data_bytes_used.set(self.data_bytes_used.get().saturating_add(sent + response.body.len() as u64));
+        self.data.count(sent + response.body.len() as u64);
         self.judge(response)
     }
 
@@ -191,13 +192,6 @@ impl<'a, H: Host> Client<'a, H> {
                 self.reporter.state(State::Waiting, &error.to_string());
             }
             self.host.sleep(backoff.next_ms(self.host.random(), error.retry_after_ms())).await;
-        }
-    }
-
-    fn data_bytes_left(&self) -> u64 {
-        match self.settings.data_bytes_max {
-            0 => u64::MAX,
-            max => max.saturating_sub(self.data_bytes_used.get()),
         }
     }
 

@@ -32,6 +32,9 @@ pub trait Host {
     /// Ed25519 (RFC 8032) over `bytes`.
     async fn sign(&self, bytes: &[u8]) -> Result<[u8; 64], HostError>;
 
+    /// Whether `signature` over `bytes` is `key`'s, by Ed25519 (RFC 8032).
+    async fn verify(&self, key: KeyId, bytes: &[u8], signature: &[u8; 64]) -> Result<bool, HostError>;
+
     /// Milliseconds since the Unix epoch by the local clock, which may be wrong.
     fn now_ms(&self) -> u64;
 
@@ -141,6 +144,9 @@ pub enum HostError {
     /// A worker that computes could not be started, failed or fell silent.
     #[error("a worker that computes failed: {0}")]
     Worker(String),
+    /// The platform lacks Ed25519, and so does this build: for a build that has it.
+    #[error("neither this browser nor this build has Ed25519")]
+    Beyond,
 }
 
 /// What the loop reads of `GET /v1/info`.

@@ -1,13 +1,13 @@
 //! Whether a lease may be worked on: the coordinator's signature, and that it is for us, now, and of bounded size.
 //! Pure; asking for leases is the loop's business.
 
-use manyhands_protocol::cose::{self, Kind};
-use manyhands_protocol::work::{UnitManifest, Work};
-use manyhands_protocol::{BlobHash, JobId, KeyId, cbor, limits};
+use manyhands_protocol::cose::{self, Kind, Unverified};
+use manyhands_protocol::work::{self, UnitManifest, Work};
+use manyhands_protocol::{BlobHash, JobId, KeyId, LeaseId, cbor, limits};
+
+use manyhands_programs::EVERY_LAYER;
 
 use super::event::WorkKind;
-use super::identity;
-use crate::plan::check_built;
 
 /// A unit this key may work on.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,7 +20,6 @@ pub struct Leased {
 /// What a manifest must match.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected {
-    pub coordinator: KeyId,
     pub key: KeyId,
     /// The one job consented to, if it is one.
     pub job: Option<JobId>,
@@ -52,15 +51,19 @@ pub enum ManifestFault {
     Beyond,
 }
 
-/// Checks a signed manifest; `hash` is the SHA-256 of `bytes`.
-pub fn check(bytes: &[u8], hash: BlobHash, expected: Expected) -> Result<Leased, ManifestFault> {
+/// Takes a signed manifest apart. Whether its signature is the coordinator's is the host's to check, before [`check`].
+pub fn open(bytes: &[u8], coordinator: KeyId) -> Result<Unverified, ManifestFault> {
     let envelope = cose::open(Kind::UnitManifest, bytes).map_err(|e| ManifestFault::Envelope(e.to_string()))?;
-    let signed = envelope.key == expected.coordinator
-        && identity::verify(expected.coordinator, &envelope.to_be_signed, &envelope.signature);
-    if !signed {
-        return Err(ManifestFault::Signature);
-    }
-    let manifest: UnitManifest = cbor::decode_strict(&envelope.payload).map_err(|e| ManifestFault::Payload(e.to_string()))?;
+    if envelope.key == coordinator { Ok(envelope) } else { Err(ManifestFault::Signature) }
+}
+
+/// Checks the payload of a manifest whose signature is good; `hash` is the SHA-256 of all of it.
+pub fn check(payload: &[u8], hash: BlobHash, expected: Expected) -> Result<Leased, ManifestFault> {
+    let manifest: UnitManifest = cbor::decode_strict(payload).map_err(|e| match EVERY_LAYER {
+        true => ManifestFault::Payload(e.to_string()),
+        // Signed, and beyond what this build can read: the whole one reads it, or says what is wrong.
+        false => ManifestFault::Beyond,
+    })?;
     if manifest.version != limits::PROTOCOL_VERSION {
         return Err(ManifestFault::Version(manifest.version));
     }
@@ -73,13 +76,13 @@ pub fn check(bytes: &[u8], hash: BlobHash, expected: Expected) -> Result<Leased,
     if manifest.deadline_ms.saturating_add(limits::CLOCK_SKEW_MS) < expected.now_ms {
         return Err(ManifestFault::Lapsed);
     }
-    if let Work::Train(_) = manifest.work
-        && check_built().is_err()
-    {
-        return Err(ManifestFault::Beyond);
-    }
     manifest.work.validate().map_err(|e| ManifestFault::Work(e.to_string()))?;
     Ok(Leased { manifest, hash })
+}
+
+/// The lease in a signed manifest of any unit, its signature unchecked.
+pub fn id(bytes: &[u8]) -> Option<LeaseId> {
+    work::lease_of(&cose::open(Kind::UnitManifest, bytes).ok()?.payload)
 }
 
 /// The kind of a unit's work.
@@ -100,11 +103,11 @@ pub fn steps(work: &Work) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use manyhands_protocol::UnitId;
     use manyhands_protocol::work::MatmulWork;
-    use manyhands_protocol::{LeaseId, UnitId};
 
     use super::*;
-    use crate::volunteer::identity::Identity;
+    use crate::volunteer::identity::{Identity, verify};
 
     const NOW_MS: u64 = 1_000_000_000;
 
@@ -130,8 +133,11 @@ mod tests {
     }
 
     fn checked(bytes: &[u8], job: Option<JobId>, now_ms: u64) -> Result<Leased, ManifestFault> {
-        let coordinator = Identity::from_seed(&[5; 32]).key();
-        check(bytes, BlobHash([0; 32]), Expected { coordinator, key: KeyId([9; 32]), job, now_ms })
+        let envelope = open(bytes, Identity::from_seed(&[5; 32]).key())?;
+        if !verify(envelope.key, &envelope.to_be_signed, &envelope.signature) {
+            return Err(ManifestFault::Signature);
+        }
+        check(&envelope.payload, BlobHash([0; 32]), Expected { key: KeyId([9; 32]), job, now_ms })
     }
 
     fn fault_of(change: impl FnOnce(&mut UnitManifest)) -> Option<ManifestFault> {
@@ -152,6 +158,15 @@ mod tests {
             m.work = Work::Matmul(MatmulWork { a: BlobHash([1; 32]), b: BlobHash([2; 32]), m: u32::MAX, k: 3, n: 4 });
         };
         assert!(matches!(fault_of(absurd), Some(ManifestFault::Work(_))));
+    }
+
+    #[test]
+    fn the_lease_of_any_manifest_can_be_told() {
+        let signer = Identity::from_seed(&[5; 32]);
+        let bytes = sealed(&good(), &signer, Kind::UnitManifest);
+        assert_eq!(id(&bytes), Some(LeaseId(3)));
+        assert_eq!(id(&bytes[1..]), None);
+        assert_eq!(id(&sealed(&good(), &signer, Kind::Result)), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::task::Poll;
 
 use futures::FutureExt;
 use futures::channel::oneshot;
@@ -14,12 +15,13 @@ use manyhands_protocol::{JobId, LeaseId, cbor, limits};
 use super::backoff::Backoff;
 use super::blobs::Blobs;
 use super::call::{ANSWER_BYTES_MAX, CBOR, Client, Reporter};
+use super::data::DataUse;
 use super::device::{Choice, Device};
 use super::error::VolunteerError;
 use super::event::{Event, Phase, State};
-use super::host::{Host, Method, Request};
+use super::host::{Host, HostError, Method, Request};
 use super::lane::Lane;
-use super::lease::{self, Expected, Leased};
+use super::lease::{self, Expected, Leased, ManifestFault};
 use super::pending::Pending;
 use super::switch::{Switch, Wish};
 #[cfg(feature = "every-layer")]
@@ -68,8 +70,9 @@ pub struct Volunteer<H: Host> {
     pub host: H,
     pub settings: Settings,
     pub switch: Switch,
-    /// Bytes sent and received so far, those of the build that began the visit among them.
-    pub data_bytes_used: Cell<u64>,
+    /// Bytes so far, those of the build that began the visit among them, and [`Settings::data_bytes_max`]. Others of the
+    /// same visitor may count along.
+    pub data: DataUse,
 }
 
 impl<H: Host> Volunteer<H> {
@@ -91,15 +94,25 @@ impl<H: Host> Volunteer<H> {
             leasing: Mutex::default(),
             leases_answered: Cell::new(0),
             off_gpu: Cell::new(None),
+            asking: Cell::new(false),
         };
         reporter.state(State::Starting, "");
         reporter.tell(Event::Key { id: self.host.key(), stored: self.host.key_is_stored() });
+        let mut go = std::pin::pin!(visit.go().fuse());
         let end = futures::select_biased! {
             _ = self.switch.until(|w| w == Wish::Stop).fuse() => Ok(()),
-            end = visit.go().fuse() => end,
+            end = go => end,
+        };
+        let farewell = async {
+            // An answer that was on its way when Stop came may bring a lease, which goes back.
+            futures::select_biased! {
+                _ = go => {}
+                () = visit.asks_for_nothing().fuse() => {}
+            }
+            visit.farewell().await;
         };
         futures::select_biased! {
-            () = visit.farewell().fuse() => {}
+            () = farewell.fuse() => {}
             () = self.host.sleep(FAREWELL_MS).fuse() => {}
         }
         if let Err(error) = &end {
@@ -131,6 +144,8 @@ pub(super) struct Visit<'a, H: Host> {
     pub leases_answered: Cell<u64>,
     /// Dropped once the CPU computes, from when on there may be further lanes.
     off_gpu: Cell<Option<oneshot::Sender<()>>>,
+    /// Whether a lease may be on its way that is not among `held` yet.
+    asking: Cell<bool>,
 }
 
 impl<H: Host> Visit<'_, H> {
@@ -210,7 +225,10 @@ impl<H: Host> Visit<'_, H> {
         if let Some(signed) = begun {
             // One that is not ours any more is left to lapse.
             return match self.admit(&signed).await {
-                Ok(leased) => self.unit(leased, lane).await,
+                Ok(leased) => {
+                    self.held.borrow_mut().push(leased.manifest.lease);
+                    self.unit(leased, lane).await
+                }
                 Err(_) => Ok(()),
             };
         }
@@ -221,7 +239,14 @@ impl<H: Host> Visit<'_, H> {
         let answer = client.retry(None, async || self.lease().await).await?;
         self.leases_answered.set(self.leases_answered.get() + 1);
         self.tell_totals(answer.totals);
-        if answer.manifests.is_empty() {
+        let admitted = self.hold(&answer).await;
+        self.asking.set(false);
+        if self.switch.wish() == Wish::Stop {
+            // Nothing is begun any more; what is held goes back.
+            return std::future::pending().await;
+        }
+        let admitted = admitted?;
+        if admitted.is_empty() {
             if !EVERY_LAYER {
                 // Whoever can compute more than products does the waiting.
                 return Err(VolunteerError::Beyond(None));
@@ -233,11 +258,33 @@ impl<H: Host> Visit<'_, H> {
             return Ok(());
         }
         drop(leasing);
-        for signed in answer.manifests {
-            let leased = self.admit(&signed.0).await?;
+        for leased in admitted {
             self.unit(leased, lane).await?;
         }
         Ok(())
+    }
+
+    /// Admits the leases of an answer, and holds them from then on. One that is for another build is held here only where
+    /// Stop came, for then nobody else gives it back.
+    async fn hold(&self, answer: &LeaseResponse) -> Result<Vec<Leased>, VolunteerError> {
+        let mut admitted = Vec::new();
+        for signed in &answer.manifests {
+            let leased = self.admit(&signed.0).await;
+            let id = match &leased {
+                Ok(leased) => Some(leased.manifest.lease),
+                Err(VolunteerError::Beyond(_)) if self.switch.wish() == Wish::Stop => lease::id(&signed.0),
+                Err(_) => None,
+            };
+            self.held.borrow_mut().extend(id);
+            admitted.push(leased?);
+        }
+        Ok(admitted)
+    }
+
+    /// Resolves once no lease can be on its way. Polled after whatever asks for one.
+    async fn asks_for_nothing(&self) {
+        let asks = |_: &mut std::task::Context<'_>| if self.asking.get() { Poll::Pending } else { Poll::Ready(()) };
+        std::future::poll_fn(asks).await;
     }
 
     async fn lease(&self) -> Result<LeaseResponse, VolunteerError> {
@@ -247,28 +294,38 @@ impl<H: Host> Visit<'_, H> {
             job: self.client.settings.job,
             blob_bytes_max: limits::BLOB_BYTES_MAX,
         };
-        self.client.call(Method::Post, "/v1/leases", Some(CBOR), &cbor::encode(&request)).await
+        self.asking.set(true);
+        let answer = self.client.call(Method::Post, "/v1/leases", Some(CBOR), &cbor::encode(&request)).await;
+        self.asking.set(answer.is_ok());
+        answer
     }
 
     async fn admit(&self, signed: &[u8]) -> Result<Leased, VolunteerError> {
         let client = &self.client;
+        let refused = |fault| match fault {
+            ManifestFault::Beyond => VolunteerError::Beyond(Some(signed.to_vec())),
+            fault => VolunteerError::Manifest(fault.to_string()),
+        };
         let hash = client.host.sha256(signed).await?;
+        let coordinator = client.sessions.coordinator().expect("a lease comes after a session");
+        let envelope = lease::open(signed, coordinator).map_err(refused)?;
+        match client.host.verify(coordinator, &envelope.to_be_signed, &envelope.signature).await {
+            Ok(true) => {}
+            Ok(false) => return Err(refused(ManifestFault::Signature)),
+            Err(HostError::Beyond) => return Err(refused(ManifestFault::Beyond)),
+            Err(fault) => return Err(fault.into()),
+        }
         let expected = Expected {
-            coordinator: client.sessions.coordinator().expect("a lease comes after a session"),
             key: client.host.key(),
             job: client.settings.job,
             now_ms: client.sessions.coordinator_now_ms(client.host.now_ms()),
         };
-        lease::check(signed, hash, expected).map_err(|fault| match fault {
-            lease::ManifestFault::Beyond => VolunteerError::Beyond(Some(signed.to_vec())),
-            fault => VolunteerError::Manifest(fault.to_string()),
-        })
+        lease::check(&envelope.payload, hash, expected).map_err(refused)
     }
 
-    /// One unit from lease to verdict; on failure the lease goes back.
+    /// One held unit from lease to verdict; on failure the lease goes back.
     async fn unit(&self, leased: Leased, lane: &Lane<H::Aside>) -> Result<(), VolunteerError> {
         let lease = leased.manifest.lease;
-        self.held.borrow_mut().push(lease);
         self.client.reporter.state(State::Working, "");
         self.tell_unit(&leased, Phase::Leased, 0, None, "");
         let mut asked = 0;
@@ -358,6 +415,13 @@ impl<H: Host> Visit<'_, H> {
 
     /// Gives back what is held and hears the last verdicts; best effort, for the visit is over.
     async fn farewell(&self) {
+        let begun = self.lease.take();
+        if let Some(signed) = begun
+            && self.client.token().await.is_ok()
+            && let Ok(leased) = self.admit(&signed).await
+        {
+            self.held.borrow_mut().push(leased.manifest.lease);
+        }
         let held = self.held.take();
         let give_back = futures::future::join_all(held.into_iter().map(|lease| self.give_back(lease)));
         let rest = futures::future::join(give_back, self.ask_at_end());

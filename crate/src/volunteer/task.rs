@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use manyhands_protocol::model::Parameter;
-use manyhands_protocol::work::{TrainWork, Work};
+use manyhands_protocol::work::Work;
 
 use super::error::VolunteerError;
+#[cfg(feature = "every-layer")]
+use super::training::Training;
 use crate::control::Control;
 use crate::engine::{Engine, EngineError, MatmulShape};
-use crate::plan::check_built;
 use crate::tensors;
 
 /// What to compute, and the files it is computed from, in the order of [`Work::inputs`].
@@ -37,38 +37,18 @@ impl Task {
                 finite(&c)?;
                 Ok(Computed { output: tensors::write_f32(&[("c", &[shape.m, shape.n], &c)]), losses: Vec::new() })
             }
-            Work::Train(work) => {
-                check_built()?;
-                let declared = parameters(&work)?;
-                let shapes = shapes(&declared);
-                let expected: Vec<(&str, &[usize])> =
-                    declared.iter().zip(&shapes).map(|(p, s)| (p.name.as_str(), s.as_slice())).collect();
-                let start = tensors::read_f32(&first, &expected)?;
-                let shard = tensors::read_shard(&second, &work.model)?;
-                engine.self_test_training(&work).await?;
-                let trained = engine.train(&work, &start, &shard, control).await?;
-                let mut output: Vec<(&str, &[usize], &[f32])> = Vec::new();
-                for ((name, shape), values) in expected.into_iter().zip(&trained.delta) {
-                    finite(values)?;
-                    output.push((name, shape, values));
-                }
-                Ok(Computed { output: tensors::write_f32(&output), losses: trained.losses })
-            }
+            // No manifest of such a unit was read.
+            #[cfg(not(feature = "every-layer"))]
+            Work::Train(_) => Err(VolunteerError::Beyond(None)),
+            #[cfg(feature = "every-layer")]
+            Work::Train(work) => Ok(Training::read(work, &first, &second)?.compute(engine, control).await?),
         }
     }
 }
 
 /// A result with NaN or infinity would be refused: not worth an upload.
-fn finite(values: &[f32]) -> Result<(), EngineError> {
+pub(super) fn finite(values: &[f32]) -> Result<(), EngineError> {
     if values.iter().all(|v| v.is_finite()) { Ok(()) } else { Err(EngineError::NotFinite("an output".to_owned())) }
-}
-
-fn parameters(work: &TrainWork) -> Result<Vec<Parameter>, EngineError> {
-    work.model.parameters().map_err(|e| EngineError::Input(e.to_string()))
-}
-
-fn shapes(parameters: &[Parameter]) -> Vec<Vec<usize>> {
-    parameters.iter().map(|p| p.shape.iter().map(|&d| d as usize).collect()).collect()
 }
 
 /// The one tensor of a file that was read with one expected.

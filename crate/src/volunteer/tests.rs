@@ -244,6 +244,42 @@ fn stop_gives_the_lease_back_at_any_point() {
     }
 }
 
+/// The coordinator counts a lease from when it answers, whoever still listens.
+#[test]
+fn a_lease_on_its_way_when_stop_comes_is_given_back() {
+    for lacks_ed25519 in [false, true] {
+        let host = ScriptHost::new(5, &[("POST /v1/leases", Fault::Late(100))]);
+        host.0.stop_at.set(Some("POST /v1/leases"));
+        host.0.lacks_ed25519.set(lacks_ed25519);
+        host.visit(|_| ()).unwrap();
+        assert_eq!(host.count("DELETE /v1/leases/101"), 1);
+        assert_eq!((host.count("POST /v1/leases"), host.count("GET /v1/blobs/")), (1, 0), "begun after Stop");
+        assert!(host.phases().is_empty() && host.errors().is_empty());
+    }
+}
+
+#[test]
+fn a_lease_handed_over_is_given_back_where_stop_came_first() {
+    let host = ScriptHost::new(0, &[]);
+    let lease = host.manifest(host.key());
+    host.0.switch.set(Wish::Stop);
+    host.visit(|s| s.lease = Some(lease)).unwrap();
+    assert_eq!(host.count("DELETE /v1/leases/101"), 1);
+    assert_eq!(host.count("GET /v1/blobs/"), 0);
+}
+
+/// Where neither the platform nor this build can check a signature, a build that can goes on with the lease.
+#[test]
+fn a_lease_that_cannot_be_checked_is_for_another_build() {
+    let host = ScriptHost::new(1, &[]);
+    host.0.lacks_ed25519.set(true);
+    let Err(VolunteerError::Beyond(Some(lease))) = host.visit(|_| ()) else { panic!("worked on, or lost") };
+    assert_eq!((host.count("GET /v1/blobs/"), host.count("DELETE /v1/leases/")), (0, 0));
+    let whole = ScriptHost::new(0, &[]);
+    whole.visit(|s| (s.lease, s.units_max) = (Some(lease), Some(1))).unwrap();
+    assert_eq!(whole.phases().last(), Some(&Phase::Accepted));
+}
+
 #[test]
 fn stop_does_not_wait_for_a_coordinator_that_is_gone() {
     let host = ScriptHost::new(1, &[("PUT /v1/blobs/", Fault::Hang), ("DELETE /v1/leases/", Fault::Hang)]);

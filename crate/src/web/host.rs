@@ -26,7 +26,7 @@ impl WebHost {
     /// Opens storage and the visitor's key. The coordinator is this worker's own origin.
     pub async fn open(options: KeyOptions<'_>) -> Result<WebHost, HostError> {
         let name = options.database;
-        let identity = WebIdentity::open(options).await.map_err(identity::crypto_error)?;
+        let identity = WebIdentity::open(options).await?;
         let database = match name {
             Some(name) => Database::open(name).await.ok(),
             None => None,
@@ -80,6 +80,16 @@ impl Host for WebHost {
 
     async fn sign(&self, bytes: &[u8]) -> Result<[u8; 64], HostError> {
         self.identity.sign(bytes).await.map_err(identity::crypto_error)
+    }
+
+    #[cfg(feature = "every-layer")]
+    async fn verify(&self, key: KeyId, bytes: &[u8], signature: &[u8; 64]) -> Result<bool, HostError> {
+        Ok(crate::volunteer::identity::verify(key, bytes, signature))
+    }
+
+    #[cfg(not(feature = "every-layer"))]
+    async fn verify(&self, key: KeyId, bytes: &[u8], signature: &[u8; 64]) -> Result<bool, HostError> {
+        identity::verify(key, bytes, signature).await
     }
 
     fn now_ms(&self) -> u64 {

@@ -1,9 +1,8 @@
 //! The visitor's Ed25519 key: WebCrypto's, which scripts can use but never read, kept in IndexedDB; where WebCrypto
-//! lacks Ed25519, ed25519-dalek with the seed sealed under a WebCrypto key; in memory where storage is refused. Key
-//! material goes nowhere else: not to messages, not to logs. The seal keeps the seed from whoever copies the database,
-//! not from other scripts of this origin, which could use the sealing key as this code does.
+//! lacks Ed25519, what `sealed` makes, in a build that has it; in memory where storage is refused. Key material goes
+//! nowhere else: not to messages, not to logs.
 
-use js_sys::{Array, Object, Uint8Array};
+use js_sys::{Array, Uint8Array};
 use manyhands_protocol::{BlobHash, KeyId};
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
@@ -13,7 +12,10 @@ use super::database::{self, Database};
 use super::fetch::describe;
 use super::fields::{Fields, Record};
 use super::locks;
+#[cfg(feature = "every-layer")]
+use super::sealed;
 use crate::volunteer::host::HostError;
+#[cfg(feature = "every-layer")]
 use crate::volunteer::identity::Identity;
 
 /// Where the key lives in its store.
@@ -36,8 +38,13 @@ impl Default for KeyOptions<'_> {
     }
 }
 
+/// What WebCrypto calls Ed25519 and its own form of public keys.
+const ED25519: &str = "Ed25519";
+const RAW: &str = "raw";
+
 enum Signer {
     WebCrypto(CryptoKey),
+    #[cfg(feature = "every-layer")]
     Dalek(Box<Identity>),
 }
 
@@ -54,9 +61,10 @@ pub struct WebIdentity {
 
 impl WebIdentity {
     /// The key of this browser profile (and, in a frame, of the embedding site), made where there is none.
-    pub async fn open(options: KeyOptions<'_>) -> Result<WebIdentity, JsValue> {
+    /// [`HostError::Beyond`] where only a build with an Ed25519 of its own can sign.
+    pub async fn open(options: KeyOptions<'_>) -> Result<WebIdentity, HostError> {
         if let Some(record) = options.unstored
-            && let Some(identity) = load(Fields::new(record.clone())).await
+            && let Some(identity) = load(Fields::new(record.clone())).await?
         {
             return Ok(WebIdentity { stored: false, unstored: Some(record), ..identity });
         }
@@ -68,7 +76,7 @@ impl WebIdentity {
         };
         if let Some(database) = &database
             && let Ok(record) = database.get(database::IDENTITY, KEY).await
-            && let Some(identity) = load(Fields::new(record)).await
+            && let Some(identity) = load(Fields::new(record)).await?
         {
             return Ok(identity);
         }
@@ -83,81 +91,79 @@ impl WebIdentity {
     /// Ed25519 over `bytes`.
     pub async fn sign(&self, bytes: &[u8]) -> Result<[u8; 64], JsValue> {
         match &self.signer {
+            #[cfg(feature = "every-layer")]
             Signer::Dalek(identity) => Ok(identity.sign(bytes)),
             Signer::WebCrypto(key) => {
-                let signature = JsFuture::from(subtle()?.sign_with_str_and_u8_array("Ed25519", key, bytes)?).await?;
+                let signature = JsFuture::from(subtle()?.sign_with_str_and_u8_array(ED25519, key, bytes)?).await?;
                 array(&signature).ok_or_else(|| JsValue::from_str("a signature that is not 64 bytes"))
             }
         }
     }
+
+    fn webcrypto(private: CryptoKey, key: KeyId, stored: bool) -> Self {
+        Self { signer: Signer::WebCrypto(private), key, stored, unstored: None }
+    }
+
+    #[cfg(feature = "every-layer")]
+    fn dalek(identity: Identity, stored: bool) -> Self {
+        Self { key: identity.key(), signer: Signer::Dalek(Box::new(identity)), stored, unstored: None }
+    }
 }
 
-/// A fresh key and what to keep of it; nothing to keep where the seed cannot be sealed.
-async fn make(webcrypto_ed25519: bool) -> Result<(WebIdentity, Option<JsValue>), JsValue> {
+/// A fresh key and what to keep of it; nothing to keep where a seed cannot be sealed.
+async fn make(webcrypto_ed25519: bool) -> Result<(WebIdentity, Option<JsValue>), HostError> {
     if webcrypto_ed25519 && let Ok((private, key)) = generate().await {
         let record = Record::new().with("private", private.clone()).with("public", Uint8Array::from(&key.0[..]));
-        return Ok((WebIdentity { signer: Signer::WebCrypto(private), key, stored: false, unstored: None }, Some(record.into())));
+        return Ok((WebIdentity::webcrypto(private, key, false), Some(record.into())));
     }
-    let mut seed = [0; 32];
-    crypto()?.get_random_values_with_u8_array(&mut seed)?;
-    let identity = Identity::from_seed(&seed);
-    let record = seal(&seed).await.ok();
-    seed.fill(0);
-    let key = identity.key();
-    Ok((WebIdentity { signer: Signer::Dalek(Box::new(identity)), key, stored: false, unstored: None }, record))
+    #[cfg(feature = "every-layer")]
+    return sealed::make().await.map(|(identity, record)| (WebIdentity::dalek(identity, false), record)).map_err(crypto_error);
+    #[cfg(not(feature = "every-layer"))]
+    Err(HostError::Beyond)
 }
 
 /// A key from what was kept; none where that is no key any more.
-async fn load(record: Fields) -> Option<WebIdentity> {
+async fn load(record: Fields) -> Result<Option<WebIdentity>, HostError> {
     if let Some(private) = record.value("private") {
-        let key = KeyId(array(&record.value("public")?)?);
-        let private: CryptoKey = private.dyn_into().ok()?;
-        return Some(WebIdentity { signer: Signer::WebCrypto(private), key, stored: true, unstored: None });
+        let key = record.value("public").and_then(|public| array(&public)).map(KeyId);
+        return Ok(key.and_then(|key| Some(WebIdentity::webcrypto(private.dyn_into().ok()?, key, true))));
     }
-    let wrap: CryptoKey = record.value("wrap")?.dyn_into().ok()?;
-    let sealed = Uint8Array::new(&record.value("sealed")?).to_vec();
-    let opened = subtle().ok()?.decrypt_with_object_and_u8_array(&gcm(&record.value("iv")?), &wrap, &sealed).ok()?;
-    let mut seed: [u8; 32] = array(&JsFuture::from(opened).await.ok()?)?;
-    let identity = Identity::from_seed(&seed);
-    seed.fill(0);
-    let key = identity.key();
-    Some(WebIdentity { signer: Signer::Dalek(Box::new(identity)), key, stored: true, unstored: None })
+    #[cfg(feature = "every-layer")]
+    return Ok(sealed::open(&record).await.map(|identity| WebIdentity::dalek(identity, true)));
+    #[cfg(not(feature = "every-layer"))]
+    if record.value("sealed").is_some() { Err(HostError::Beyond) } else { Ok(None) }
+}
+
+/// Whether `signature` over `bytes` is `key`'s, by WebCrypto. [`HostError::Beyond`] where that cannot tell.
+pub async fn verify(key: KeyId, bytes: &[u8], signature: &[u8; 64]) -> Result<bool, HostError> {
+    let answer = async {
+        let (subtle, usages) = (subtle()?, Array::of1(&"verify".into()));
+        let raw = Uint8Array::from(&key.0[..]);
+        let key = JsFuture::from(subtle.import_key_with_str(RAW, &raw, ED25519, false, &usages)?).await?.dyn_into()?;
+        JsFuture::from(subtle.verify_with_str_and_u8_array_and_u8_array(ED25519, &key, signature, bytes)?).await
+    };
+    let answer: Result<JsValue, JsValue> = answer.await;
+    answer.ok().and_then(|answer| answer.as_bool()).ok_or(HostError::Beyond)
 }
 
 async fn generate() -> Result<(CryptoKey, KeyId), JsValue> {
     let usages = Array::of2(&"sign".into(), &"verify".into());
-    let algorithm = Record::new().with("name", "Ed25519").done();
+    let algorithm = Record::new().with("name", ED25519).done();
     let pair = JsFuture::from(subtle()?.generate_key_with_object(&algorithm, false, &usages)?).await?;
     let pair = Fields::new(pair);
     let half = |name| pair.value(name).ok_or_else(|| JsValue::from_str("a key pair without halves"));
     let (private, public): (CryptoKey, CryptoKey) = (half("privateKey")?.dyn_into()?, half("publicKey")?.dyn_into()?);
-    let raw = JsFuture::from(subtle()?.export_key("raw", &public)?).await?;
+    let raw = JsFuture::from(subtle()?.export_key(RAW, &public)?).await?;
     let key = array(&raw).ok_or_else(|| JsValue::from_str("a public key that is not 32 bytes"))?;
     Ok((private, KeyId(key)))
 }
 
-/// The seed under a fresh AES-GCM key that no script can read.
-async fn seal(seed: &[u8; 32]) -> Result<JsValue, JsValue> {
-    let usages = Array::of2(&"encrypt".into(), &"decrypt".into());
-    let algorithm = Record::new().with("name", "AES-GCM").with("length", 256).done();
-    let wrap: CryptoKey = JsFuture::from(subtle()?.generate_key_with_object(&algorithm, false, &usages)?).await?.dyn_into()?;
-    let mut iv = [0; 12];
-    crypto()?.get_random_values_with_u8_array(&mut iv)?;
-    let iv: JsValue = Uint8Array::from(&iv[..]).into();
-    let sealed = JsFuture::from(subtle()?.encrypt_with_object_and_u8_array(&gcm(&iv), &wrap, seed)?).await?;
-    Ok(Record::new().with("wrap", wrap).with("iv", iv).with("sealed", sealed).into())
-}
-
-fn gcm(iv: &JsValue) -> Object {
-    Record::new().with("name", "AES-GCM").with("iv", iv.clone()).done()
-}
-
 /// Bytes of an ArrayBuffer or typed array, if they are exactly `N`.
-fn array<const N: usize>(buffer: &JsValue) -> Option<[u8; N]> {
+pub(super) fn array<const N: usize>(buffer: &JsValue) -> Option<[u8; N]> {
     Uint8Array::new(buffer).to_vec().try_into().ok()
 }
 
-fn crypto() -> Result<Crypto, JsValue> {
+pub(super) fn crypto() -> Result<Crypto, JsValue> {
     js_sys::global().unchecked_into::<WorkerGlobalScope>().crypto()
 }
 
@@ -174,7 +180,7 @@ pub fn crypto_error(error: JsValue) -> HostError {
 }
 
 /// WebCrypto, which plain HTTP off loopback does not offer.
-fn subtle() -> Result<SubtleCrypto, JsValue> {
+pub(super) fn subtle() -> Result<SubtleCrypto, JsValue> {
     let subtle: JsValue = crypto()?.subtle().into();
     if subtle.is_undefined() { Err(JsValue::from_str("WebCrypto needs HTTPS")) } else { Ok(subtle.unchecked_into()) }
 }

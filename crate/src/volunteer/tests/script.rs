@@ -38,6 +38,8 @@ pub enum Fault {
     Html(u16),
     /// The call takes effect, and its answer is lost.
     LostAnswer,
+    /// The call takes effect, and its answer comes after so many milliseconds.
+    Late(u64),
     /// Other bytes than asked for.
     WrongBytes,
 }
@@ -77,6 +79,8 @@ pub struct World {
     pub switch: Switch,
     /// Stop when this call is made.
     pub stop_at: Cell<Option<&'static str>>,
+    /// Whether signatures are beyond this platform and its build.
+    pub lacks_ed25519: Cell<bool>,
     /// Waits in progress: when they end, and whom to wake.
     timers: RefCell<BTreeMap<u64, (u64, Waker)>>,
     timers_count: Cell<u64>,
@@ -166,6 +170,7 @@ impl ScriptHost {
             events: RefCell::default(),
             switch: Switch::new(),
             stop_at: Cell::new(None),
+            lacks_ed25519: Cell::new(false),
             timers: RefCell::default(),
             timers_count: Cell::new(0),
         }))
@@ -184,12 +189,8 @@ impl ScriptHost {
     }
 
     pub async fn begin(&self, settings: Settings, mut see: impl FnMut(&Event) + 'static) -> Result<(), VolunteerError> {
-        let volunteer = Volunteer {
-            host: self.clone(),
-            settings,
-            switch: self.0.switch.clone(),
-            data_bytes_used: Cell::new(self.0.data_bytes_used.get()),
-        };
+        let data = DataUse::new(self.0.data_bytes_used.get(), settings.data_bytes_max);
+        let volunteer = Volunteer { host: self.clone(), settings, switch: self.0.switch.clone(), data };
         let world = self.0.clone();
         let tell = move |event| {
             see(&event);

@@ -9,6 +9,7 @@ use manyhands_protocol::{BlobHash, KeyId, limits};
 use super::{Fault, ScriptHost, Timer, a_bytes, hash, ok, problem};
 use crate::control::Control;
 use crate::volunteer::host::*;
+use crate::volunteer::identity::verify;
 use crate::volunteer::unit::PROGRESS_MS;
 use crate::volunteer::*;
 
@@ -55,6 +56,11 @@ impl Host for ScriptHost {
                 self.answer(&call, &request);
                 return Err(HostError::Network("reset".to_owned()));
             }
+            Some(Fault::Late(ms)) => {
+                let answer = self.answer(&call, &request);
+                self.sleep(ms).await;
+                answer
+            }
             Some(Fault::WrongBytes) => ok(a_bytes().into_iter().rev().collect()),
         };
         if response.body.len() as u64 > request.answer_bytes_max {
@@ -79,6 +85,10 @@ impl Host for ScriptHost {
 
     async fn sign(&self, bytes: &[u8]) -> Result<[u8; 64], HostError> {
         Ok(self.0.volunteer.sign(bytes))
+    }
+
+    async fn verify(&self, key: KeyId, bytes: &[u8], signature: &[u8; 64]) -> Result<bool, HostError> {
+        if self.0.lacks_ed25519.get() { Err(HostError::Beyond) } else { Ok(verify(key, bytes, signature)) }
     }
 
     fn now_ms(&self) -> u64 {
