@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use manyhands_protocol::JobId;
-use manyhands_tests::browser::{Visitor, number};
+use manyhands_tests::browser::{Visitor, number, text};
 use manyhands_tests::jobs::{self, SmallTrain};
 use manyhands_tests::proxy::Proxy;
 use manyhands_tests::server::Server;

@@ -109,14 +109,14 @@ async fn part(blobs: &Blobs, recipe: &TrainRecipe, checkpoint: BlobHash) -> Resu
 
 #[cfg(test)]
 mod tests {
-    use manyhands_protocol::manifest::Manifest;
+    use manyhands_protocol::manifest::{JobManifest, parse_json};
 
     use super::*;
 
     /// A model of two dense layers, whose first matrix is neither the first tensor of its file nor as small as the part.
     fn recipe() -> TrainRecipe {
         let manifest = include_str!("../../../demo/fashion-mlp/manifest.json");
-        match Manifest::parse(manifest.as_bytes()).unwrap().work {
+        match parse_json::<JobManifest>(manifest.as_bytes()).unwrap().work {
             JobWork::Train(recipe) => recipe,
             other => panic!("{other:?}"),
         }
@@ -148,7 +148,8 @@ mod tests {
         }
 
         // Other bytes under a checkpoint's name are an error, whatever they are.
-        for wrong in [Vec::new(), vec![255; 100], file[..200_000].to_vec(), tensors::write_f32(&borrowed[1..])] {
+        let without: Vec<_> = borrowed.into_iter().filter(|(_, shape, _)| shape.len() == 1).collect();
+        for wrong in [Vec::new(), vec![255; 100], file[..20_000].to_vec(), tensors::write_f32(&without)] {
             let wrong = blobs.put(wrong).await.unwrap();
             assert!(super::part(&blobs, &recipe, wrong).await.is_err());
         }
