@@ -38,6 +38,8 @@ pub enum Fault {
     Html(u16),
     /// The call takes effect, and its answer is lost.
     LostAnswer,
+    /// Answers after a while.
+    Slow,
     /// Other bytes than asked for.
     WrongBytes,
 }
@@ -59,6 +61,8 @@ pub struct World {
     pub totals_are_true: Cell<bool>,
     /// Units whose thread computes: the clock stands meanwhile.
     pub computing: Cell<i32>,
+    /// Blobs on their way, now and at most so far.
+    pub transfers: Cell<(u32, u32)>,
     /// Bodies of calls and answers.
     pub moved_bytes: Cell<u64>,
     pub units_left: Cell<u64>,
@@ -152,6 +156,7 @@ impl ScriptHost {
             verdicts: RefCell::default(),
             totals: Cell::default(),
             totals_are_true: Cell::new(false),
+            transfers: Cell::default(),
             moved_bytes: Cell::new(0),
             computing: Cell::new(0),
             units_left: Cell::new(units),
