@@ -179,14 +179,14 @@ impl<H: Host> Visit<'_, H> {
             std::future::pending().await
         };
         futures::select_biased! {
-            end = self.lane(&first).boxed_local().fuse() => end,
+            end = self.lane(&first).fuse() => end,
             end = further.fuse() => end,
         }
     }
 
     /// A lane beside the first. Where nothing works in it, the others go on.
     async fn further_lane(&self) -> Result<(), VolunteerError> {
-        match self.lane(&Lane::further()).boxed_local().await {
+        match self.lane(&Lane::further()).await {
             Err(e) if !e.ends_visit() => Ok(()),
             end => end,
         }

@@ -49,7 +49,8 @@ pub struct WebAside {
     worker: Worker,
     heard: mpsc::UnboundedReceiver<Result<Fields, HostError>>,
     duty_percent: u32,
-    _listeners: (Closure<dyn FnMut(MessageEvent)>, Closure<dyn FnMut(Event)>),
+    _on_message: Closure<dyn FnMut(MessageEvent)>,
+    _on_error: Closure<dyn FnMut(Event)>,
 }
 
 impl Drop for WebAside {
@@ -82,7 +83,7 @@ impl WebAside {
         });
         worker.set_onmessage(Some(message.as_ref().unchecked_ref()));
         worker.set_onerror(Some(error.as_ref().unchecked_ref()));
-        let mut aside = WebAside { worker, heard, duty_percent, _listeners: (message, error) };
+        let mut aside = WebAside { worker, heard, duty_percent, _on_message: message, _on_error: error };
         while aside.hear(READY_MS_MAX).await?.text("type").as_deref() != Some("ready") {}
         Ok(aside)
     }

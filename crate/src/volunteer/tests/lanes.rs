@@ -35,6 +35,15 @@ fn lanes_have_one_session_and_fetch_inputs_once() {
 }
 
 #[test]
+fn one_blob_is_on_its_way_at_a_time_and_none_twice() {
+    let calls = ["GET /v1/blobs/", "GET /v1/blobs/", "PUT /v1/blobs/", "PUT /v1/blobs/", "PUT /v1/blobs/"];
+    let host = ScriptHost::new(9, &calls.map(|call| (call, Fault::Slow)));
+    host.visit_for(lanes(3), 60_000, |_| ()).unwrap();
+    assert_eq!((count(&host, Phase::Accepted), host.count("GET /v1/blobs/")), (9, 2));
+    assert_eq!(host.0.transfers.get().1, 1);
+}
+
+#[test]
 fn a_lane_that_hangs_holds_up_no_other_and_stop_gives_its_unit_back() {
     let host = ScriptHost::new(9, &[("aside computes", Fault::Hang)]);
     stopped_after(8, &host, lanes(2)).unwrap();

@@ -40,6 +40,8 @@ pub enum Fault {
     LostAnswer,
     /// The call takes effect, and its answer comes after so many milliseconds.
     Late(u64),
+    /// Answers after a while.
+    Slow,
     /// Other bytes than asked for.
     WrongBytes,
 }
@@ -61,6 +63,8 @@ pub struct World {
     pub totals_are_true: Cell<bool>,
     /// Units whose thread computes: the clock stands meanwhile.
     pub computing: Cell<i32>,
+    /// Blobs on their way, now and at most so far.
+    pub transfers: Cell<(u32, u32)>,
     /// Bodies of calls and answers.
     pub moved_bytes: Cell<u64>,
     pub units_left: Cell<u64>,
@@ -156,6 +160,7 @@ impl ScriptHost {
             verdicts: RefCell::default(),
             totals: Cell::default(),
             totals_are_true: Cell::new(false),
+            transfers: Cell::default(),
             moved_bytes: Cell::new(0),
             computing: Cell::new(0),
             units_left: Cell::new(units),

@@ -42,7 +42,15 @@ impl Host for ScriptHost {
         if self.0.stop_at.get().is_some_and(|at| call.starts_with(at)) {
             self.0.switch.set(Wish::Stop);
         }
+        let is_blob = call.contains("/v1/blobs/");
+        let (now, most) = self.0.transfers.get();
+        let now = now + u32::from(is_blob);
+        self.0.transfers.set((now, most.max(now)));
         let response = match self.fault(&call) {
+            Some(Fault::Slow) => {
+                self.sleep(100).await;
+                self.answer(&call, &request)
+            }
             None => self.answer(&call, &request),
             Some(Fault::Network) => return Err(HostError::Network("refused".to_owned())),
             Some(Fault::Hang) => std::future::pending().await,
@@ -66,6 +74,8 @@ impl Host for ScriptHost {
         if response.body.len() as u64 > request.answer_bytes_max {
             return Err(HostError::TooLarge(request.answer_bytes_max));
         }
+        let (now, most) = self.0.transfers.get();
+        self.0.transfers.set((now - u32::from(is_blob), most));
         let moved = request.body.len() + response.body.len();
         self.0.moved_bytes.set(self.0.moved_bytes.get() + moved as u64);
         Ok(response)
