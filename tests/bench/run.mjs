@@ -15,6 +15,8 @@ const options = {
   suite: "matmul",
   rounds: 5,
   least_ms: 150,
+  // Of a step and its bare dispatches.
+  pairs: 15,
   limit_s: 240,
   models: ["mlp", "cnn", "gpt"],
   shapes: [[256, 256, 256], [512, 512, 512], [64, 784, 256], [784, 64, 256], [256, 256, 1024], [1024, 384, 1536]],
@@ -105,9 +107,9 @@ function native(words) {
 
 /**
  * One problem on one backend by all competitors, in turns; per competitor rates of `per` a repetition.
- * `prepare` gives the repetitions of a sample, or throws.
+ * `prepare` gives the repetitions of a sample, or throws; `last` is called before anything is closed.
  */
-async function compare(page, ids, per, prepare, nativeWords) {
+async function compare(page, ids, per, prepare, nativeWords, last = async () => undefined) {
   const ready = new Map();
   for (const id of ids) {
     try {
@@ -132,8 +134,9 @@ async function compare(page, ids, per, prepare, nativeWords) {
       rates.get(id).push((per * count) / took);
     }
   }
+  const more = await last(ready);
   for (const id of order.filter((id) => id !== "ours-native")) await page.evaluate((id) => window.bench.close(id), id);
-  return { rates, ready };
+  return { rates, ready, more };
 }
 
 /** What the JSON says of one problem, from rates per competitor. */
@@ -157,21 +160,48 @@ function summary({ rates, ready }, unit) {
   };
 }
 
-function tell(problem, { spreads, ratio, best_peer }) {
+/** The adapter's fma peak by samples from before and after a problem, and the share of it that so many GFLOP/s are. */
+async function shareOfPeak(page, gflops, before) {
+  const peak = spread([...before, ...(await page.evaluate((ms) => window.bench.peak(ms), options.least_ms))]);
+  return { fma_peak_gflops: peak, share_of_peak: gflops === null ? null : gflops / peak.median };
+}
+
+/** What a step takes longer than its dispatches alone, as a share of it: per pair of samples. */
+async function overhead(page, ready) {
+  const id = "ours-webgpu";
+  if (!ready.has(id)) return {};
+  const asked = [id, ready.get(id).count, options.pairs];
+  const { samples, dispatches } = await page.evaluate((all) => window.bench.overhead(...all), asked);
+  const shares = samples.map(({ step_ms, replay_ms }) => 1 - replay_ms / step_ms).toSorted((a, b) => a - b);
+  const quartile = (part) => shares[Math.round((shares.length - 1) * part)];
+  const told = { median: median(shares), quartiles: [quartile(0.25), quartile(0.75)], pairs: shares.length };
+  return { dispatches, overhead: told };
+}
+
+function tell(problem, { spreads, ratio, best_peer, share_of_peak, overhead, dispatches }) {
   const cells = Object.entries(spreads).map(([id, s]) => `${id} ${short(s.median)} (${short(s.worst)}–${short(s.best)})`);
   log(`${problem.padEnd(18)} ${cells.join("   ")}${best_peer ? `   ${short(ratio)} x ${best_peer}` : ""}`);
+  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  if (typeof share_of_peak === "number") log(`${"".padEnd(18)} ${percent(share_of_peak)} of the adapter's fma peak`);
+  if (overhead) {
+    const [low, high] = overhead.quartiles.map(percent);
+    log(`${"".padEnd(18)} overhead ${percent(overhead.median)} (${low} to ${high}), ${dispatches} dispatches a step`);
+  }
 }
 
 async function matmul(page, ids) {
   const shapes = [];
+  const onDevice = ids.some((id) => id.endsWith("webgpu"));
   for (const [m, k, n] of options.shapes) {
     const prepare = (id) =>
       page.evaluate(([id, shape, ms]) => window.bench.product(id, shape, ms), [id, [m, k, n], options.least_ms]).then((told) => {
         if (!(told.error < 1e-5)) throw new Error(`wrong product, error ${told.error}`);
         return told;
       });
+    const before = onDevice ? await page.evaluate((ms) => window.bench.peak(ms), options.least_ms) : [];
     const compared = await compare(page, ids, (2 * m * k * n) / 1e6, prepare, ["product", m, k, n].map(String));
     const row = { m, k, n, ...summary(compared, "gflops") };
+    if (onDevice) Object.assign(row, await shareOfPeak(page, row.ours_gflops, before));
     shapes.push(row);
     tell(`${m}x${k}x${n}`, row);
   }
@@ -179,10 +209,11 @@ async function matmul(page, ids) {
 }
 
 async function train(page, ids) {
+  const onDevice = ids.some((id) => id.endsWith("webgpu"));
   const reference = JSON.parse(fs.readFileSync(path.join(here, "reference-losses.json"), "utf8"));
   const models = {};
   for (const name of options.models) {
-    const steps = name === "gpt" && ids.some((id) => id.endsWith("webgpu")) && !options.gpu ? 2 : 5;
+    const steps = name === "gpt" && onDevice && !options.gpu ? 2 : 5;
     const prepare = async (id) => {
       const told = await page.evaluate((all) => window.bench.train(...all), [id, name, steps, options.least_ms]);
       const off = told.losses.map((loss, step) => Math.abs(loss - reference[name][step]) / reference[name][step]);
@@ -190,8 +221,13 @@ async function train(page, ids) {
       if (!(error < 5e-3)) throw new Error(`wrong losses: ${told.losses.join(" ")}`);
       return { ...told, error };
     };
-    const compared = await compare(page, ids, 1000, prepare, ["train", name]);
-    const row = summary(compared, "steps_per_s");
+    const before = onDevice ? await page.evaluate((ms) => window.bench.peak(ms), options.least_ms) : [];
+    const last = async (ready) => (onDevice ? overhead(page, ready) : {});
+    const compared = await compare(page, ids, 1000, prepare, ["train", name], last);
+    const row = { ...summary(compared, "steps_per_s"), ...compared.more };
+    row.gflop_per_step = (await page.evaluate((name) => window.bench.flop(name), name)) / 1e9;
+    const gflops = row.ours_steps_per_s === null ? null : row.ours_steps_per_s * row.gflop_per_step;
+    if (onDevice) Object.assign(row, await shareOfPeak(page, gflops, before));
     row.loss_error = Object.entries(row.errors).find(([id]) => id.startsWith("ours"))?.[1] ?? null;
     models[name] = row;
     tell(name, row);
