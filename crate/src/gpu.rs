@@ -79,7 +79,7 @@ impl GpuEngine {
             run.calls(&mut slicer).await?;
             run.finish().await?;
             let count = rows.len() / plan.inputs as usize * each;
-            logits.append(&mut self.read(&[(recording.buffer(plan.logits), count)]).await?.swap_remove(0));
+            logits.append(&mut self.read(&[(recording.slice(plan.logits), count)]).await?.swap_remove(0));
         }
         Ok(logits)
     }
@@ -102,7 +102,7 @@ impl GpuResident<'_> {
     }
 
     pub(crate) async fn read(&self, buffers: &[Buffer]) -> Result<Vec<Vec<f32>>, EngineError> {
-        let sources: Vec<_> = buffers.iter().map(|&b| (self.recording.buffer(b), self.program.values[b.0] as usize)).collect();
+        let sources: Vec<_> = buffers.iter().map(|&b| (self.recording.slice(b), self.program.values[b.0] as usize)).collect();
         self.engine.read(&sources).await
     }
 }
@@ -130,12 +130,12 @@ impl GpuTrainer<'_> {
             control.set_progress(step, steps);
             self.copy_batch(&mut run);
             run.calls(&mut slicer).await?;
-            run.copy(self.recording.buffer(self.plan.loss), 0, &losses, u64::from(step) * 4, 4);
+            run.copy(self.recording.slice(self.plan.loss), losses.slice(u64::from(step) * 4..), 4);
             self.batch = (self.batch + 1) % self.batches;
         }
         run.finish().await?;
         control.set_progress(steps, steps);
-        Ok(self.engine.read(&[(&*losses, steps as usize)]).await?.swap_remove(0))
+        Ok(self.engine.read(&[(losses.slice(..), steps as usize)]).await?.swap_remove(0))
     }
 
     /// The recorded dispatches of so many steps in one submission, all on the newest batch, and nothing else.
@@ -170,9 +170,13 @@ impl GpuTrainer<'_> {
         let forward = &self.plan.forward;
         let row_bytes = u64::from(forward.batch) * 4;
         let (x_bytes, y_bytes) = (row_bytes * u64::from(forward.inputs), row_bytes * u64::from(forward.labels));
-        let [to_x, to_y] = [forward.x, self.plan.labels].map(|b| self.recording.buffer(b));
-        run.copy(&self.x, self.batch * x_bytes, to_x, 0, x_bytes);
-        run.copy(&self.y, self.batch * y_bytes, to_y, 0, y_bytes);
+        let [to_x, to_y] = [forward.x, self.plan.labels].map(|b| self.recording.slice(b));
+        run.copy(self.x.slice(self.batch * x_bytes..), to_x, x_bytes);
+        run.copy(self.y.slice(self.batch * y_bytes..), to_y, y_bytes);
+    }
+
+    pub(crate) fn dispatches(&self) -> usize {
+        self.recording.dispatches()
     }
 
     pub(crate) fn plan(&self) -> &TrainPlan {
@@ -181,7 +185,7 @@ impl GpuTrainer<'_> {
 
     pub(crate) async fn read(&self, buffers: &[Buffer]) -> Result<Vec<Vec<f32>>, EngineError> {
         let sources: Vec<_> =
-            buffers.iter().map(|&b| (self.recording.buffer(b), self.plan.program.values[b.0] as usize)).collect();
+            buffers.iter().map(|&b| (self.recording.slice(b), self.plan.program.values[b.0] as usize)).collect();
         self.engine.read(&sources).await
     }
 }

@@ -5,6 +5,7 @@ mod memory;
 mod network;
 mod slicer;
 
+pub use manyhands_programs::joined::joined;
 pub use manyhands_programs::memory::Placement;
 pub use manyhands_programs::{AttentionBackward, Buffer, CALL_FLOP_MAX, Call, ImageOp, Matmul, Op, Program, Saved, SequenceOp};
 pub use memory::MemoryUse;

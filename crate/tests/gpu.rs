@@ -4,9 +4,10 @@
 
 use manyhands::control::{Control, Pace, PaceFuture};
 use manyhands::engine::{AdapterChoice, Engine, EngineError, GpuOptions, init_parameters, known};
+use manyhands::plan::{CALL_FLOP_MAX, TrainPlan};
 use manyhands::tuner::tasks;
 use manyhands_protocol::statement::{Backend, Kernels};
-use manyhands_protocol::work::Work;
+use manyhands_protocol::work::{TrainWork, Work};
 use manyhands_shaders::KERNELS;
 use manyhands_shaders::compare::relative_distance;
 use manyhands_shaders::matmul::{Epilogue, Shape, Transposed, Variant};
@@ -47,6 +48,27 @@ fn gpu_and_cpu_agree_and_gpu_repeats_itself() {
     println!("native GPU and native CPU: distance {distance:.2e}");
     assert!(distance < 2e-4);
     assert_eq!(first, again);
+}
+
+/// However many parameters there are, the optimiser is one dispatch, and so are a norm's squares and the clipping by it.
+#[test]
+fn updates_are_one_dispatch_for_all_parameters() {
+    let engine = open();
+    for (optimizer, kinds) in [(suite::models::SGD, 1), (suite::models::adamw(0.0), 1), (suite::models::adamw(0.1), 3)] {
+        for model in [suite::model(&[20]), suite::models::images(), suite::models::text(8, 2)] {
+            let work = TrainWork { optimizer: optimizer.clone(), ..suite::work(model, 3, 1) };
+            let (parameters, shard) = (init_parameters(&work.model, 3), suite::models::examples(&work.model, 3));
+            let dispatches = |most| {
+                let trainer = pollster::block_on(engine.trainer_cut(&work, &parameters, &shard, most)).unwrap();
+                (trainer.dispatches().unwrap(), TrainPlan::compile_cut(&work, most).unwrap().program.ops.len())
+            };
+            let (whole, calls) = dispatches(CALL_FLOP_MAX);
+            assert_eq!(whole, calls - kinds * (parameters.len() - 1), "{optimizer:?}");
+            // Where a device shares its time in the smallest parts, nothing is joined.
+            let (cut, calls) = dispatches(1);
+            assert_eq!(cut, calls, "{optimizer:?}");
+        }
+    }
 }
 
 /// A visit tests a kernel before the first unit that calls it, and only then.

@@ -6,6 +6,7 @@
 
 pub mod cpu;
 mod image;
+pub mod joined;
 pub mod memory;
 mod op;
 pub mod reference;
@@ -45,13 +46,16 @@ pub struct Program {
     pub ops: Vec<Op>,
     /// Buffers that matter only within one pass over the calls: written before they are read, and of no use after it.
     pub passing: BTreeSet<Buffer>,
+    /// Rows of buffers that are best laid side by side, in this order: calls that do the same to each in turn can be one.
+    pub side_by_side: Vec<Vec<Buffer>>,
     /// Most work of one call; what can be cut is cut so.
     pub call_flop_max: u64,
 }
 
 impl Default for Program {
     fn default() -> Self {
-        Self { values: Vec::new(), ops: Vec::new(), passing: BTreeSet::new(), call_flop_max: CALL_FLOP_MAX }
+        let (values, ops, passing, side_by_side) = Default::default();
+        Self { values, ops, passing, side_by_side, call_flop_max: CALL_FLOP_MAX }
     }
 }
 

@@ -1,14 +1,26 @@
 //! Which buffers of a program share memory: a passing buffer matters only from the first call of a pass that names it to
 //! the last, and two whose spans do not meet may lie in the same place. Kernels take what lies between a buffer's values
-//! and the next whole vec4 for zeros: buffers of other lengths keep a place to themselves.
+//! and the next whole vec4 for zeros: buffers of other lengths keep a place to themselves. So do the rows of buffers that
+//! are to lie side by side, for what lies between them is computed on as well, and zeros stay zeros.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
+use manyhands_shaders::gradient_norm::squares;
 use manyhands_shaders::matmul::Variant;
 
 use super::{Buffer, Program};
 
 const VEC4: u64 = 4;
+
+/// Buffers side by side begin at multiples of so many values. That is a part of a sum of squares, so that the parts of all
+/// of them together are the parts of each; in bytes a multiple of what a device may ask of a binding's offset, at most 256
+/// by WebGPU's limits.
+pub const SIDE_STEP: u64 = 4 * squares::PART as u64;
+const _: () = assert!((4 * SIDE_STEP).is_multiple_of(256));
+
+/// Most values of a place that several buffers lie in side by side: what every WebGPU device binds at least, 128 MiB.
+pub const SIDE_MAX: u64 = (128 << 20) / 4;
 
 /// A place in memory for each buffer of a program.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -17,6 +29,8 @@ pub struct Placement {
     pub places: Vec<u64>,
     /// The place of each buffer.
     pub place_of: Vec<usize>,
+    /// The value of its place at which each buffer begins.
+    pub begins: Vec<u64>,
     /// For each buffer that shares its place, the calls from the first to the last that names it.
     pub spans: Vec<(Buffer, Range<usize>)>,
 }
@@ -24,13 +38,16 @@ pub struct Placement {
 impl Placement {
     /// Every buffer in a place of its own, so that all of them can be read after a pass.
     pub fn apart(program: &Program) -> Self {
-        Self { places: program.values.clone(), place_of: (0..program.values.len()).collect(), spans: Vec::new() }
+        let count = program.values.len();
+        Self { places: program.values.clone(), place_of: (0..count).collect(), begins: vec![0; count], spans: Vec::new() }
     }
 
-    /// Passing buffers, the largest first, each in the first place where it meets no other, else in a new one.
+    /// Passing buffers, the largest first, each in the first place where it meets no other, else in a new one; and the
+    /// rows of [`Program::side_by_side`], each in as few places as hold it.
     pub fn shared(program: &Program) -> Self {
         let mut spans = spans(program);
-        spans.retain(|(buffer, _)| program.values[buffer.0].is_multiple_of(VEC4));
+        let aside: BTreeSet<_> = program.side_by_side.iter().flatten().collect();
+        spans.retain(|(buffer, _)| program.values[buffer.0].is_multiple_of(VEC4) && !aside.contains(buffer));
         let mut by_size: Vec<_> = spans.iter().collect();
         by_size.sort_by_key(|(buffer, _)| std::cmp::Reverse(program.values[buffer.0]));
         let mut places: Vec<u64> = Vec::new();
@@ -48,6 +65,23 @@ impl Placement {
             taken[place].push(span);
             place_of[buffer.0] = Some(place);
         }
+        let mut begins = vec![0; program.values.len()];
+        for row in &program.side_by_side {
+            // Where the place that was opened last for this row ends.
+            let mut end: Option<u64> = None;
+            for &Buffer(buffer) in row {
+                let values = program.values[buffer];
+                let behind = end.map(|end| end.next_multiple_of(SIDE_STEP));
+                let begin = behind.filter(|begin| begin.saturating_add(values) <= SIDE_MAX);
+                if begin.is_some() {
+                    places.pop();
+                }
+                begins[buffer] = begin.unwrap_or(0);
+                places.push(begins[buffer].saturating_add(values));
+                place_of[buffer] = Some(places.len() - 1);
+                end = places.last().copied();
+            }
+        }
         let place_of = place_of.into_iter().zip(&program.values).map(|(place, &values)| {
             place.unwrap_or_else(|| {
                 places.push(values);
@@ -55,7 +89,7 @@ impl Placement {
             })
         });
         let place_of = place_of.collect();
-        Self { places, place_of, spans }
+        Self { places, place_of, begins, spans }
     }
 
     /// Bytes of all places and of `more` beside them; what is past 2⁶⁴ counts as that.
@@ -137,6 +171,30 @@ mod tests {
             }
         }
         assert!(placement.bytes(0) <= 2 * bytes_least(&program));
+    }
+
+    #[test]
+    fn rows_lie_side_by_side() {
+        let check = |values: &[u64], expected: &[(usize, u64)], ends: &[u64]| {
+            let mut program = chain(&[8]);
+            let row: Vec<_> = values.iter().map(|&values| program.passing(values)).collect();
+            for &x in &row {
+                program.ops.push(Op::Add { x, y: x, sum: x, values: 1 });
+            }
+            program.side_by_side.push(row.clone());
+            let placement = Placement::shared(&program);
+            let first = placement.place_of[row[0].0];
+            let lie = |buffer: &Buffer| (placement.place_of[buffer.0] - first, placement.begins[buffer.0]);
+            assert_eq!(row.iter().map(lie).collect::<Vec<_>>(), expected);
+            assert_eq!(&placement.places[first..first + ends.len()], ends);
+            // What lies between them stays zero only where nobody else writes.
+            assert!(placement.spans.iter().all(|(buffer, _)| !row.contains(buffer)));
+            assert_eq!([0, 1].map(|buffer| placement.begins[buffer]), [0; 2]);
+        };
+        check(&[5], &[(0, 0)], &[5]);
+        check(&[5, 1024, 8, 1], &[(0, 0), (0, 1024), (0, 2048), (0, 3072)], &[3073]);
+        check(&[SIDE_MAX - 1024, 1024, 4], &[(0, 0), (0, SIDE_MAX - 1024), (1, 0)], &[SIDE_MAX, 4]);
+        check(&[4, SIDE_MAX + 4, 4], &[(0, 0), (1, 0), (2, 0)], &[4, SIDE_MAX + 4, 4]);
     }
 
     #[test]

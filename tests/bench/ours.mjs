@@ -39,7 +39,12 @@ function adapter(id, kind, backend, suites) {
       const x = bits(join(spec.batches.map((batch) => batch.x)));
       const y = new Uint32Array(join(spec.batches.map((batch) => batch.y)));
       const steps = await device.trainer(name, spec.params.map((p) => p.data), x, y);
-      return { run: (count) => steps.run(count), dispose: () => steps.free() };
+      return {
+        run: (count) => steps.run(count),
+        replay: (count) => steps.replay(count),
+        dispatches: kind === "webgpu" ? steps.dispatches() : null,
+        dispose: () => steps.free(),
+      };
     },
   };
 }

@@ -15,6 +15,8 @@ const options = {
   suite: "matmul",
   rounds: 5,
   least_ms: 150,
+  // Of a step and its bare dispatches.
+  pairs: 15,
   limit_s: 240,
   models: ["mlp", "cnn", "gpt"],
   shapes: [[256, 256, 256], [512, 512, 512], [1024, 1024, 1024], [64, 784, 256], [784, 64, 256], [256, 256, 1024], [1024, 384, 1536]],
@@ -99,21 +101,29 @@ function limited(promise) {
 }
 
 /** What `compare` needs of a page where competitors run. */
-function pageStage(page) {
+function pageStage(page, backend) {
   const { least_ms } = options;
   return {
     product: (id, shape) => page.evaluate((all) => window.bench.product(...all), [id, shape, least_ms]),
     train: (id, name, steps) => page.evaluate((all) => window.bench.train(...all), [id, name, steps, least_ms]),
     sample: async (id, count) => ({ ms: await page.evaluate((all) => window.bench.sample(...all), [id, count]) }),
     close: (id) => page.evaluate((id) => window.bench.close(id), id),
+    // What only a page with a GPU device can tell.
+    device: backend === "webgpu" && {
+      peak: () => page.evaluate((ms) => window.bench.peak(ms), least_ms),
+      overhead: (id, count, pairs) => page.evaluate((all) => window.bench.overhead(...all), [id, count, pairs]),
+      flop: (name) => page.evaluate((name) => window.bench.flop(name), name),
+    },
   };
 }
 
 /**
+/**
  * One problem on one backend by all competitors, in turns; per competitor rates of `per` a repetition, by the clock and,
- * where it is told, by the time that the competitor had the processor. `prepare` gives the repetitions of a sample, or throws.
+ * where it is told, by the time that the competitor had the processor. `prepare` gives the repetitions of a sample, or throws;
+ * `last` is called before anything is closed.
  */
-async function compare(stage, ids, per, prepare) {
+async function compare(stage, ids, per, prepare, last = async () => undefined) {
   const ready = new Map();
   for (const id of ids) {
     try {
@@ -135,8 +145,9 @@ async function compare(stage, ids, per, prepare) {
       if (took.processorMs) processor.set(id, [...(processor.get(id) ?? []), (per * count) / took.processorMs]);
     }
   }
+  const more = await last(ready);
   for (const id of order) await stage.close(id);
-  return { rates, processor, ready };
+  return { rates, processor, ready, more };
 }
 
 /** Ours, the others and how ours does beside the best of them, from rates per competitor. */
@@ -163,11 +174,34 @@ function summary({ rates, processor, ready }, unit) {
   };
 }
 
-function tell(problem, { spreads, ratio, best_peer, by_processor_time }) {
+/** The adapter's fma peak by samples from before and after a problem, and the share of it that so many GFLOP/s are. */
+async function shareOfPeak(device, gflops, before) {
+  const peak = spread([...before, ...(await device.peak())]);
+  return { fma_peak_gflops: peak, share_of_peak: gflops === null ? null : gflops / peak.median };
+}
+
+/** What a step takes longer than its dispatches alone, as a share of it: per pair of samples. */
+async function overhead(device, ready) {
+  const id = "ours-webgpu";
+  if (!ready.has(id)) return {};
+  const { samples, dispatches } = await device.overhead(id, ready.get(id).count, options.pairs);
+  const shares = samples.map(({ step_ms, replay_ms }) => 1 - replay_ms / step_ms).toSorted((a, b) => a - b);
+  const quartile = (part) => shares[Math.round((shares.length - 1) * part)];
+  const told = { median: median(shares), quartiles: [quartile(0.25), quartile(0.75)], pairs: shares.length };
+  return { dispatches, overhead: told };
+}
+
+function tell(problem, { spreads, ratio, best_peer, by_processor_time, share_of_peak, overhead, dispatches }) {
   const cells = Object.entries(spreads).map(([id, s]) => `${id} ${short(s.median)} (${short(s.worst)}–${short(s.best)})`);
   const beside = best_peer ? `   ${short(ratio)} x ${best_peer}` : "";
   const used = best_peer && by_processor_time ? `   ${short(by_processor_time.ratio)} by processor time` : "";
   log(`${problem.padEnd(18)} ${cells.join("   ")}${beside}${used}`);
+  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  if (typeof share_of_peak === "number") log(`${"".padEnd(18)} ${percent(share_of_peak)} of the adapter's fma peak`);
+  if (overhead) {
+    const [low, high] = overhead.quartiles.map(percent);
+    log(`${"".padEnd(18)} overhead ${percent(overhead.median)} (${low} to ${high}), ${dispatches} dispatches a step`);
+  }
 }
 
 async function matmul(stage, ids) {
@@ -178,7 +212,9 @@ async function matmul(stage, ids) {
       if (!(told.error < 1e-5)) throw new Error(`wrong product, error ${told.error}`);
       return told;
     };
+    const before = stage.device ? await stage.device.peak() : [];
     const row = { m, k, n, ...summary(await compare(stage, ids, (2 * m * k * n) / 1e6, prepare), "gflops") };
+    if (stage.device) Object.assign(row, await shareOfPeak(stage.device, row.ours_gflops, before));
     shapes.push(row);
     tell(`${m}x${k}x${n}`, row);
   }
@@ -189,10 +225,11 @@ async function matmul(stage, ids) {
 const references = () => JSON.parse(fs.readFileSync(path.join(here, "reference-losses.json"), "utf8"));
 
 async function train(stage, ids) {
+  const { device } = stage;
   const reference = references();
   const models = {};
   for (const name of options.models) {
-    const steps = name === "gpt" && ids.some((id) => id.endsWith("webgpu")) && !options.gpu ? 2 : 5;
+    const steps = name === "gpt" && device && !options.gpu ? 2 : 5;
     const prepare = async (id) => {
       const told = await stage.train(id, name, steps);
       const off = told.losses.map((loss, step) => Math.abs(loss - reference[name][step]) / reference[name][step]);
@@ -200,7 +237,15 @@ async function train(stage, ids) {
       if (!(error < 5e-3)) throw new Error(`wrong losses: ${told.losses.join(" ")}`);
       return { ...told, error };
     };
-    const row = summary(await compare(stage, ids, 1000, prepare), "steps_per_s");
+    const before = device ? await device.peak() : [];
+    const last = async (ready) => (device ? overhead(device, ready) : {});
+    const compared = await compare(stage, ids, 1000, prepare, last);
+    const row = { ...summary(compared, "steps_per_s"), ...compared.more };
+    if (device) {
+      row.gflop_per_step = (await device.flop(name)) / 1e9;
+      const gflops = row.ours_steps_per_s === null ? null : row.ours_steps_per_s * row.gflop_per_step;
+      Object.assign(row, await shareOfPeak(device, gflops, before));
+    }
     row.loss_error = Object.entries(row.errors).find(([id]) => id.startsWith("ours"))?.[1] ?? null;
     models[name] = row;
     tell(name, row);
@@ -243,7 +288,7 @@ async function compareInPages(backends, result, browser, port) {
       }
     }
     log(`\n${options.suite} on ${backend}: medians of ${options.rounds} rounds (worst–best)`);
-    const part = await suites[options.suite](pageStage(page), opened);
+    const part = await suites[options.suite](pageStage(page, backend), opened);
     if (backend === "webgpu") Object.assign(result, part);
     else result.cpu = { backend: "wasm", threads: 1, ...part };
     await page.close();

@@ -16,7 +16,17 @@ struct Shader {
     names: &'static [(&'static str, &'static str)],
 }
 
-const SHADERS: [Shader; 6] = [
+const SHADERS: [Shader; 8] = [
+    Shader {
+        path: "attention/query_gradient_quad.wgsl",
+        template: "attention_gradient_quad.wgsl",
+        names: &[("QUERY", "yes"), ("KEY", "")],
+    },
+    Shader {
+        path: "attention/key_gradient_quad.wgsl",
+        template: "attention_gradient_quad.wgsl",
+        names: &[("QUERY", ""), ("KEY", "yes")],
+    },
     Shader { path: "matmul/tiled_8x8.wgsl", template: "matmul_tiled.wgsl", names: &[("COLUMNS", "8"), ("WIDE", "yes")] },
     Shader { path: "matmul/tiled_8x4.wgsl", template: "matmul_tiled.wgsl", names: &[("COLUMNS", "4"), ("WIDE", "")] },
     Shader { path: "max_pool_forward.wgsl", template: "pool_forward.wgsl", names: &[("MAX", "yes")] },

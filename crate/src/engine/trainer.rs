@@ -114,6 +114,15 @@ impl Trainer<'_> {
         }
     }
 
+    /// How many dispatches a device makes for one step.
+    #[cfg(feature = "gpu")]
+    pub fn dispatches(&self) -> Result<usize, EngineError> {
+        match self {
+            Trainer::Cpu(_) => Err(EngineError::Unsupported("dispatches on the CPU".to_owned())),
+            Trainer::Gpu(trainer) => Ok(trainer.dispatches()),
+        }
+    }
+
     /// The parameters as they are, in the model's order.
     pub async fn parameters(&self) -> Result<Vec<Vec<f32>>, EngineError> {
         self.read(&self.plan().forward.parameters).await

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::device::{GpuEngine, Memory};
 use super::pipelines::Pipeline;
 use crate::engine::EngineError;
-use crate::plan::{Buffer, Call, Op, Placement, Program, Slicer, check_bytes};
+use crate::plan::{Buffer, Call, Op, Placement, Program, Slicer, check_bytes, joined};
 
 /// Buffers are whole vec4, and never empty, so that any of them can be bound.
 const BUFFER_STEP: u64 = 16;
@@ -21,11 +21,12 @@ struct Dispatch {
 /// A program ready to run.
 pub struct Recording {
     places: Vec<Memory>,
-    /// The place of each buffer.
-    place_of: Vec<usize>,
-    calls: Vec<Dispatch>,
+    /// The place of each buffer, and the byte of it at which the buffer begins.
+    at: Vec<(usize, u64)>,
+    /// For each call of the program; none for what an earlier one does with its own.
+    calls: Vec<Option<Dispatch>>,
     /// Parameters of all calls, which their bind groups name.
-    _params: Memory,
+    params: Memory,
 }
 
 impl GpuEngine {
@@ -39,38 +40,57 @@ impl GpuEngine {
         if let Some(&bytes) = sizes.iter().find(|&&bytes| bytes > most) {
             return Err(EngineError::BufferTooLarge { total: placement.bytes(0), bytes, most });
         }
-        let calls: Vec<_> = program.ops.iter().map(|op| self.call(op)).collect();
-        let flops: Vec<_> = program.ops.iter().map(Op::flop).collect();
+        let ops = joined(program, placement);
+        let calls: Vec<_> = ops.iter().flatten().map(|op| self.call(op)).collect();
         let pipelines = self.pipelines(&calls).await?;
-        self.scoped(|| self.allocate(&sizes, &placement.place_of, &pipelines, &calls, &flops)).await
+        self.scoped(|| self.allocate(&sizes, placement, &ops, &calls, &pipelines)).await
     }
 
-    fn allocate(&self, sizes: &[u64], place_of: &[usize], pipelines: &[Pipeline], calls: &[Call], flops: &[u64]) -> Recording {
+    /// `calls` and `pipelines` are of those `ops` that are left.
+    fn allocate(
+        &self,
+        sizes: &[u64],
+        placement: &Placement,
+        ops: &[Option<Op>],
+        calls: &[Call],
+        pipelines: &[Pipeline],
+    ) -> Recording {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let buffer = |&size| {
             let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
             Memory(self.device.create_buffer(&descriptor))
         };
-        let places: Vec<_> = sizes.iter().map(buffer).collect();
+        let places = sizes.iter().map(buffer).collect();
+        let at = placement.place_of.iter().zip(&placement.begins).map(|(&place, begin)| (place, begin * 4)).collect();
         let (uniforms, offsets) = self.uniforms(calls);
-        let calls = calls.iter().zip(pipelines).zip(flops).zip(offsets).map(|(((call, pipeline), &flop), offset)| {
-            let size = std::num::NonZeroU64::new(call.params.len() as u64);
-            let params = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &uniforms, offset, size });
-            let storage = call.buffers.iter().map(|b| places[place_of[b.0]].as_entire_binding());
-            let entries: Vec<_> = std::iter::once(params)
-                .chain(storage)
-                .enumerate()
-                .map(|(binding, resource)| wgpu::BindGroupEntry { binding: binding as u32, resource })
-                .collect();
-            let bind_group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: None,
-                layout: &pipeline.layout,
-                entries: &entries,
+        let mut recording = Recording { places, at, calls: Vec::with_capacity(ops.len()), params: uniforms };
+        let mut left = calls.iter().zip(pipelines).zip(offsets);
+        for op in ops {
+            let dispatch = op.as_ref().and_then(|op| {
+                let ((call, pipeline), offset) = left.next()?;
+                Some(self.dispatch(&recording, call, pipeline, offset, op.flop()))
             });
-            Dispatch { pipeline: pipeline.pipeline.clone(), bind_group, groups: call.groups, flop }
+            recording.calls.push(dispatch);
+        }
+        recording
+    }
+
+    fn dispatch(&self, recording: &Recording, call: &Call, pipeline: &Pipeline, offset: u64, flop: u64) -> Dispatch {
+        let size = std::num::NonZeroU64::new(call.params.len() as u64);
+        let params = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &recording.params, offset, size });
+        let storage = call.buffers.iter().map(|&buffer| {
+            let slice = recording.slice(buffer);
+            let (buffer, offset) = (slice.buffer(), slice.offset());
+            wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: None })
         });
-        let calls = calls.collect();
-        Recording { places, place_of: place_of.to_vec(), calls, _params: uniforms }
+        let entries: Vec<_> = std::iter::once(params)
+            .chain(storage)
+            .enumerate()
+            .map(|(binding, resource)| wgpu::BindGroupEntry { binding: binding as u32, resource })
+            .collect();
+        let descriptor = wgpu::BindGroupDescriptor { label: None, layout: &pipeline.layout, entries: &entries };
+        let bind_group = self.device.create_bind_group(&descriptor);
+        Dispatch { pipeline: pipeline.pipeline.clone(), bind_group, groups: call.groups, flop }
     }
 
     /// One buffer with the parameters of every call, and where each begins.
@@ -96,15 +116,23 @@ impl GpuEngine {
 }
 
 impl Recording {
-    pub fn buffer(&self, buffer: Buffer) -> &wgpu::Buffer {
-        &self.places[self.place_of[buffer.0]]
+    /// From where a buffer begins to the end of its place.
+    pub fn slice(&self, buffer: Buffer) -> wgpu::BufferSlice<'_> {
+        let (place, begin) = self.at[buffer.0];
+        self.places[place].slice(begin..)
     }
 
     /// Puts values at the beginning of a buffer.
     pub fn upload(&self, engine: &GpuEngine, buffer: Buffer, values: &[f32]) {
         if !values.is_empty() {
-            engine.queue.write_buffer(self.buffer(buffer), 0, bytemuck::cast_slice(values));
+            let slice = self.slice(buffer);
+            engine.queue.write_buffer(slice.buffer(), slice.offset(), bytemuck::cast_slice(values));
         }
+    }
+
+    /// How many dispatches one pass over the calls is.
+    pub fn dispatches(&self) -> usize {
+        self.calls.iter().flatten().filter(|call| call.groups[0] > 0).count()
     }
 }
 
@@ -125,8 +153,9 @@ impl<'a> Run<'a> {
         self.encoder.get_or_insert_with(|| device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()))
     }
 
-    pub fn copy(&mut self, from: &wgpu::Buffer, offset: u64, to: &wgpu::Buffer, to_offset: u64, bytes: u64) {
-        self.encoder().copy_buffer_to_buffer(from, offset, to, to_offset, bytes);
+    /// Copies between the beginnings of two slices.
+    pub fn copy(&mut self, from: wgpu::BufferSlice, to: wgpu::BufferSlice, bytes: u64) {
+        self.encoder().copy_buffer_to_buffer(from.buffer(), from.offset(), to.buffer(), to.offset(), bytes);
     }
 
     /// Every call of the program once, submitting whenever a slice is full.
@@ -153,6 +182,7 @@ impl<'a> Run<'a> {
         let recording = self.recording;
         let mut pass = self.encoder().begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         for (index, call) in calls.clone().zip(&recording.calls[calls.clone()]) {
+            let Some(call) = call else { continue };
             if call.groups[0] > 0 {
                 let [x, y, z] = call.groups;
                 pass.set_pipeline(&call.pipeline);

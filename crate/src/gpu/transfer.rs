@@ -40,8 +40,8 @@ impl GpuEngine {
         Ok(buffer)
     }
 
-    /// Copies the first values of each buffer back, all in one go.
-    pub(super) async fn read(&self, sources: &[(&wgpu::Buffer, usize)]) -> Result<Vec<Vec<f32>>, EngineError> {
+    /// Copies the first values of each slice back, all in one go.
+    pub(super) async fn read(&self, sources: &[(wgpu::BufferSlice<'_>, usize)]) -> Result<Vec<Vec<f32>>, EngineError> {
         let bytes: u64 = sources.iter().map(|(_, values)| *values as u64 * 4).sum();
         if bytes == 0 {
             return Ok(sources.iter().map(|_| Vec::new()).collect());
@@ -49,9 +49,9 @@ impl GpuEngine {
         let staging = self.allocate_plain(bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?;
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let mut at = 0;
-        for (buffer, values) in sources.iter().filter(|(_, values)| *values > 0) {
+        for (slice, values) in sources.iter().filter(|(_, values)| *values > 0) {
             let bytes = *values as u64 * 4;
-            encoder.copy_buffer_to_buffer(buffer, 0, &staging, at, bytes);
+            encoder.copy_buffer_to_buffer(slice.buffer(), slice.offset(), &staging, at, bytes);
             at += bytes;
         }
         self.submit_and(encoder.finish(), |done| staging.map_async(wgpu::MapMode::Read, .., move |_| done())).await?;

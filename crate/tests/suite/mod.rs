@@ -20,7 +20,7 @@ use manyhands_protocol::work::{InnerOptimizer, TrainWork};
 use manyhands_shaders::compare::relative_distance;
 use manyhands_shaders::matmul::{Epilogue, Shape, Transposed, Variant};
 
-mod models;
+pub mod models;
 mod sampling;
 mod state;
 pub mod vectors;

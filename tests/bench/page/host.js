@@ -1,6 +1,8 @@
 // The page's side of a comparison: prepares competitors, checks what they compute, and times one sample at a time. Which
 // sample comes when is the driver's business (../run.mjs).
 import { calibrate, product, productError } from "./check.js";
+import { model } from "./models.js";
+import { peak } from "./peak.js";
 
 const modules = { ours: "/ours.mjs", tfjs: "/dist/tfjs.js", jaxjs: "/dist/jaxjs.js" };
 const opened = new Map();
@@ -52,6 +54,29 @@ window.bench = {
   async sample(id, count) {
     return timed(live.get(id), count);
   },
+
+  /** Milliseconds of so many steps, and of their dispatches and nothing else, in pairs; which comes first changes. */
+  async overhead(id, count, pairs) {
+    const { run, replay } = live.get(id);
+    const took = async (work) => {
+      const begun = performance.now();
+      await work(count);
+      return performance.now() - begun;
+    };
+    await replay(count);
+    const samples = [];
+    for (let pair = 0; pair < pairs; pair += 1) {
+      const [first, then] = pair % 2 ? [replay, run] : [run, replay];
+      const [a, b] = [await took(first), await took(then)];
+      samples.push(pair % 2 ? { step_ms: b, replay_ms: a } : { step_ms: a, replay_ms: b });
+    }
+    return { samples, dispatches: live.get(id).dispatches };
+  },
+
+  /** Operations of a model's products in a step. */
+  flop: (name) => model(name).flop,
+
+  peak,
 
   close(id) {
     live.get(id)?.dispose();

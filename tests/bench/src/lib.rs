@@ -141,6 +141,11 @@ impl Steps {
         losses.last().copied().ok_or_else(|| JsError::new("no steps"))
     }
 
+    /// Of one step.
+    pub fn dispatches(&self) -> Result<usize, JsError> {
+        self.0.dispatches().map_err(fault)
+    }
+
     /// Only the dispatches of so many steps, in one submission.
     pub async fn replay(&mut self, steps: u32) -> Result<(), JsError> {
         self.0.replay(steps).await.map_err(fault)

@@ -1,4 +1,5 @@
-//! The update of every parameter by the inner optimiser.
+//! The update of every parameter by the inner optimiser. What it walks along lies side by side, so that a device makes one
+//! call of it for all parameters.
 
 use manyhands_protocol::work::InnerOptimizer;
 use manyhands_shaders::gradient_norm::squares;
@@ -20,8 +21,10 @@ pub struct Kept {
 pub fn compile(program: &mut Program, gradients: &[Gradient], optimizer: &InnerOptimizer) -> Kept {
     // Parameters are the first buffers of a plan.
     let of = |parameter: Buffer, kind| State { parameter: Some(parameter.0 as u32), kind };
-    let mut state = Vec::new();
-    match *optimizer {
+    let mut state: Vec<(State, Buffer)> = Vec::new();
+    program.side_by_side.push(gradients.iter().map(|g| g.parameter).collect());
+    program.side_by_side.push(gradients.iter().map(|g| g.gradient).collect());
+    let kept = match *optimizer {
         InnerOptimizer::Sgd { learning_rate, momentum } => {
             let rates = Rates { learning_rate, momentum };
             for &Gradient { parameter, gradient } in gradients {
@@ -50,7 +53,12 @@ pub fn compile(program: &mut Program, gradients: &[Gradient], optimizer: &InnerO
             state.push((State { parameter: None, kind: StateKind::Powers }, powers));
             Kept { state, initial: vec![(powers, adamw_advance::START.to_vec())] }
         }
+    };
+    for kind in [StateKind::Velocity, StateKind::FirstMoment, StateKind::SecondMoment] {
+        let row: Vec<_> = kept.state.iter().filter(|(of, _)| of.kind == kind).map(|&(_, buffer)| buffer).collect();
+        program.side_by_side.push(row);
     }
+    kept
 }
 
 /// Scales all gradients together down to the norm `most` where theirs is larger.
