@@ -147,11 +147,14 @@ function summary({ rates, ready }, unit) {
   const ours = [...rates.keys()].find((id) => id.startsWith("ours"));
   const best = Object.entries(peers).toSorted((a, b) => b[1] - a[1])[0];
   const rate = ours === undefined ? null : spreads[ours].median;
+  // Round by round, for what else the machine does slows the samples of a round alike.
+  const rounds = ours && best ? rates.get(best[0]).map((value, round) => rates.get(ours)[round] / value) : [];
+  const ratios = rounds.filter(Number.isFinite);
   return {
     [`ours_${unit}`]: rate,
     peers,
     best_peer: best?.[0] ?? null,
-    ratio: best && rate !== null ? rate / best[1] : null,
+    ratio: ratios.length > 0 ? median(ratios) : null,
     spreads,
     errors: Object.fromEntries([...ready].filter(([, told]) => "error" in told).map(([id, told]) => [id, told.error])),
   };
