@@ -86,7 +86,8 @@ impl Engine {
         match self {
             Engine::Cpu(_) => {
                 let backend = if cfg!(target_arch = "wasm32") { Backend::Wasm } else { Backend::NativeCpu };
-                DeviceClass { backend, adapter: std::env::consts::ARCH.to_owned() }
+                let arithmetic = if cfg!(target_feature = "relaxed-simd") { " relaxed-simd" } else { "" };
+                DeviceClass { backend, adapter: format!("{}{arithmetic}", std::env::consts::ARCH) }
             }
             #[cfg(feature = "gpu")]
             Engine::Gpu(gpu) => gpu.device_class(),

@@ -1,10 +1,10 @@
 // Our engine as one competitor of a benchmark page: products and training steps on WebGPU and on the wasm CPU path.
 // `cargo xtask bench module` makes pkg/ beside this file. The page gives models as /page/models.js says.
-import init, { open } from "./pkg/manyhands_bench.js";
+import { load } from "./pkg/load.js";
 import { model } from "/page/models.js";
 
 /** One wasm instance for both backends. */
-const ready = init();
+const ready = load();
 
 function adapter(id, kind, backend, suites) {
   let device;
@@ -13,8 +13,7 @@ function adapter(id, kind, backend, suites) {
     kind,
     suites,
     async init() {
-      await ready;
-      device = await open(backend);
+      device = await (await ready).open(backend);
       return { version: "0.1.0", adapter: device.adapter() };
     },
     async matmul({ m, k, n, a, b }) {

@@ -161,7 +161,10 @@ function ratios(rates, unit) {
   const ours = [...rates.keys()].find((id) => id.startsWith("ours"));
   const best = Object.entries(peers).toSorted((a, b) => b[1] - a[1])[0];
   const rate = ours === undefined ? null : spreads[ours].median;
-  const ratio = best && rate !== null ? rate / best[1] : null;
+  // Round by round, for what else the machine does slows the samples of a round alike.
+  const rounds = ours && best ? rates.get(best[0]).map((value, round) => rates.get(ours)[round] / value) : [];
+  const finite = rounds.filter(Number.isFinite);
+  const ratio = finite.length > 0 ? median(finite) : null;
   return { [`ours_${unit}`]: rate, peers, best_peer: best?.[0] ?? null, ratio, spreads };
 }
 

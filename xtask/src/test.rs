@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use crate::proc::{Ended, Interrupt, command, run_limited};
-use crate::{build_dir, root, setup};
+use crate::{build_dir, root, setup, web};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -101,14 +101,21 @@ fn native_tests() -> Result<Vec<Command>, String> {
 }
 
 fn wasm_tests() -> Result<Vec<Command>, String> {
-    let mut tests =
+    let mut all =
         cargo(&["test", "--package", "manyhands", "--features", "gpu,web,reference", "--test", "web", "--test", "web_host"]);
+    in_browser(&mut all);
+    // The CPU path alone.
+    let mut relaxed = cargo(&["test", "--package", "manyhands", "--features", "reference", "--test", "web"]);
+    in_browser(&mut relaxed).env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", web::RELAXED_SIMD);
+    Ok(vec![all, relaxed])
+}
+
+fn in_browser(tests: &mut Command) -> &mut Command {
     tests
         .args(WASM)
         .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", "wasm-bindgen-test-runner")
         .env("CHROMEDRIVER", "chromedriver")
-        .env("WASM_BINDGEN_TEST_TIMEOUT", "300");
-    one(tests)
+        .env("WASM_BINDGEN_TEST_TIMEOUT", "300")
 }
 
 fn page_types() -> Result<Vec<Command>, String> {

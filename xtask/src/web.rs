@@ -1,13 +1,14 @@
-//! Builds the page and the worker into dist/: Trunk does the work, cargo builds the small worker that a visit begins with,
-//! then both get their final names, and everything is made small. Nothing here knows what the page or the worker do.
+//! Builds the page and the worker into dist/: Trunk does the work, cargo builds the worker with relaxed SIMD and the small
+//! one that a visit begins with, then all get their final names, and everything is made small. Nothing here knows what the page or the worker do.
 
 pub mod compress;
-mod finish;
+pub mod finish;
 mod imports;
 mod strip;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -16,6 +17,8 @@ use crate::{build_dir, root, setup};
 
 /// Where Trunk writes.
 const STAGE: &str = "target/web-stage";
+/// What a build for browsers with relaxed SIMD adds.
+pub const RELAXED_SIMD: &str = "-Ctarget-feature=+relaxed-simd";
 
 /// The folder that the coordinator embeds.
 pub fn dist() -> PathBuf {
@@ -31,7 +34,8 @@ pub fn build() -> Result<()> {
     // Panic messages hold source paths: those of the machine that built are nobody's business and differ everywhere.
     trunk.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", remapped_paths()?);
     run(&mut trunk)?;
-    build_opening(&stage)?;
+    build_worker(&stage, finish::RELAXED, "relaxed", &format!("{} {RELAXED_SIMD}", remapped_paths()?), &[])?;
+    build_worker(&stage, finish::OPENING, "opening", &remapped_paths()?, &["--no-default-features"])?;
 
     let workers = finish::finish(&stage, shrink)?;
     strip::strip(&stage)?;
@@ -43,15 +47,25 @@ pub fn build() -> Result<()> {
     replace(&stage, &dist())
 }
 
-/// The small worker, beside what Trunk left.
-fn build_opening(stage: &Path) -> Result<()> {
-    let mut cargo = command("cargo", &["build", "--package", finish::WHOLE, "--no-default-features"]);
-    cargo.args(["--target", "wasm32-unknown-unknown", "--profile", "opening"]);
-    run(cargo.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", remapped_paths()?))?;
+/// Another build of the worker, beside what Trunk left.
+fn build_worker(stage: &Path, name: &str, profile: &str, flags: &str, features: &[&str]) -> Result<()> {
+    let mut cargo = command("cargo", &["build", "--package", finish::WHOLE]);
+    run(for_wasm(&mut cargo, profile, flags).args(features))?;
+    bind(profile, finish::WHOLE, name, stage)
+}
+
+/// Makes cargo build for wasm, with flags beside those of .cargo/config.toml.
+pub fn for_wasm<'a>(cargo: &'a mut Command, profile: &str, flags: &str) -> &'a mut Command {
+    cargo.args(["--target", "wasm32-unknown-unknown", "--profile", profile]);
+    cargo.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", flags)
+}
+
+/// The module `name` in `folder` around what cargo built as `built`.
+pub fn bind(profile: &str, built: &str, name: &str, folder: &Path) -> Result<()> {
     let target = build_dir().parent().context("cargo's folder has a parent")?;
-    let built = target.join("wasm32-unknown-unknown/opening").join(finish::WHOLE).with_extension("wasm");
-    let mut bind = command("wasm-bindgen", &["--target", "web", "--no-typescript", "--out-name", finish::OPENING, "--out-dir"]);
-    run(bind.arg(stage).arg(&built).env("PATH", setup::path()?))
+    let built = target.join("wasm32-unknown-unknown").join(profile).join(built).with_extension("wasm");
+    let mut bind = command("wasm-bindgen", &["--target", "web", "--no-typescript", "--out-name", name, "--out-dir"]);
+    run(bind.arg(folder).arg(&built).env("PATH", setup::path()?))
 }
 
 /// Moves `new` to where `old` is. A crash in between leaves no dist/, which the next build repairs.

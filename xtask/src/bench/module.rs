@@ -1,23 +1,34 @@
 //! The engine as a module for a benchmark's page: tests/bench/pkg/, which tests/bench/ours.mjs imports. Built as visitors
-//! get the worker, and by the same optimiser.
+//! get the worker, with and without relaxed SIMD, and by the same optimiser.
 
-use anyhow::{Context as _, Result};
+use std::fs;
+
+use anyhow::Result;
 
 use crate::proc::{command, run};
-use crate::{build_dir, root, setup, web};
+use crate::root;
+use crate::web::{self, finish};
 
 /// What cargo calls the module.
 const NAME: &str = "manyhands_bench";
+/// The same with relaxed SIMD.
+const RELAXED: &str = "manyhands_bench_relaxed";
 
 pub fn build() -> Result<()> {
-    let how = ["--target", "wasm32-unknown-unknown", "--profile", "web"];
-    run(command("cargo", &["build", "--lib", "--package", "manyhands-bench"]).args(how))?;
-    let target = build_dir().parent().context("cargo's folder has a parent")?;
-    let built = target.join("wasm32-unknown-unknown/web").join(NAME).with_extension("wasm");
     let package = root().join("tests/bench/pkg");
-    let mut bind = command("wasm-bindgen", &["--target", "web", "--no-typescript", "--out-dir"]);
-    run(bind.arg(&package).arg(&built).env("PATH", setup::path()?))?;
-    web::shrink(&package.join(format!("{NAME}_bg.wasm")))?;
+    for (name, profile, flags) in [(NAME, "web", ""), (RELAXED, "relaxed", web::RELAXED_SIMD)] {
+        let mut cargo = command("cargo", &["build", "--lib", "--package", "manyhands-bench"]);
+        run(web::for_wasm(&mut cargo, profile, flags))?;
+        web::bind(profile, NAME, name, &package)?;
+        web::shrink(&package.join(format!("{name}_bg.wasm")))?;
+    }
+    let load = format!(
+        "// The module that this browser takes, ready.\nexport async function load() {{\n  \
+         const module = await ({} ? import(\"./{RELAXED}.js\") : import(\"./{NAME}.js\"));\n  \
+         await module.default();\n  return module;\n}}\n",
+        finish::HAS_RELAXED_SIMD
+    );
+    fs::write(package.join("load.js"), load)?;
     println!("module built: tests/bench/ours.mjs with {}", package.display());
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Sizes of the built page by the moment at which a visitor downloads each file, read off the files themselves: what
 //! index.html, its modules and its styles name is loaded at once; the whole worker, which the small one's script names,
-//! after the first unit or for a unit that trains; all else after Start.
+//! after the first unit or for a unit that trains; all else after Start. Of the two whole workers a browser loads one, that
+//! with relaxed SIMD where it can; a job's sum counts this one.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,8 +15,9 @@ use serde_json::{Value, json};
 use crate::web::compress;
 
 const PAGE: &str = "index.html";
-/// What stands before the whole worker's address in the small one's script, and before the address of a script's wasm.
-const WHOLE: &str = "const whole = new URL(\"";
+/// What stands before the whole workers' addresses in the small one's script, and before the address of a script's wasm.
+const RELAXED: &str = "const whole = new URL(relaxed ? \"";
+const PLAIN: &str = "\" : \"";
 const WASM: &str = "fetch(new URL(\"";
 /// Jobs by what they compute.
 const FAMILIES: [(&str, Phase); 4] =
@@ -29,6 +31,8 @@ enum Phase {
     FirstUnit,
     /// The whole worker.
     Training,
+    /// The whole worker of browsers without relaxed SIMD, who load it in place of the other.
+    TrainingPlain,
 }
 
 impl Phase {
@@ -37,6 +41,7 @@ impl Phase {
             Phase::BeforeStart => "before_start",
             Phase::FirstUnit => "first_unit",
             Phase::Training => "training",
+            Phase::TrainingPlain => "training_plain",
         }
     }
 }
@@ -60,12 +65,13 @@ pub fn measure(dist: &Path) -> Result<Report> {
     let mut contents = BTreeMap::new();
     read_dir(dist, "", &mut contents)?;
     ensure!(contents.contains_key(PAGE), "{} holds no {PAGE}: build the page first", dist.display());
-    let (before, whole) = (loaded_at_once(&contents), whole_worker(&contents));
+    let (before, [relaxed, plain]) = (loaded_at_once(&contents), whole_workers(&contents));
     let mut files = Vec::new();
     for (path, bytes) in &contents {
         let phase = match path.as_str() {
             path if before.contains(&path) => Phase::BeforeStart,
-            path if whole.contains(&path) => Phase::Training,
+            path if relaxed.contains(&path) => Phase::Training,
+            path if plain.contains(&path) => Phase::TrainingPlain,
             _ => Phase::FirstUnit,
         };
         let (gzip_bytes, brotli_bytes) = (gzip(bytes)?, compress::brotli(bytes)?.len());
@@ -108,17 +114,21 @@ fn loaded_at_once(contents: &BTreeMap<String, Vec<u8>>) -> Vec<&str> {
     found
 }
 
-/// The whole worker's script and its wasm.
-fn whole_worker(contents: &BTreeMap<String, Vec<u8>>) -> Vec<&str> {
-    let named = |text: &str, before: &str| -> Option<String> {
-        let (_, after) = text.split_once(before)?;
-        after.split('"').next().map(str::to_owned)
-    };
+/// Script and wasm of the whole worker with relaxed SIMD, and of that without.
+fn whole_workers(contents: &BTreeMap<String, Vec<u8>>) -> [Vec<&str>; 2] {
     let text = |path: &str| contents.get(path).map(|bytes| String::from_utf8_lossy(bytes));
-    let script = contents.keys().filter(|path| path.ends_with(".js")).find_map(|path| named(&text(path)?, WHOLE));
-    let wasm = script.as_deref().and_then(|script| named(&text(script)?, WASM));
+    let named = |text: &str| text.split('"').next().map(str::to_owned);
+    let scripts = contents.keys().filter(|path| path.ends_with(".js")).find_map(|path| {
+        let text = text(path)?;
+        let (_, relaxed) = text.split_once(RELAXED)?;
+        let (_, plain) = relaxed.split_once(PLAIN)?;
+        Some([named(relaxed), named(plain)])
+    });
     let known = |path: Option<String>| contents.get_key_value(&path?).map(|(path, _)| path.as_str());
-    [script, wasm].into_iter().filter_map(known).collect()
+    scripts.unwrap_or_default().map(|script| {
+        let wasm = script.as_deref().and_then(|script| named(text(script)?.split_once(WASM)?.1));
+        [script, wasm].into_iter().filter_map(known).collect()
+    })
 }
 
 /// Addresses in a file that the browser follows by itself.
@@ -184,7 +194,7 @@ impl Report {
         for file in &self.files {
             line(&file.path, file.phase, file.raw_bytes, file.gzip_bytes, file.brotli_bytes);
         }
-        for phase in [Phase::BeforeStart, Phase::FirstUnit, Phase::Training] {
+        for phase in [Phase::BeforeStart, Phase::FirstUnit, Phase::Training, Phase::TrainingPlain] {
             let (raw, gzip) = (self.sum(phase, |f| f.raw_bytes), self.sum(phase, |f| f.gzip_bytes));
             line("all", phase, raw, gzip, self.sum(phase, |f| f.brotli_bytes));
         }
@@ -218,6 +228,8 @@ impl Report {
             "before_start_bytes_brotli": self.sum(Phase::BeforeStart, |f| f.brotli_bytes),
             "first_unit_bytes_brotli": self.sum(Phase::FirstUnit, |f| f.brotli_bytes),
             "families_bytes_brotli": families,
+            "whole_worker_bytes_brotli": self.sum(Phase::Training, |f| f.brotli_bytes),
+            "whole_worker_plain_bytes_brotli": self.sum(Phase::TrainingPlain, |f| f.brotli_bytes),
             "files": files
         })
     }
@@ -247,10 +259,15 @@ mod tests {
             ("page/a.js", "export const a = 1;"),
             ("b.js", ""),
             ("page/late.js", ""),
-            ("worker-1.js", "const whole = new URL(\"worker-2.js\", import.meta.url); fetch(new URL(\"worker-1.wasm\", x))"),
+            (
+                "worker-1.js",
+                "const whole = new URL(relaxed ? \"worker-2.js\" : \"worker-3.js\", x); fetch(new URL(\"worker-1.wasm\", x))",
+            ),
             ("worker-1.wasm", ""),
             ("worker-2.js", "fetch(new URL(\"worker-2.wasm\", x))"),
             ("worker-2.wasm", "x"),
+            ("worker-3.js", "fetch(new URL(\"worker-3.wasm\", x))"),
+            ("worker-3.wasm", "x"),
             ("vendor/x.LICENSE", ""),
         ]);
         let report = measure(dir.path()).unwrap();
@@ -258,6 +275,7 @@ mod tests {
         assert_eq!(of(Phase::BeforeStart), ["a.css", "b.js", "font.woff2", "index.html", "page/a.js", "page/main.js"]);
         assert_eq!(of(Phase::FirstUnit), ["page/late.js", "worker-1.js", "worker-1.wasm"]);
         assert_eq!(of(Phase::Training), ["worker-2.js", "worker-2.wasm"]);
+        assert_eq!(of(Phase::TrainingPlain), ["worker-3.js", "worker-3.wasm"]);
         let (first, training) = (report.sum(Phase::FirstUnit, |f| f.raw_bytes), report.sum(Phase::Training, |f| f.raw_bytes));
         assert!(first > 0 && training > 0);
         assert_eq!(report.up_to(Phase::FirstUnit, |f| f.raw_bytes), first);
@@ -275,7 +293,7 @@ mod tests {
         assert_eq!(json["before_start_bytes_brotli"], page["brotli_bytes"]);
         assert_eq!(json["first_unit_bytes_brotli"], json["files"][1]["brotli_bytes"]);
         assert_eq!(json["families_bytes_brotli"]["gpt"], json["files"][1]["brotli_bytes"]);
-        assert_eq!(report.table().lines().count(), 10);
+        assert_eq!(report.table().lines().count(), 11);
     }
 
     #[test]
