@@ -61,6 +61,11 @@ pub fn run(op: &SequenceOp, buffers: &mut [Vec<f32>], scratch: &mut kernels::Scr
     }
 }
 
+/// GELU of each value, in place.
+pub fn gelu(values: &mut [f32]) {
+    widest(|| values.iter_mut().for_each(|x| *x *= sigmoid(*x).0));
+}
+
 /// σ(w), exp(−w) and x held within its limit; see `gelu.rs` beside the shader.
 #[inline(always)]
 fn sigmoid(x: f32) -> (f32, f32, f32) {

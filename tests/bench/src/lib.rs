@@ -9,7 +9,7 @@ use manyhands::control::{Control, Pace, PaceFuture};
 use manyhands::engine::{AdapterChoice, Engine, EngineError, Resident, Trainer};
 use manyhands::plan::{Buffer, Matmul, Program, TrainPlan};
 use manyhands::tensors::Shard;
-use manyhands_shaders::matmul::{Epilogue, Rows, Shape, Transposed};
+use manyhands_shaders::matmul::{Epilogue, Matrices, Rows, Shape, Transposed};
 use wasm_bindgen::prelude::*;
 
 fn fault(error: EngineError) -> JsError {
@@ -52,6 +52,7 @@ impl Device {
             transposed: Transposed::default(),
             epilogue: Epilogue::None,
             rows: Rows { first: 0, end: m },
+            matrices: Matrices::ONE,
             variant: None,
         });
         // One program for each shape of a benchmark.

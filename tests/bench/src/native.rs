@@ -13,7 +13,7 @@ use manyhands::init_parameters;
 use manyhands::plan::{Buffer, Matmul, Program, TrainPlan};
 use manyhands::tensors::Shard;
 use manyhands_protocol::work::TrainWork;
-use manyhands_shaders::matmul::{Epilogue, Rows, Shape, Transposed};
+use manyhands_shaders::matmul::{Epilogue, Matrices, Rows, Shape, Transposed};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -59,6 +59,7 @@ async fn product(shape: MatmulShape, least: Duration) -> Result<f64> {
         transposed: Transposed::default(),
         epilogue: Epilogue::None,
         rows: Rows { first: 0, end: shape.m },
+        matrices: Matrices::ONE,
         variant: None,
     });
     let mut resident = engine.load(&program, &[(a, &values(m * k)), (b, &values(k * n))]).await?;
