@@ -159,16 +159,18 @@ impl Walk {
     /// As the epilogue of the product before it, or by itself: backward needs what is before it.
     fn gelu(&mut self, traced: &TracedLayer) {
         let (input, values) = (self.at, count(self.values(traced.input)));
-        let before = self.program.ops.iter_mut().filter_map(|op| match op {
-            Op::Matmul(product) if product.c == input && product.epilogue == Epilogue::Bias => Some(product),
-            _ => None,
-        });
-        let calls: Vec<_> = if self.drawn.is_none() { before.collect() } else { Vec::new() };
-        if calls.is_empty() {
+        let last = self.nodes.last().map(|placed| &placed.node);
+        if self.drawn.is_none() && matches!(last, Some(Node::Dense { bias: Some(_), relu: false, .. })) {
+            for op in &mut self.program.ops {
+                match op {
+                    Op::Matmul(product) if product.c == input => product.epilogue = Epilogue::BiasGelu,
+                    _ => {}
+                }
+            }
+        } else {
             let output = self.buffer(traced.output);
             self.sequence(SequenceOp::GeluForward { x: input, y: output, values });
         }
-        calls.into_iter().for_each(|product| product.epilogue = Epilogue::BiasGelu);
         self.push(Node::Gelu { input, values });
     }
 

@@ -1,6 +1,6 @@
 //! What a step costs, counted and not timed: operations, kernel calls and bytes grow like the batch and like the model.
 
-use manyhands_programs::Op;
+use manyhands_programs::{Op, SequenceOp};
 use manyhands_protocol::ids::BlobHash;
 use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
 use manyhands_protocol::work::{InnerOptimizer, TrainWork};
@@ -115,7 +115,8 @@ fn a_forward_pass_alone_fuses_gelu_and_residuals() {
     let net = |layers| work(&[12], InputType::F32, layers, 4);
     assert_eq!(forward(&net(vec![dense(12), residual(1), dense(12), dense(2)])), 1, "it reads what it would be added to");
     assert_eq!(forward(&net(vec![residual(2), dense(5), dense(12), dense(2)])), 1, "the plan's input is the caller's");
-    assert_eq!(forward(&net(vec![dense(12), residual(2), dense(5), dense(12), dense(2)])), 0);
+    let ends = |last: Layer| net(vec![dense(12), residual(2), dense(5), dense(12), last, dense(2)]);
+    assert_eq!([ends(dense(12)), ends(Layer::Gelu)].map(|work| forward(&work)), [0, 1], "GELU of the sum stands alone");
 }
 
 /// A product that opens a branch adds its gradient to the skip's, unless that is the one it reads.
