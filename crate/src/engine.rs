@@ -22,7 +22,7 @@ pub use crate::gpu::{AdapterChoice, GpuOptions};
 use manyhands_protocol::model::Model;
 use manyhands_protocol::statement::{Backend, DeviceClass};
 use manyhands_protocol::work::TrainWork;
-use manyhands_shaders::matmul::{Epilogue, Rows, Shape, Transposed};
+use manyhands_shaders::matmul::{Epilogue, Matrices, Rows, Shape, Transposed};
 
 use crate::control::Control;
 use crate::cpu::{Arithmetic, CpuEngine};
@@ -184,6 +184,7 @@ impl Engine {
             transposed: Transposed::default(),
             epilogue: Epilogue::None,
             rows: Rows { first: 0, end: m },
+            matrices: Matrices::ONE,
             variant: None,
         });
         control.set_progress(0, 1);

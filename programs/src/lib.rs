@@ -18,7 +18,7 @@ pub use sequence::{AttentionBackward, Saved, SequenceOp};
 
 use std::collections::BTreeSet;
 
-use manyhands_shaders::matmul::{ROW_STEP, Rows, Shape};
+use manyhands_shaders::matmul::{MATRICES_MAX, Matrices, ROW_STEP, Rows, Shape};
 
 /// Whether this build has the kernels that training calls. Without them there are products and nothing else: plans refuse
 /// every model before they make a program, and the compiler drops what only those would call. A visit begins with such a
@@ -78,12 +78,24 @@ impl Program {
         self.passing.remove(&buffer);
     }
 
-    /// Adds a product over all rows, cut into calls of at most `call_flop_max`. Cuts divide rows of C, never a sum, so
-    /// they change no bits. No call has fewer than [`ROW_STEP`] rows because of a cut: a processor's product may add in
-    /// another order where there are few, and so the last call may have up to that many more.
+    /// Adds products over all rows of all their matrices, cut into calls of at most `call_flop_max`. Cuts divide rows of C,
+    /// never a sum, so they change no bits. No call has fewer than [`ROW_STEP`] rows because of a cut: a processor's product may
+    /// add in another order where there are few, and so the last call may have up to that many more.
     pub fn matmul(&mut self, product: Matmul) {
         let Shape { m, k, n } = product.shape;
-        let row_flop = 2 * u64::from(k) * u64::from(n);
+        let matrix_flop = 2 * u64::from(m) * u64::from(k) * u64::from(n);
+        let together = (self.call_flop_max / matrix_flop.max(1)).clamp(1, MATRICES_MAX.into()) as u32;
+        let mut first = product.matrices.first;
+        while first < product.matrices.end {
+            let end = first.saturating_add(together).min(product.matrices.end);
+            self.matmul_rows(Matmul { matrices: Matrices { first, end }, ..product });
+            first = end;
+        }
+    }
+
+    fn matmul_rows(&mut self, product: Matmul) {
+        let Shape { m, k, n } = product.shape;
+        let row_flop = 2 * u64::from(k) * u64::from(n) * u64::from(product.matrices.count());
         let step = u64::from(ROW_STEP);
         let height = (self.call_flop_max / row_flop.max(1) / step).max(1) * step;
         let height = u32::try_from(height).unwrap_or(u32::MAX / 2);
@@ -122,8 +134,12 @@ mod tests {
     use super::*;
 
     fn product(m: u32, k: u32, n: u32) -> Program {
+        products(1, [m, k, n])
+    }
+
+    fn products(count: u32, [m, k, n]: [u32; 3]) -> Program {
         let mut program = Program::default();
-        let [a, b, c] = [m * k, k * n, m * n].map(|values| program.buffer(values.into()));
+        let [a, b, c] = [m * k, k * n, m * n].map(|values| program.buffer(u64::from(count) * u64::from(values)));
         program.matmul(Matmul {
             a,
             b,
@@ -133,6 +149,7 @@ mod tests {
             transposed: Transposed::default(),
             epilogue: Epilogue::None,
             rows: Rows { first: 0, end: 0 },
+            matrices: Matrices { first: 0, end: count },
             variant: None,
         });
         program
@@ -160,6 +177,24 @@ mod tests {
         check(1024, 1024, 1024, 8);
         check(130, 4096, 2048, 2);
         check(1 << 24, 1, 1, 1);
+    }
+
+    /// As many products in a call as its work allows and a dispatch has workgroups for; one too large for a call is cut along
+    /// rows as well.
+    #[test]
+    fn batches_are_cut_along_matrices_then_rows() {
+        let calls = |count, extents| -> Vec<_> {
+            let parts = products(count, extents).ops.into_iter().map(|op| match op {
+                Op::Matmul(Matmul { matrices, rows, .. }) => (matrices.first, matrices.end, rows.first, rows.end),
+                other => panic!("{other:?}"),
+            });
+            parts.collect()
+        };
+        assert_eq!(calls(3, [64, 64, 64]), [(0, 3, 0, 64)]);
+        assert_eq!(calls(0, [64, 64, 64]), []);
+        assert_eq!(calls(5, [64, 1024, 1024]), [(0, 2, 0, 64), (2, 4, 0, 64), (4, 5, 0, 64)]);
+        assert_eq!(calls(2, [256, 1024, 1024]), [(0, 1, 0, 128), (0, 1, 128, 256), (1, 2, 0, 128), (1, 2, 128, 256)]);
+        assert_eq!(calls(MATRICES_MAX + 1, [1, 1, 1]), [(0, MATRICES_MAX, 0, 1), (MATRICES_MAX, MATRICES_MAX + 1, 0, 1)]);
     }
 
     #[test]

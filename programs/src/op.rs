@@ -2,7 +2,7 @@
 //! same calls by their own means.
 
 use manyhands_shaders::gradient_norm::{clip, squares};
-use manyhands_shaders::matmul::{self, Epilogue, Rows, Shape, Transposed, Variant};
+use manyhands_shaders::matmul::{self, Epilogue, Matrices, Rows, Shape, Transposed, Variant};
 use manyhands_shaders::sgd_momentum::Rates;
 use manyhands_shaders::{
     Kernel, adamw, adamw_advance, add, clear, column_sum, dropout, dropout_advance, relu_backward, relu_forward, sgd_momentum,
@@ -11,7 +11,7 @@ use manyhands_shaders::{
 
 use super::{Buffer, EVERY_LAYER, ImageOp, NOT_BUILT, SequenceOp};
 
-/// One call of a product kernel.
+/// One call of a product kernel. Where it accumulates, C is no other of its buffers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Matmul {
     pub a: Buffer,
@@ -23,6 +23,7 @@ pub struct Matmul {
     pub transposed: Transposed,
     pub epilogue: Epilogue,
     pub rows: Rows,
+    pub matrices: Matrices,
     /// A fixed variant; none lets the device choose.
     pub variant: Option<Variant>,
 }
@@ -122,8 +123,9 @@ impl Op {
     /// Operations to slice time by: exact for products, a guess at what memory traffic costs for the rest.
     pub fn flop(&self) -> u64 {
         match *self {
-            Op::Matmul(Matmul { shape, rows, .. }) => {
-                2 * u64::from(rows.end.saturating_sub(rows.first)) * u64::from(shape.k) * u64::from(shape.n)
+            Op::Matmul(Matmul { shape, rows, matrices, .. }) => {
+                let height = u64::from(rows.end.saturating_sub(rows.first)) * u64::from(matrices.count());
+                2 * height * u64::from(shape.k) * u64::from(shape.n)
             }
             _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
             Op::ColumnSum { rows, columns, .. } => 4 * u64::from(rows) * u64::from(columns),
@@ -170,8 +172,9 @@ impl Op {
                 let variant = choose(&op);
                 // Where there is no bias the binding still needs a buffer: A, which is only read as well.
                 let buffers = vec![op.a, op.b, op.bias.unwrap_or(op.a), op.c];
-                let groups = variant.dispatch(op.shape, op.rows);
-                let call = Call::new(variant.kernel(), &matmul::Params::new(op.shape, op.rows), buffers, groups);
+                let groups = variant.dispatch(op.shape, op.rows, op.matrices);
+                let params = matmul::Params::new(op.shape, op.rows, op.matrices);
+                let call = Call::new(variant.kernel(), &params, buffers, groups);
                 Call { constants: variant.constants(op.transposed, op.epilogue), ..call }
             }
             _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),

@@ -7,7 +7,7 @@ mod image;
 mod sequence;
 
 use manyhands_shaders::gradient_norm::{clip, squares};
-use manyhands_shaders::matmul::{self, Shape, Transposed};
+use manyhands_shaders::matmul::{self, Shape};
 use manyhands_shaders::{add, clear, column_sum, relu_backward, relu_forward, sgd_momentum, softmax_cross_entropy};
 
 use crate::{Buffer, Matmul, Op};
@@ -63,20 +63,26 @@ pub fn run(op: &Op, buffers: &mut [Vec<f32>]) {
     }
 }
 
-/// The rows of a product that the call names. A transposed A has its rows as columns, so it is cut out column-wise.
+/// The rows and the matrices that the call names. A transposed A has its rows as columns, so it is cut out column-wise.
 fn run_matmul(op: &Matmul, buffers: &mut [Vec<f32>]) {
     let Shape { m, k, n } = op.shape;
     let (m, k, n) = (m as usize, k as usize, n as usize);
     let rows = op.rows.first as usize..op.rows.end as usize;
-    let a = widen(&buffers[op.a.0]);
-    let a: Vec<f64> = if op.transposed.a {
-        (0..k).flat_map(|p| &a[p * m + rows.start..p * m + rows.end]).copied().collect()
-    } else {
-        a[rows.start * k..rows.end * k].to_vec()
-    };
     let bias = op.bias.map(|bias| widen(&buffers[bias.0])).unwrap_or_default();
     let shape = Shape { m: rows.len() as u32, ..op.shape };
-    let transposed: Transposed = op.transposed;
-    let c = matmul::reference(shape, transposed, op.epilogue, &a, &widen(&buffers[op.b.0]), &bias);
-    buffers[op.c.0][rows.start * n..rows.end * n].copy_from_slice(&narrow(&c));
+    for matrix in op.matrices.first as usize..op.matrices.end as usize {
+        let a = widen(&buffers[op.a.0][matrix * m * k..][..m * k]);
+        let b = widen(&buffers[op.b.0][matrix * k * n..][..k * n]);
+        let a: Vec<f64> = if op.transposed.a {
+            (0..k).flat_map(|p| &a[p * m + rows.start..p * m + rows.end]).copied().collect()
+        } else {
+            a[rows.start * k..rows.end * k].to_vec()
+        };
+        let mut product = matmul::reference(shape, op.transposed, op.epilogue, &a, &b, &bias);
+        let c = &mut buffers[op.c.0][matrix * m * n..][rows.start * n..rows.end * n];
+        if op.epilogue.accumulates() {
+            product = matmul::accumulate_reference(&widen(c), &product);
+        }
+        c.copy_from_slice(&narrow(&product));
+    }
 }

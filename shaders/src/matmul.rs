@@ -1,7 +1,8 @@
 //! Matrix products: what the variants in `matmul/` share, which is shapes, parameters, reference and tolerance.
 //!
-//! `C[m, n] = op(A) · op(B)`, row-major f32, with an optional epilogue `+ bias[n]` and `max(·, 0)`. `op` is the identity
-//! or the transpose: a transposed A is stored `[k, m]`, a transposed B `[n, k]`.
+//! `C[m, n] = op(A) · op(B)`, row-major f32, followed by an [`Epilogue`]. `op` is the identity or the transpose: a transposed
+//! A is stored `[k, m]`, a transposed B `[n, k]`. One dispatch computes [`Matrices`]: products of one shape whose A lie one
+//! after another, and so their B and their C; the bias is the same for all.
 //!
 //! **Numerics, a contract.** Partial sums run over chunks of at most [`K_CHUNK`] consecutive k, and the chunk sums are
 //! added up. A term therefore passes at most `K_CHUNK + ⌈k / K_CHUNK⌉ + 1` roundings (its product, the additions of its
@@ -18,7 +19,7 @@ pub mod quad_vec2;
 pub mod tiled_8x4;
 pub mod tiled_8x8;
 
-use crate::{Binding, FLUSH, Kernel, UNIT_ROUNDOFF, linear_dispatch};
+use crate::{Binding, FLUSH, Kernel, UNIT_ROUNDOFF, WORKGROUPS_MAX, gelu, linear_dispatch};
 
 /// What the names of all variants begin with.
 pub const FAMILY: &str = "matmul";
@@ -50,8 +51,28 @@ pub struct Transposed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Epilogue {
     None = 0,
-    Bias = 1,
-    BiasRelu = 2,
+    /// Added to what C holds.
+    Accumulate = 1,
+    Bias = 2,
+    /// With the bias, added to what C holds.
+    BiasAccumulate = 3,
+    BiasRelu = 4,
+    /// In the tanh form of [`gelu`].
+    BiasGelu = 5,
+}
+
+impl Epilogue {
+    pub const ALL: [Epilogue; 6] =
+        [Epilogue::None, Epilogue::Accumulate, Epilogue::Bias, Epilogue::BiasAccumulate, Epilogue::BiasRelu, Epilogue::BiasGelu];
+
+    pub fn takes_bias(self) -> bool {
+        !matches!(self, Epilogue::None | Epilogue::Accumulate)
+    }
+
+    /// Whether C is read before it is written.
+    pub fn accumulates(self) -> bool {
+        matches!(self, Epilogue::Accumulate | Epilogue::BiasAccumulate)
+    }
 }
 
 /// The rows of C one dispatch computes: `first` to before `end`.
@@ -59,6 +80,25 @@ pub enum Epilogue {
 pub struct Rows {
     pub first: u32,
     pub end: u32,
+}
+
+/// The products of a batch that one dispatch computes: `first` to before `end`, at most [`MATRICES_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Matrices {
+    pub first: u32,
+    pub end: u32,
+}
+
+/// Most products of one dispatch: each is a z of workgroups.
+pub const MATRICES_MAX: u32 = WORKGROUPS_MAX;
+
+impl Matrices {
+    /// A product by itself.
+    pub const ONE: Matrices = Matrices { first: 0, end: 1 };
+
+    pub fn count(self) -> u32 {
+        self.end.saturating_sub(self.first)
+    }
 }
 
 /// The uniform of every variant.
@@ -72,11 +112,14 @@ pub struct Params {
     pub row_first: u32,
     /// Row of C to stop before.
     pub row_end: u32,
+    /// First of the products to compute.
+    pub matrix_first: u32,
 }
 
 impl Params {
-    pub fn new(shape: Shape, rows: Rows) -> Self {
-        Self { m: shape.m, k: shape.k, n: shape.n, row_first: rows.first, row_end: rows.end }
+    pub fn new(shape: Shape, rows: Rows, matrices: Matrices) -> Self {
+        let Shape { m, k, n } = shape;
+        Self { m, k, n, row_first: rows.first, row_end: rows.end, matrix_first: matrices.first }
     }
 }
 
@@ -90,7 +133,7 @@ const fn kernel(name: &'static str, wgsl: &'static str) -> Kernel {
         wgsl,
         bindings: BINDINGS,
         params_bytes: size_of::<Params>(),
-        params_fields: crate::params_fields!(m, k, n, row_first, row_end),
+        params_fields: crate::params_fields!(m, k, n, row_first, row_end, matrix_first),
     }
 }
 
@@ -170,8 +213,13 @@ impl Variant {
         if Variant::BlockedVec4.takes(shape, transposed) { Variant::BlockedVec4 } else { Variant::Blocked }
     }
 
-    /// Workgroups of a dispatch over `rows`.
-    pub fn dispatch(self, shape: Shape, rows: Rows) -> [u32; 3] {
+    /// Workgroups of a dispatch over `rows` of each of `matrices`.
+    pub fn dispatch(self, shape: Shape, rows: Rows, matrices: Matrices) -> [u32; 3] {
+        let [x, y, z] = self.dispatch_one(shape, rows);
+        if matrices.count() == 0 { [0; 3] } else { [x, y, z * matrices.count()] }
+    }
+
+    fn dispatch_one(self, shape: Shape, rows: Rows) -> [u32; 3] {
         let height = rows.end.saturating_sub(rows.first);
         let tiles =
             |[rows, columns]: [u32; 2]| linear_dispatch(u64::from(height.div_ceil(rows)) * u64::from(shape.n.div_ceil(columns)));
@@ -195,7 +243,8 @@ fn constants(transposed: Transposed, epilogue: Epilogue) -> [(&'static str, f64)
     ]
 }
 
-/// `op(A) · op(B)` with its epilogue; `bias` may be empty where the epilogue takes none.
+/// `op(A) · op(B)` with its epilogue, but for what C held before, which [`accumulate_reference`] adds; `bias` may be empty where
+/// the epilogue takes none.
 pub fn reference(shape: Shape, transposed: Transposed, epilogue: Epilogue, a: &[f64], b: &[f64], bias: &[f64]) -> Vec<f64> {
     let (m, k, n) = (shape.m as usize, shape.k as usize, shape.n as usize);
     let mut c = vec![0.0; m * n];
@@ -209,13 +258,25 @@ pub fn reference(shape: Shape, transposed: Transposed, epilogue: Epilogue, a: &[
         for j in 0..n {
             let value = c[i * n + j];
             c[i * n + j] = match epilogue {
-                Epilogue::None => value,
-                Epilogue::Bias => value + bias[j],
+                Epilogue::None | Epilogue::Accumulate => value,
+                Epilogue::Bias | Epilogue::BiasAccumulate => value + bias[j],
                 Epilogue::BiasRelu => (value + bias[j]).max(0.0),
+                Epilogue::BiasGelu => gelu::forward_reference(&[value + bias[j]])[0],
             };
         }
     }
     c
+}
+
+/// What C holds after a product that accumulates, by what it held `before` and what the product is.
+pub fn accumulate_reference(before: &[f64], product: &[f64]) -> Vec<f64> {
+    before.iter().zip(product).map(|(before, product)| before + product).collect()
+}
+
+/// The tolerance of the product, and one more rounding of the sum.
+pub fn accumulate_tolerance(before: &[f64], product: &[f64], tolerance: &[f64]) -> Vec<f64> {
+    let sums = accumulate_reference(before, product);
+    sums.iter().zip(tolerance).map(|(sum, bound)| bound + UNIT_ROUNDOFF * (sum.abs() + bound) + FLUSH).collect()
 }
 
 /// Error bound of a product of depth `k` relative to `|A|·|B|`; see the head of this file.
@@ -224,16 +285,25 @@ pub fn gamma(k: u32) -> f64 {
     roundings * UNIT_ROUNDOFF / (1.0 - roundings * UNIT_ROUNDOFF)
 }
 
-/// Tolerance per entry: `γ·|A|·|B|`, one more rounding of the sum with the bias, and k products flushed to zero.
-/// ReLU only ever brings two values closer.
+/// No epilogue stretches a difference more than GELU, whose slope is at most 1.13. That of GELU's own tolerance, some hundred
+/// roundings, is inside what this is rounded up by.
+pub const EPILOGUE_SLOPE: f64 = 1.14;
+
+/// Tolerance per entry: `γ·|A|·|B|`, one more rounding of the sum with the bias, and k products flushed to zero. ReLU only ever
+/// brings two values closer; GELU stretches them by [`EPILOGUE_SLOPE`] at most and has a tolerance of its own.
 pub fn tolerance(shape: Shape, transposed: Transposed, epilogue: Epilogue, a: &[f64], b: &[f64], bias: &[f64]) -> Vec<f64> {
     let magnitudes = |values: &[f64]| values.iter().map(|v| v.abs()).collect::<Vec<_>>();
     let mut bounds = reference(shape, transposed, Epilogue::None, &magnitudes(a), &magnitudes(b), &[]);
     for (index, bound) in bounds.iter_mut().enumerate() {
-        let bias = if epilogue == Epilogue::None { 0.0 } else { bias[index % shape.n as usize].abs() };
+        let bias = if epilogue.takes_bias() { bias[index % shape.n as usize].abs() } else { 0.0 };
         let product = *bound;
         *bound = gamma(shape.k) * product + UNIT_ROUNDOFF * (product * (1.0 + gamma(shape.k)) + bias);
         *bound += f64::from(shape.k + 2) * FLUSH;
+    }
+    if epilogue == Epilogue::BiasGelu {
+        let sums = reference(shape, transposed, Epilogue::Bias, a, b, bias);
+        let own = gelu::forward_tolerance(&sums);
+        bounds.iter_mut().zip(own).for_each(|(bound, own)| *bound = EPILOGUE_SLOPE * *bound + own);
     }
     bounds
 }

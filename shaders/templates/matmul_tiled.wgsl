@@ -1,11 +1,12 @@
-// C[m, n] = op(A) · op(B), then + bias and max(·, 0) as EPILOGUE says. See matmul.rs for the family and its numerics.
+// C[m, n] = op(A) · op(B), then what EPILOGUE says, for each of several matrices that lie one after another in A, in B and
+// in C. See matmul.rs for the family and its numerics.
 // k and n are multiples of 4, and m is where TRANSPOSE_A.
 //
-// params  uniform            extents and the rows of C to compute
+// params  uniform            extents, the rows of C to compute, and the matrix that workgroups of z = 0 compute
 // a       vec4f, read        [m, k/4], or [k, m/4] where TRANSPOSE_A
 // b       vec4f, read        [k, n/4], or [n, k/4] where TRANSPOSE_B
-// bias    vec4f, read        [n/4] where EPILOGUE > 0, else any buffer
-// c       vec4f, written     [m, n/4]
+// bias    vec4f, read        [n/4] where EPILOGUE >= 2, else any buffer
+// c       vec4f, written     [m, n/4], read where EPILOGUE is 1 or 3
 //
 // A workgroup computes a tile of 8·ROWS by $COLUMNS·COLUMNS entries of C, an invocation 8x$COLUMNS of it, held as 4x4
 // matrices whose column i is row i of its part of C. Sixteen steps of k at a time are brought to workgroup memory, 4x4
@@ -21,7 +22,7 @@ override COLUMNS: u32 = 8u;
 override K_CHUNK: u32 = 64u;
 override TRANSPOSE_A: bool = false;
 override TRANSPOSE_B: bool = false;
-// 0: none, 1: bias, 2: bias and ReLU.
+// 0: none, 1: + C, 2: + bias, 3: + bias + C, 4: bias and ReLU, 5: bias and GELU.
 override EPILOGUE: u32 = 0u;
 
 struct Params {
@@ -30,6 +31,7 @@ struct Params {
     n: u32,
     row_first: u32,
     row_end: u32,
+    matrix_first: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -51,34 +53,36 @@ var<workgroup> tile_a: array<vec4f, STEPS * ROWS_4>;
 var<workgroup> tile_b: array<vec4f, STEPS * COLUMNS_4>;
 
 // Four rows of A at four steps of k, column p being step p; zeros past k.
-fn patch_a(row4: u32, step4: u32) -> mat4x4f {
+fn patch_a(matrix: u32, row4: u32, step4: u32) -> mat4x4f {
     let four = vec4u(0u, 1u, 2u, 3u);
     let k4 = params.k / 4u;
     if (step4 >= k4) {
         return mat4x4f();
     }
+    let first = matrix * params.m * k4;
     if (TRANSPOSE_A) {
         let m4 = params.m / 4u;
-        let at = (4u * step4 + four) * m4 + min(row4, m4 - 1u);
+        let at = first + (4u * step4 + four) * m4 + min(row4, m4 - 1u);
         return mat4x4f(a[at.x], a[at.y], a[at.z], a[at.w]);
     }
-    let at = min(4u * row4 + four, vec4u(params.m - 1u)) * k4 + step4;
+    let at = first + min(4u * row4 + four, vec4u(params.m - 1u)) * k4 + step4;
     return transpose(mat4x4f(a[at.x], a[at.y], a[at.z], a[at.w]));
 }
 
 // Four columns of B at four steps of k, likewise.
-fn patch_b(column4: u32, step4: u32) -> mat4x4f {
+fn patch_b(matrix: u32, column4: u32, step4: u32) -> mat4x4f {
     let four = vec4u(0u, 1u, 2u, 3u);
     let k4 = params.k / 4u;
     if (step4 >= k4) {
         return mat4x4f();
     }
+    let first = matrix * k4 * params.n;
     if (TRANSPOSE_B) {
-        let at = min(4u * column4 + four, vec4u(params.n - 1u)) * k4 + step4;
+        let at = first + min(4u * column4 + four, vec4u(params.n - 1u)) * k4 + step4;
         return transpose(mat4x4f(b[at.x], b[at.y], b[at.z], b[at.w]));
     }
     let n4 = params.n / 4u;
-    let at = (4u * step4 + four) * n4 + min(column4, n4 - 1u);
+    let at = first + (4u * step4 + four) * n4 + min(column4, n4 - 1u);
     return mat4x4f(b[at.x], b[at.y], b[at.z], b[at.w]);
 }
 
@@ -92,19 +96,33 @@ fn add_outer(sum: mat4x4f, x: vec4f, y: vec4f) -> mat4x4f {
     );
 }
 
-fn store_row(row: u32, column4: u32, values: vec4f) {
+// As in gelu/forward.wgsl.
+fn gelu(x: vec4f) -> vec4f {
+    let held = clamp(x, vec4f(-9.0), vec4f(9.0));
+    let w = 1.5957691 * (held + 0.044715 * (held * held * held));
+    return x / (1.0 + exp(-w));
+}
+
+fn store_row(matrix: u32, row: u32, column4: u32, values: vec4f) {
     let n4 = params.n / 4u;
     if (row >= params.row_end || column4 >= n4) {
         return;
     }
+    let at = (matrix * params.m + row) * n4 + column4;
     var value = values;
-    if (EPILOGUE >= 1u) {
+    if (EPILOGUE >= 2u) {
         value += bias[column4];
     }
-    if (EPILOGUE == 2u) {
+    if (EPILOGUE == 1u || EPILOGUE == 3u) {
+        value += c[at];
+    }
+    if (EPILOGUE == 4u) {
         value = max(value, vec4f());
     }
-    c[row * n4 + column4] = value;
+    if (EPILOGUE == 5u) {
+        value = gelu(value);
+    }
+    c[at] = value;
 }
 
 @compute @workgroup_size(COLUMNS, ROWS)
@@ -121,6 +139,7 @@ fn main(
     if (tile_row >= params.row_end) {
         return;
     }
+    let matrix = params.matrix_first + group.z;
     var total00 = mat4x4f();
     var total10 = mat4x4f();
     //# if WIDE
@@ -138,14 +157,14 @@ fn main(
         for (var first = chunk; first < end; first += STEPS) {
             for (var at = index; at < STEPS / 4u * (ROWS_4 + COLUMNS_4); at += ROWS * COLUMNS) {
                 if (at < STEPS / 4u * ROWS_4) {
-                    let piece = patch_a(tile_row / 4u + at % ROWS_4, first / 4u + at / ROWS_4);
+                    let piece = patch_a(matrix, tile_row / 4u + at % ROWS_4, first / 4u + at / ROWS_4);
                     let to = at / ROWS_4 * 4u * ROWS_4 + at % ROWS_4;
                     for (var step = 0u; step < 4u; step++) {
                         tile_a[to + step * ROWS_4] = piece[step];
                     }
                 } else {
                     let own = at - STEPS / 4u * ROWS_4;
-                    let piece = patch_b(tile_column4 + own % COLUMNS_4, first / 4u + own / COLUMNS_4);
+                    let piece = patch_b(matrix, tile_column4 + own % COLUMNS_4, first / 4u + own / COLUMNS_4);
                     let to = own / COLUMNS_4 * 4u * COLUMNS_4 + own % COLUMNS_4;
                     for (var step = 0u; step < 4u; step++) {
                         tile_b[to + step * COLUMNS_4] = piece[step];
@@ -183,11 +202,11 @@ fn main(
     let column4 = tile_column4 + lane.x;
     //# end
     for (var i = 0u; i < 4u; i++) {
-        store_row(row + i, column4, total00[i]);
-        store_row(row + 4u + i, column4, total10[i]);
+        store_row(matrix, row + i, column4, total00[i]);
+        store_row(matrix, row + 4u + i, column4, total10[i]);
         //# if WIDE
-        store_row(row + i, column4 + 1u, total01[i]);
-        store_row(row + 4u + i, column4 + 1u, total11[i]);
+        store_row(matrix, row + i, column4 + 1u, total01[i]);
+        store_row(matrix, row + 4u + i, column4 + 1u, total11[i]);
         //# end
     }
 }

@@ -14,7 +14,7 @@ pub use sequence::*;
 
 use manyhands_programs::EVERY_LAYER;
 use manyhands_shaders::compare::compare;
-use manyhands_shaders::matmul::{Epilogue, Rows, Shape, Transposed, Variant};
+use manyhands_shaders::matmul::{Epilogue, Matrices, Rows, Shape, Transposed, Variant};
 use manyhands_shaders::sgd_momentum::Rates;
 use manyhands_shaders::{add, clear, column_sum, matmul, relu_backward, relu_forward, sgd_momentum, softmax_cross_entropy};
 
@@ -88,20 +88,46 @@ fn wide(values: &[f32]) -> Vec<f64> {
 
 /// A product by a fixed variant, or by the device's choice.
 pub fn product(shape: Shape, transposed: Transposed, epilogue: Epilogue, variant: Option<Variant>) -> Case {
-    let kernel = variant.map_or(matmul::FAMILY, |variant| variant.kernel().name);
-    let mut case = Case::new(format!("{kernel} {shape:?} {transposed:?} {epilogue:?}"));
-    let (m, k, n) = (shape.m as usize, shape.k as usize, shape.n as usize);
-    let (a, b, bias) = (values(1, m * k), values(2, k * n), values(3, n));
-    let (wa, wb, wbias) = (wide(&a), wide(&b), wide(&bias));
-    let expected = matmul::reference(shape, transposed, epilogue, &wa, &wb, &wbias);
-    let tolerance = matmul::tolerance(shape, transposed, epilogue, &wa, &wb, &wbias);
-    let [a, b, bias] = [a, b, bias].map(|values| case.input(values));
-    let c = case.output(m * n);
-    let bias = (epilogue != Epilogue::None).then_some(bias);
+    products(Matrices::ONE, shape, transposed, epilogue, variant)
+}
+
+/// Products of a batch, those of `matrices` computed and those before it not.
+pub fn products(matrices: Matrices, shape: Shape, transposed: Transposed, epilogue: Epilogue, variant: Option<Variant>) -> Case {
+    let kernel = variant.map_or(product_name(epilogue), |variant| variant.kernel().name);
+    let mut case = Case::new(format!("{kernel} {matrices:?} {shape:?} {transposed:?} {epilogue:?}"));
+    let (m, k, n, count) = (shape.m as usize, shape.k as usize, shape.n as usize, matrices.end as usize);
+    let (a, b, bias, before) = (values(1, count * m * k), values(2, count * k * n), values(3, n), values(4, count * m * n));
+    let (wa, wb, wbias, wbefore) = (wide(&a), wide(&b), wide(&bias), wide(&before));
+    let (mut expected, mut tolerance) = (wbefore.clone(), vec![0.0; count * m * n]);
+    for matrix in matrices.first as usize..count {
+        let (a, b) = (&wa[matrix * m * k..][..m * k], &wb[matrix * k * n..][..k * n]);
+        let mut product = matmul::reference(shape, transposed, epilogue, a, b, &wbias);
+        let mut bound = matmul::tolerance(shape, transposed, epilogue, a, b, &wbias);
+        let of = matrix * m * n..(matrix + 1) * m * n;
+        if epilogue.accumulates() {
+            bound = matmul::accumulate_tolerance(&wbefore[of.clone()], &product, &bound);
+            product = matmul::accumulate_reference(&wbefore[of.clone()], &product);
+        }
+        expected[of.clone()].copy_from_slice(&product);
+        tolerance[of].copy_from_slice(&bound);
+    }
+    let [a, b, bias, c] = [a, b, bias, before].map(|values| case.input(values));
+    let bias = epilogue.takes_bias().then_some(bias);
     let rows = Rows { first: 0, end: shape.m };
-    case.program.matmul(Matmul { a, b, bias, c, shape, transposed, epilogue, rows, variant });
+    case.program.matmul(Matmul { a, b, bias, c, shape, transposed, epilogue, rows, matrices, variant });
     case.expect(c, expected, tolerance);
     case
+}
+
+/// What the cases of a product are called: those of the epilogues that training a dense net has by the family, and each of the
+/// others by itself, so that a visit compiles no pipeline for a test of what it does not run.
+fn product_name(epilogue: Epilogue) -> &'static str {
+    match epilogue {
+        Epilogue::None | Epilogue::Bias | Epilogue::BiasRelu => matmul::FAMILY,
+        Epilogue::Accumulate => "matmul_accumulate",
+        Epilogue::BiasAccumulate => "matmul_bias_accumulate",
+        Epilogue::BiasGelu => "matmul_bias_gelu",
+    }
 }
 
 pub fn column_sums(rows: usize, columns: usize) -> Case {
@@ -191,8 +217,10 @@ pub fn sgd_step(count: usize) -> Case {
 /// The kernel of a call, for [`Case::is_of`]: of products the family, whose variant the device chooses, and of others that
 /// which needs nothing of the device.
 pub fn kernel_of(op: &Op) -> &'static str {
-    let kernel = op.call(false, |_| Variant::Blocked).kernel.name;
-    if matches!(op, Op::Matmul(_)) { matmul::FAMILY } else { kernel }
+    match op {
+        Op::Matmul(product) => product_name(product.epilogue),
+        _ => op.call(false, |_| Variant::Blocked).kernel.name,
+    }
 }
 
 /// Shapes with edges: more than one block, tile and chunk of k, with extents that are multiples of four and not.
@@ -225,6 +253,9 @@ pub fn self_test_cases() -> Vec<Case> {
             (forward, Epilogue::BiasRelu),
             (weights, Epilogue::None),
             (inputs, Epilogue::None),
+            (inputs, Epilogue::Accumulate),
+            (forward, Epilogue::BiasAccumulate),
+            (forward, Epilogue::BiasGelu),
         ] {
             cases.push(product(shape, transposed, epilogue, None));
         }

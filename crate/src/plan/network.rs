@@ -7,7 +7,7 @@ mod update;
 
 use manyhands_protocol::model::Model;
 use manyhands_protocol::work::TrainWork;
-use manyhands_shaders::matmul::{Epilogue, Rows, Shape, Transposed};
+use manyhands_shaders::matmul::{Epilogue, Matrices, Rows, Shape, Transposed};
 use manyhands_shaders::{attention, convolution, dropout, embedding, layer_norm, pool};
 
 use super::{Buffer, CALL_FLOP_MAX, Matmul, Op, Program, Saved, check_built};
@@ -254,6 +254,7 @@ fn product(shape: Shape, c: Buffer) -> Matmul {
         transposed: Transposed::default(),
         epilogue: Epilogue::None,
         rows: Rows { first: 0, end: shape.m },
+        matrices: Matrices::ONE,
         variant: None,
     }
 }

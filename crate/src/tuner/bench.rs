@@ -7,7 +7,7 @@
 //! tolerance without a product of its own.
 
 use manyhands_shaders::compare::compare;
-use manyhands_shaders::matmul::{self, Epilogue, Rows, Shape, Transposed, Variant};
+use manyhands_shaders::matmul::{self, Epilogue, Matrices, Rows, Shape, Transposed, Variant};
 use manyhands_shaders::{FLUSH, UNIT_ROUNDOFF};
 
 use super::plan::Task;
@@ -22,8 +22,11 @@ const MEASURE_MS: f64 = 8.0;
 const RUNS_MAX: u32 = 64;
 /// Measurements of which the fastest counts.
 const MEASUREMENTS: usize = 2;
-/// No epilogue stretches a difference more than GELU, whose slope is at most 1.13.
-const EPILOGUE_SLOPE: f64 = 1.13;
+/// With the bias, and with what C held before.
+const SUM_ROUNDINGS: f64 = 2.0;
+/// GELU's own tolerance as roundings of its argument x: `σ·((1 − σ)·(3 + 10|w|) + 5)` is at most 8, as `|w|·σ·(1 − σ)` is at most
+/// 0.23.
+const GELU_ROUNDINGS: f64 = 9.0;
 
 /// The usual variant's result and time for one product.
 pub struct Bench {
@@ -32,6 +35,8 @@ pub struct Bench {
     usual: Variant,
     /// A, B and bias.
     inputs: [Vec<f32>; 3],
+    /// What C holds before.
+    before: Vec<f32>,
     answers: Vec<Answer>,
     /// `‖aᵢ‖` and `‖bⱼ‖`.
     norms: [Vec<f64>; 2],
@@ -70,8 +75,8 @@ impl Bench {
         let (m, k, n) = (shape.m as usize, shape.k as usize, shape.n as usize);
         let inputs = [known::values(1, m * k), known::values(2, k * n), known::values(3, n)];
         let norms = [norms(&inputs[0], m, k, !task.transposed.a), norms(&inputs[1], n, k, task.transposed.b)];
-        let mut bench =
-            Bench { shape, transposed: task.transposed, usual, inputs, answers: Vec::new(), norms, runs: 1, usual_ms: 0.0 };
+        let (transposed, before, answers) = (task.transposed, known::values(4, m * n), Vec::new());
+        let mut bench = Bench { shape, transposed, usual, inputs, before, answers, norms, runs: 1, usual_ms: 0.0 };
         bench.answers = task.epilogues.iter().map(|&epilogue| bench.answer(epilogue)).collect();
         let (results, once_ms) = bench.compute(engine, usual, clock).await?;
         for (answer, result) in bench.answers.iter_mut().zip(results) {
@@ -131,23 +136,23 @@ impl Bench {
         Ok(best_ms)
     }
 
+    /// A, B, the bias and what C holds before.
     fn loads(&self, epilogue: Epilogue) -> Vec<(Buffer, &[f32])> {
-        let mut loads: Vec<_> = self.inputs.iter().enumerate().map(|(i, values)| (Buffer(i), values.as_slice())).collect();
-        if epilogue == Epilogue::None {
-            loads.pop();
-        }
-        loads
+        let all = self.inputs.iter().chain([&self.before]).enumerate().map(|(i, values)| (Buffer(i), values.as_slice()));
+        let needed = [true, true, epilogue.takes_bias(), epilogue.accumulates()];
+        all.zip(needed).filter_map(|(load, needed)| needed.then_some(load)).collect()
     }
 
     fn program(&self, variant: Variant, epilogue: Epilogue) -> (Program, Buffer) {
         let mut program = Program::default();
         let mut buffers: Vec<_> = self.inputs.iter().map(|values| program.buffer(values.len() as u64)).collect();
-        let bias = buffers.pop().filter(|_| epilogue != Epilogue::None);
+        let bias = buffers.pop().filter(|_| epilogue.takes_bias());
         let c = program.buffer(u64::from(self.shape.m) * u64::from(self.shape.n));
         let (shape, transposed) = (self.shape, self.transposed);
         let rows = Rows { first: 0, end: shape.m };
         let [a, b] = [buffers[0], buffers[1]];
-        let product = Matmul { a, b, bias, c, shape, transposed, epilogue, rows, variant: Some(variant) };
+        let matrices = Matrices::ONE;
+        let product = Matmul { a, b, bias, c, shape, transposed, epilogue, rows, matrices, variant: Some(variant) };
         program.ops.push(Op::Matmul(product));
         (program, c)
     }
@@ -165,7 +170,13 @@ impl Bench {
         let transposed = Transposed { a: false, ..self.transposed };
         let expected = matmul::reference(shape, transposed, epilogue, &a, &b, &bias);
         let tolerance = matmul::tolerance(shape, transposed, epilogue, &a, &b, &bias);
-        Answer { epilogue, rows, expected, tolerance, usual: Vec::new() }
+        if !epilogue.accumulates() {
+            return Answer { epilogue, rows, expected, tolerance, usual: Vec::new() };
+        }
+        let n = self.shape.n as usize;
+        let before: Vec<f64> = rows.iter().flat_map(|&row| &self.before[row * n..][..n]).map(|&v| f64::from(v)).collect();
+        let tolerance = matmul::accumulate_tolerance(&before, &expected, &tolerance);
+        Answer { epilogue, rows, expected: matmul::accumulate_reference(&before, &expected), tolerance, usual: Vec::new() }
     }
 
     /// See the head of this file.
@@ -181,10 +192,12 @@ impl Bench {
         for (index, (&got, &usual)) in result.iter().zip(&answer.usual).enumerate() {
             let product = self.norms[0][index / n] * self.norms[1][index % n];
             let bias = f64::from(self.inputs[2][index % n].abs());
-            let each = gamma * product + UNIT_ROUNDOFF * (product * (1.0 + gamma) + bias) + flushed;
+            let before = if answer.epilogue.accumulates() { f64::from(self.before[index].abs()) } else { 0.0 };
+            let sum = UNIT_ROUNDOFF * (product * (1.0 + gamma) + bias + before);
+            let each = matmul::EPILOGUE_SLOPE * (gamma * product + SUM_ROUNDINGS * sum + flushed) + GELU_ROUNDINGS * sum;
             // Written so that NaN fails.
             #[allow(clippy::neg_cmp_op_on_partial_ord)]
-            if !((f64::from(got) - f64::from(usual)).abs() <= 2.0 * EPILOGUE_SLOPE * each) {
+            if !((f64::from(got) - f64::from(usual)).abs() <= 2.0 * each) {
                 return Err(format!("value {index} is {got}, by {} it is {usual}", self.usual.name()));
             }
         }
@@ -206,6 +219,7 @@ fn first_call(task: &Task) -> Shape {
         transposed: task.transposed,
         epilogue: Epilogue::None,
         rows,
+        matrices: Matrices::ONE,
         variant: None,
     });
     match program.ops.first() {
@@ -229,7 +243,11 @@ mod tests {
     use super::*;
 
     fn bench(transposed: Transposed, [m, k, n]: [u32; 3]) -> Bench {
-        let task = Task { shape: Shape { m, k, n }, transposed, epilogues: vec![Epilogue::None, Epilogue::BiasRelu] };
+        let task = Task {
+            shape: Shape { m, k, n },
+            transposed,
+            epilogues: vec![Epilogue::None, Epilogue::BiasRelu, Epilogue::Accumulate],
+        };
         pollster::block_on(Bench::open(&Engine::cpu(), &task, Variant::Blocked, &Control::new())).unwrap()
     }
 

@@ -18,7 +18,7 @@ use manyhands_protocol::ids::BlobHash;
 use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
 use manyhands_protocol::work::{InnerOptimizer, TrainWork};
 use manyhands_shaders::compare::relative_distance;
-use manyhands_shaders::matmul::{Epilogue, Shape, Transposed, Variant};
+use manyhands_shaders::matmul::{Epilogue, Matrices, Shape, Transposed, Variant};
 
 pub mod models;
 mod sampling;
@@ -46,6 +46,9 @@ const PRODUCTS: [[u32; 3]; 17] = [
     [784, 32, 128],
 ];
 
+/// Extents of products that are computed several at a time.
+const BATCHES: [[u32; 3]; 5] = [[1, 1, 1], [7, 63, 9], [33, 68, 36], [20, 132, 40], [65, 129, 31]];
+
 const TRANSPOSED: [Transposed; 4] = [
     Transposed { a: false, b: false },
     Transposed { a: false, b: true },
@@ -65,7 +68,7 @@ pub async fn kernels(engine: &Engine) {
         let shape = Shape { m, k, n };
         for transposed in TRANSPOSED {
             for &variant in offered.iter().filter(|v| v.takes(shape, transposed)) {
-                for epilogue in [Epilogue::None, Epilogue::Bias, Epilogue::BiasRelu] {
+                for epilogue in Epilogue::ALL {
                     let case = known::product(shape, transposed, epilogue, Some(variant));
                     worst = worst.max(engine.answer(&case).await.unwrap());
                     count += 1;
@@ -74,6 +77,7 @@ pub async fn kernels(engine: &Engine) {
         }
     }
     println(&format!("products: {count} cases, at most {worst:.3} of the tolerance used"));
+    batches(engine, &offered).await;
     let mut others = Vec::new();
     others.extend([[1, 1], [64, 64], [65, 63], [3, 200], [200, 3], [4096, 1]].map(|[r, c]| known::column_sums(r, c)));
     for elementwise in [known::sum, known::cleared, known::relu, known::relu_gradient, known::sgd_step] {
@@ -90,6 +94,23 @@ pub async fn kernels(engine: &Engine) {
         worst = worst.max(engine.answer(case).await.unwrap());
     }
     println(&format!("others: {} cases, at most {worst:.3} of the tolerance used", others.len()));
+}
+
+/// Several products in one dispatch, the first of them and later ones alone; those left out keep what they held.
+async fn batches(engine: &Engine, offered: &[Variant]) {
+    let (mut worst, mut count) = (0.0f64, 0);
+    let shapes = BATCHES.into_iter().flat_map(|shape| TRANSPOSED.map(|transposed| (shape, transposed)));
+    for ([m, k, n], transposed) in shapes {
+        let shape = Shape { m, k, n };
+        for &variant in offered.iter().filter(|v| v.takes(shape, transposed)) {
+            for (first, end, epilogue) in [(0, 3, Epilogue::None), (1, 4, Epilogue::BiasAccumulate), (2, 2, Epilogue::None)] {
+                let case = known::products(Matrices { first, end }, shape, transposed, epilogue, Some(variant));
+                worst = worst.max(engine.answer(&case).await.unwrap());
+                count += 1;
+            }
+        }
+    }
+    println(&format!("batches of products: {count} cases, at most {worst:.3} of the tolerance used"));
 }
 
 /// A wrong answer anywhere is seen: the same cases with one input value changed after the answers were made.
@@ -119,18 +140,26 @@ pub async fn a_changed_input_is_seen(engine: &Engine) {
 pub async fn slices_change_no_bits(engine: &Engine) {
     use manyhands::plan::Op;
     use manyhands_shaders::matmul::Rows;
-    for (transposed, [m, k, n]) in TRANSPOSED.into_iter().flat_map(|t| [(t, [200, 68, 36]), (t, [199, 67, 37])]) {
-        let whole = known::product(Shape { m, k, n }, transposed, Epilogue::BiasRelu, None);
+    let epilogues = [Epilogue::BiasRelu, Epilogue::BiasGelu, Epilogue::BiasAccumulate];
+    let cases = TRANSPOSED.into_iter().flat_map(|t| [(t, [200, 68, 36]), (t, [199, 67, 37])]);
+    for ((transposed, [m, k, n]), epilogue) in cases.flat_map(|case| epilogues.map(|epilogue| (case, epilogue))) {
+        let both = Matrices { first: 0, end: 2 };
+        let whole = known::products(both, Shape { m, k, n }, transposed, epilogue, None);
         let mut cut = whole.clone();
         let Op::Matmul(product) = cut.program.ops[0] else { panic!("a product") };
-        cut.program.ops = [(0, 64), (64, 192), (192, m)]
-            .map(|(first, end)| Op::Matmul(manyhands::plan::Matmul { rows: Rows { first, end }, ..product }))
-            .to_vec();
+        assert_eq!(product.matrices, both, "one call");
+        let parts = [(0, 64), (64, 192), (192, m)].into_iter().flat_map(|rows| [(rows, (0, 1)), (rows, (1, 2))]);
+        let part = |((first, end), (matrix, until))| manyhands::plan::Matmul {
+            rows: Rows { first, end },
+            matrices: Matrices { first: matrix, end: until },
+            ..product
+        };
+        cut.program.ops = parts.map(|of| Op::Matmul(part(of))).collect();
         let control = Control::new();
         let a = engine.run(&whole.program, whole.buffers.clone(), &control).await.unwrap();
         let b = engine.run(&cut.program, cut.buffers.clone(), &control).await.unwrap();
         let bits = |buffers: &[Vec<f32>]| buffers.iter().flatten().map(|v| v.to_bits()).collect::<Vec<_>>();
-        assert_eq!(bits(&a), bits(&b), "{transposed:?} {m} {k} {n}");
+        assert_eq!(bits(&a), bits(&b), "{transposed:?} {epilogue:?} {m} {k} {n}");
         engine.answer(&cut).await.unwrap();
     }
 }

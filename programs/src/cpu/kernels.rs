@@ -15,6 +15,8 @@ pub struct Scratch {
     #[cfg(any(target_arch = "wasm32", not(feature = "gemm")))]
     panels: super::packed::Panels,
     sums: Vec<f32>,
+    /// What C held before a product that accumulates.
+    before: Vec<f32>,
     pub(super) sequence: super::sequence::Scratch,
     images: super::image::Scratch,
 }
@@ -86,14 +88,26 @@ fn matmul(op: &Matmul, buffers: &[Vec<f32>], c: &mut [f32], scratch: &mut Scratc
     let Shape { m, k, n } = op.shape;
     let (m, k, n) = (m as usize, k as usize, n as usize);
     let (first, end) = (op.rows.first as usize, op.rows.end as usize);
-    let (row, column) = if op.transposed.a { (1, m) } else { (k, 1) };
-    let a = Strided { values: buffers[op.a.0].get(first * row..).unwrap_or_default(), row, column };
-    let (row, column) = if op.transposed.b { (1, k) } else { (n, 1) };
-    let b = Strided { values: &buffers[op.b.0], row, column };
-    let c = &mut c[first * n..end * n];
-    let bias = if op.epilogue == Epilogue::None { &[][..] } else { op.bias.map_or(&[][..], |bias| &buffers[bias.0]) };
+    let bias = if op.epilogue.takes_bias() { op.bias.map_or(&[][..], |bias| &buffers[bias.0]) } else { &[][..] };
     let finish = Finish { bias, relu: op.epilogue == Epilogue::BiasRelu };
-    product(Shape { m: (end - first) as u32, ..op.shape }, a, b, c, finish, scratch);
+    for matrix in op.matrices.first as usize..op.matrices.end as usize {
+        let (row, column) = if op.transposed.a { (1, m) } else { (k, 1) };
+        let a = Strided { values: buffers[op.a.0].get(matrix * m * k + first * row..).unwrap_or_default(), row, column };
+        let (row, column) = if op.transposed.b { (1, k) } else { (n, 1) };
+        let b = Strided { values: &buffers[op.b.0][matrix * k * n..], row, column };
+        let c = &mut c[(matrix * m + first) * n..(matrix * m + end) * n];
+        if op.epilogue.accumulates() {
+            scratch.before.clear();
+            scratch.before.extend_from_slice(c);
+        }
+        product(Shape { m: (end - first) as u32, ..op.shape }, a, b, c, finish, scratch);
+        if op.epilogue.accumulates() {
+            c.iter_mut().zip(&scratch.before).for_each(|(c, before)| *c += before);
+        }
+        if EVERY_LAYER && op.epilogue == Epilogue::BiasGelu {
+            super::sequence::gelu(c);
+        }
+    }
 }
 
 widest!(fn add(x: &[f32], y: &[f32], sum: &mut [f32]) = add_in);

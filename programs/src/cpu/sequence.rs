@@ -78,6 +78,16 @@ fn gelu_backward_in(x: &[f32], gradient: &mut [f32]) {
     }
 }
 
+widest!(
+    /// GELU of each value, in place.
+    pub fn gelu(values: &mut [f32]) = gelu_in
+);
+
+#[inline(always)]
+fn gelu_in(values: &mut [f32]) {
+    values.iter_mut().for_each(|x| *x *= sigmoid(*x).0);
+}
+
 /// σ(w), exp(−w) and x held within its limit; see `gelu.rs` beside the shader.
 #[inline(always)]
 fn sigmoid(x: f32) -> (f32, f32, f32) {

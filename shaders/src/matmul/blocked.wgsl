@@ -1,9 +1,10 @@
-// C[m, n] = op(A) · op(B), then + bias and max(·, 0) as EPILOGUE says. See matmul.rs for the family and its numerics.
+// C[m, n] = op(A) · op(B), then what EPILOGUE says, for each of several matrices that lie one after another in A, in B and
+// in C. See matmul.rs for the family and its numerics.
 //
-// params  uniform            extents and the rows of C to compute
+// params  uniform            extents, the rows of C to compute, and the matrix that workgroups of z = 0 compute
 // a       f32, read          [m, k], or [k, m] where TRANSPOSE_A
 // b       f32, read          [k, n], or [n, k] where TRANSPOSE_B
-// bias    f32, read          [n] where EPILOGUE > 0, else any buffer
+// bias    f32, read          [n] where EPILOGUE >= 2, else any buffer
 // c       f32, written       [m, n]
 //
 // One invocation computes an 8x8 block of C, held as four 4x4 matrices whose column i is row i of its part of C.
@@ -16,7 +17,7 @@ override COLUMNS: u32 = 4u;
 override K_CHUNK: u32 = 64u;
 override TRANSPOSE_A: bool = false;
 override TRANSPOSE_B: bool = false;
-// 0: none, 1: bias, 2: bias and ReLU.
+// 0: none, 1: + C, 2: + bias, 3: + bias + C, 4: bias and ReLU, 5: bias and GELU.
 override EPILOGUE: u32 = 0u;
 
 struct Params {
@@ -25,6 +26,7 @@ struct Params {
     n: u32,
     row_first: u32,
     row_end: u32,
+    matrix_first: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -51,19 +53,33 @@ fn add_outer(sum: mat4x4f, x: vec4f, y: vec4f) -> mat4x4f {
     );
 }
 
-fn store_row(row: u32, column: u32, values: vec4f) {
+// As in gelu/forward.wgsl.
+fn gelu(x: f32) -> f32 {
+    let held = clamp(x, -9.0, 9.0);
+    let w = 1.5957691 * (held + 0.044715 * (held * held * held));
+    return x / (1.0 + exp(-w));
+}
+
+fn store_row(matrix: u32, row: u32, column: u32, values: vec4f) {
     if (row >= params.row_end) {
         return;
     }
+    let at = (matrix * params.m + row) * params.n + column;
     for (var j = 0u; j < min(4u, params.n - min(column, params.n)); j++) {
         var value = values[j];
-        if (EPILOGUE >= 1u) {
+        if (EPILOGUE >= 2u) {
             value += bias[column + j];
         }
-        if (EPILOGUE == 2u) {
+        if (EPILOGUE == 1u || EPILOGUE == 3u) {
+            value += c[at + j];
+        }
+        if (EPILOGUE == 4u) {
             value = max(value, 0.0);
         }
-        c[row * params.n + column + j] = value;
+        if (EPILOGUE == 5u) {
+            value = gelu(value);
+        }
+        c[at + j] = value;
     }
 }
 
@@ -85,10 +101,13 @@ fn main(
     let b_column = select(1u, params.k, TRANSPOSE_B);
     let b_step = select(params.n, 1u, TRANSPOSE_B);
     let four = vec4u(0u, 1u, 2u, 3u);
-    var a0 = min(row + four, vec4u(params.m - 1u)) * a_row;
-    var a1 = min(row + 4u + four, vec4u(params.m - 1u)) * a_row;
-    var b0 = min(column + four, vec4u(params.n - 1u)) * b_column;
-    var b1 = min(column + 4u + four, vec4u(params.n - 1u)) * b_column;
+    let matrix = params.matrix_first + group.z;
+    let first_a = matrix * params.m * params.k;
+    let first_b = matrix * params.k * params.n;
+    var a0 = first_a + min(row + four, vec4u(params.m - 1u)) * a_row;
+    var a1 = first_a + min(row + 4u + four, vec4u(params.m - 1u)) * a_row;
+    var b0 = first_b + min(column + four, vec4u(params.n - 1u)) * b_column;
+    var b1 = first_b + min(column + 4u + four, vec4u(params.n - 1u)) * b_column;
     var total00 = mat4x4f();
     var total01 = mat4x4f();
     var total10 = mat4x4f();
@@ -124,6 +143,6 @@ fn main(
         total01[0], total01[1], total01[2], total01[3], total11[0], total11[1], total11[2], total11[3],
     );
     for (var i = 0u; i < 16u; i++) {
-        store_row(row + i % 8u, column + i / 8u * 4u, rows[i]);
+        store_row(matrix, row + i % 8u, column + i / 8u * 4u, rows[i]);
     }
 }

@@ -1,11 +1,12 @@
-// C[m, n] = op(A) · op(B), then + bias and max(·, 0) as EPILOGUE says. See matmul.rs for the family and its numerics.
+// C[m, n] = op(A) · op(B), then what EPILOGUE says, for each of several matrices that lie one after another in A, in B and
+// in C. See matmul.rs for the family and its numerics.
 // k and n are multiples of 4, and m is where TRANSPOSE_A.
 //
-// params  uniform            extents and the rows of C to compute
+// params  uniform            extents, the rows of C to compute, and the matrix that workgroups of z = 0 compute
 // a       vec4f, read        [m, k/4], or [k, m/4] where TRANSPOSE_A
 // b       vec4f, read        [k, n/4], or [n, k/4] where TRANSPOSE_B
-// bias    vec4f, read        [n/4] where EPILOGUE > 0, else any buffer
-// c       vec4f, written     [m, n/4]
+// bias    vec4f, read        [n/4] where EPILOGUE >= 2, else any buffer
+// c       vec4f, written     [m, n/4], read where EPILOGUE is 1 or 3
 //
 // One invocation computes an 8x8 block of C, held as four 4x4 matrices whose column i is row i of its part of C, and
 // walks k in fours. Dispatch: one workgroup per tile of 8·ROWS by 8·COLUMNS entries, numbered row by row along x, then y.
@@ -18,7 +19,7 @@ override COLUMNS: u32 = 4u;
 override K_CHUNK: u32 = 64u;
 override TRANSPOSE_A: bool = false;
 override TRANSPOSE_B: bool = false;
-// 0: none, 1: bias, 2: bias and ReLU.
+// 0: none, 1: + C, 2: + bias, 3: + bias + C, 4: bias and ReLU, 5: bias and GELU.
 override EPILOGUE: u32 = 0u;
 
 struct Params {
@@ -27,6 +28,7 @@ struct Params {
     n: u32,
     row_first: u32,
     row_end: u32,
+    matrix_first: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -58,19 +60,33 @@ fn add_four(sum: mat4x4f, x: mat4x4f, y: mat4x4f) -> mat4x4f {
     return add_outer(add_outer(add_outer(add_outer(sum, x[0], y[0]), x[1], y[1]), x[2], y[2]), x[3], y[3]);
 }
 
-fn store_row(row: u32, column4: u32, values: vec4f) {
+// As in gelu/forward.wgsl.
+fn gelu(x: vec4f) -> vec4f {
+    let held = clamp(x, vec4f(-9.0), vec4f(9.0));
+    let w = 1.5957691 * (held + 0.044715 * (held * held * held));
+    return x / (1.0 + exp(-w));
+}
+
+fn store_row(matrix: u32, row: u32, column4: u32, values: vec4f) {
     let n4 = params.n / 4u;
     if (row >= params.row_end || column4 >= n4) {
         return;
     }
+    let at = (matrix * params.m + row) * n4 + column4;
     var value = values;
-    if (EPILOGUE >= 1u) {
+    if (EPILOGUE >= 2u) {
         value += bias[column4];
     }
-    if (EPILOGUE == 2u) {
+    if (EPILOGUE == 1u || EPILOGUE == 3u) {
+        value += c[at];
+    }
+    if (EPILOGUE == 4u) {
         value = max(value, vec4f());
     }
-    c[row * n4 + column4] = value;
+    if (EPILOGUE == 5u) {
+        value = gelu(value);
+    }
+    c[at] = value;
 }
 
 @compute @workgroup_size(COLUMNS, ROWS)
@@ -90,21 +106,24 @@ fn main(
     let k4 = params.k / 4u;
     let n4 = params.n / 4u;
     let four = vec4u(0u, 1u, 2u, 3u);
+    let matrix = params.matrix_first + group.z;
+    let first_a = matrix * params.m * k4;
+    let first_b = matrix * params.k * n4;
     // Indices of the four vec4 that hold a 4x4 part, and what moves them on by four steps of k.
-    var a0 = min(row + four, vec4u(params.m - 1u)) * k4;
-    var a1 = min(row + 4u + four, vec4u(params.m - 1u)) * k4;
+    var a0 = first_a + min(row + four, vec4u(params.m - 1u)) * k4;
+    var a1 = first_a + min(row + 4u + four, vec4u(params.m - 1u)) * k4;
     var a_step = 1u;
     if (TRANSPOSE_A) {
-        a0 = four * m4 + row / 4u;
-        a1 = four * m4 + min(row / 4u + 1u, m4 - 1u);
+        a0 = first_a + four * m4 + row / 4u;
+        a1 = first_a + four * m4 + min(row / 4u + 1u, m4 - 1u);
         a_step = 4u * m4;
     }
-    var b0 = four * n4 + column / 4u;
-    var b1 = four * n4 + min(column / 4u + 1u, n4 - 1u);
+    var b0 = first_b + four * n4 + column / 4u;
+    var b1 = first_b + four * n4 + min(column / 4u + 1u, n4 - 1u);
     var b_step = 4u * n4;
     if (TRANSPOSE_B) {
-        b0 = (column + four) * k4;
-        b1 = min(column + 4u + four, vec4u(params.n - 1u)) * k4;
+        b0 = first_b + (column + four) * k4;
+        b1 = first_b + min(column + 4u + four, vec4u(params.n - 1u)) * k4;
         b_step = 1u;
     }
     var total00 = mat4x4f();
@@ -150,6 +169,6 @@ fn main(
         total01[0], total01[1], total01[2], total01[3], total11[0], total11[1], total11[2], total11[3],
     );
     for (var i = 0u; i < 16u; i++) {
-        store_row(row + i % 8u, column / 4u + i / 8u, rows[i]);
+        store_row(matrix, row + i % 8u, column / 4u + i / 8u, rows[i]);
     }
 }

@@ -1,9 +1,10 @@
-// C[m, n] = op(A) · op(B), then + bias and max(·, 0) as EPILOGUE says. See matmul.rs for the family and its numerics.
+// C[m, n] = op(A) · op(B), then what EPILOGUE says, for each of several matrices that lie one after another in A, in B and
+// in C. See matmul.rs for the family and its numerics.
 //
-// params  uniform            extents and the rows of C to compute
+// params  uniform            extents, the rows of C to compute, and the matrix that workgroups of z = 0 compute
 // a       f32, read          [m, k], or [k, m] where TRANSPOSE_A
 // b       f32, read          [k, n], or [n, k] where TRANSPOSE_B
-// bias    f32, read          [n] where EPILOGUE > 0, else any buffer
+// bias    f32, read          [n] where EPILOGUE >= 2, else any buffer
 // c       f32, written       [m, n]
 //
 // One invocation computes one entry of C. Dispatch: ceil((row_end - row_first) · n / WORKGROUP) workgroups, numbered
@@ -14,7 +15,7 @@ override WORKGROUP: u32 = 64u;
 override K_CHUNK: u32 = 64u;
 override TRANSPOSE_A: bool = false;
 override TRANSPOSE_B: bool = false;
-// 0: none, 1: bias, 2: bias and ReLU.
+// 0: none, 1: + C, 2: + bias, 3: + bias + C, 4: bias and ReLU, 5: bias and GELU.
 override EPILOGUE: u32 = 0u;
 
 struct Params {
@@ -23,6 +24,7 @@ struct Params {
     n: u32,
     row_first: u32,
     row_end: u32,
+    matrix_first: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -30,6 +32,13 @@ struct Params {
 @group(0) @binding(2) var<storage, read> b: array<f32>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> c: array<f32>;
+
+// As in gelu/forward.wgsl.
+fn gelu(x: f32) -> f32 {
+    let held = clamp(x, -9.0, 9.0);
+    let w = 1.5957691 * (held + 0.044715 * (held * held * held));
+    return x / (1.0 + exp(-w));
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn main(
@@ -47,20 +56,30 @@ fn main(
     let a_step = select(1u, params.m, TRANSPOSE_A);
     let b_column = select(1u, params.k, TRANSPOSE_B);
     let b_step = select(params.n, 1u, TRANSPOSE_B);
+    let matrix = params.matrix_first + group.z;
+    let first_a = matrix * params.m * params.k + row * a_row;
+    let first_b = matrix * params.k * params.n + column * b_column;
     var total = 0.0;
     for (var chunk = 0u; chunk < params.k; chunk += K_CHUNK) {
         let end = min(chunk + K_CHUNK, params.k);
         var sum = 0.0;
         for (var p = chunk; p < end; p++) {
-            sum = fma(a[row * a_row + p * a_step], b[p * b_step + column * b_column], sum);
+            sum = fma(a[first_a + p * a_step], b[first_b + p * b_step], sum);
         }
         total += sum;
     }
-    if (EPILOGUE >= 1u) {
+    let at = (matrix * params.m + row) * params.n + column;
+    if (EPILOGUE >= 2u) {
         total += bias[column];
     }
-    if (EPILOGUE == 2u) {
+    if (EPILOGUE == 1u || EPILOGUE == 3u) {
+        total += c[at];
+    }
+    if (EPILOGUE == 4u) {
         total = max(total, 0.0);
     }
-    c[row * params.n + column] = total;
+    if (EPILOGUE == 5u) {
+        total = gelu(total);
+    }
+    c[at] = total;
 }

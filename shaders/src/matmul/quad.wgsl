@@ -1,9 +1,10 @@
-// C[m, n] = op(A) · op(B), then + bias and max(·, 0) as EPILOGUE says. See matmul.rs for the family and its numerics.
+// C[m, n] = op(A) · op(B), then what EPILOGUE says, for each of several matrices that lie one after another in A, in B and
+// in C. See matmul.rs for the family and its numerics.
 //
-// params  uniform            extents and the rows of C to compute
+// params  uniform            extents, the rows of C to compute, and the matrix that workgroups of z = 0 compute
 // a       f32, read          [m, k], or [k, m] where TRANSPOSE_A
 // b       f32, read          [k, n], or [n, k] where TRANSPOSE_B
-// bias    f32, read          [n] where EPILOGUE > 0, else any buffer
+// bias    f32, read          [n] where EPILOGUE >= 2, else any buffer
 // c       f32, written       [m, n]
 //
 // Four invocations, a quad of one subgroup, compute a 16x16 tile of C: each of them all 16 rows by 4 columns of its own,
@@ -20,7 +21,7 @@ enable subgroups;
 override K_CHUNK: u32 = 64u;
 override TRANSPOSE_A: bool = false;
 override TRANSPOSE_B: bool = false;
-// 0: none, 1: bias, 2: bias and ReLU.
+// 0: none, 1: + C, 2: + bias, 3: + bias + C, 4: bias and ReLU, 5: bias and GELU.
 override EPILOGUE: u32 = 0u;
 
 struct Params {
@@ -29,6 +30,7 @@ struct Params {
     n: u32,
     row_first: u32,
     row_end: u32,
+    matrix_first: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -55,23 +57,34 @@ fn add_outer(sum: mat4x4f, x: f32, y: vec4f) -> mat4x4f {
     );
 }
 
-fn store_row(row: u32, column: u32, values: vec4f) {
-    if (row >= params.row_end) {
+// As in gelu/forward.wgsl.
+fn gelu(x: vec4f) -> vec4f {
+    let held = clamp(x, vec4f(-9.0), vec4f(9.0));
+    let w = 1.5957691 * (held + 0.044715 * (held * held * held));
+    return x / (1.0 + exp(-w));
+}
+
+fn store_row(matrix: u32, row: u32, column: u32, values: vec4f) {
+    if (row >= params.row_end || column >= params.n) {
         return;
     }
-    let four = vec4u(0u, 1u, 2u, 3u);
+    let first = (matrix * params.m + row) * params.n;
+    let at = first + column;
+    let own = min(column + vec4u(0u, 1u, 2u, 3u), vec4u(params.n - 1u));
     var value = values;
-    if (EPILOGUE >= 1u) {
-        let at = min(column + four, vec4u(params.n - 1u));
-        value += vec4f(bias[at.x], bias[at.y], bias[at.z], bias[at.w]);
+    if (EPILOGUE >= 2u) {
+        value += vec4f(bias[own.x], bias[own.y], bias[own.z], bias[own.w]);
     }
-    if (EPILOGUE == 2u) {
+    if (EPILOGUE == 1u || EPILOGUE == 3u) {
+        value += vec4f(c[first + own.x], c[first + own.y], c[first + own.z], c[first + own.w]);
+    }
+    if (EPILOGUE == 4u) {
         value = max(value, vec4f());
     }
-    let at = row * params.n + column;
-    if (column < params.n) {
-        c[at] = value.x;
+    if (EPILOGUE == 5u) {
+        value = gelu(value);
     }
+    c[at] = value.x;
     if (column + 1u < params.n) {
         c[at + 1u] = value.y;
     }
@@ -101,8 +114,9 @@ fn main(
     let b_column = select(1u, params.k, TRANSPOSE_B);
     let b_step = select(params.n, 1u, TRANSPOSE_B);
     let four = vec4u(0u, 1u, 2u, 3u);
-    var at_a = min(row + lane + 4u * four, vec4u(params.m - 1u)) * a_row;
-    var at_b = min(column + four, vec4u(params.n - 1u)) * b_column;
+    let matrix = params.matrix_first + group.z;
+    var at_a = matrix * params.m * params.k + min(row + lane + 4u * four, vec4u(params.m - 1u)) * a_row;
+    var at_b = matrix * params.k * params.n + min(column + four, vec4u(params.n - 1u)) * b_column;
     var total0 = mat4x4f();
     var total1 = mat4x4f();
     var total2 = mat4x4f();
@@ -137,6 +151,6 @@ fn main(
         total2[0], total2[1], total2[2], total2[3], total3[0], total3[1], total3[2], total3[3],
     );
     for (var i = 0u; i < 16u; i++) {
-        store_row(row + i, column, rows[i]);
+        store_row(matrix, row + i, column, rows[i]);
     }
 }

@@ -1,11 +1,12 @@
-// C[m, n] = op(A) · op(B), then + bias and max(·, 0) as EPILOGUE says. See matmul.rs for the family and its numerics.
+// C[m, n] = op(A) · op(B), then what EPILOGUE says, for each of several matrices that lie one after another in A, in B and
+// in C. See matmul.rs for the family and its numerics.
 // k is a multiple of 2, n of 4, and m of 2 where TRANSPOSE_A.
 //
-// params  uniform            extents and the rows of C to compute
+// params  uniform            extents, the rows of C to compute, and the matrix that workgroups of z = 0 compute
 // a       vec2f, read        [m, k/2], or [k, m/2] where TRANSPOSE_A
 // b       vec2f, read        [k, n/2], or [n, k/2] where TRANSPOSE_B
-// bias    vec4f, read        [n/4] where EPILOGUE > 0, else any buffer
-// c       vec4f, written     [m, n/4]
+// bias    vec4f, read        [n/4] where EPILOGUE >= 2, else any buffer
+// c       vec4f, written     [m, n/4], read where EPILOGUE is 1 or 3
 //
 // As quad.wgsl, with what is loaded together checked once: four invocations, a quad of one subgroup, compute a 16x16 tile
 // of C, each of them all 16 rows by 4 columns of its own, held as four 4x4 matrices whose column i is a row of C. Two
@@ -20,7 +21,7 @@ enable subgroups;
 override K_CHUNK: u32 = 64u;
 override TRANSPOSE_A: bool = false;
 override TRANSPOSE_B: bool = false;
-// 0: none, 1: bias, 2: bias and ReLU.
+// 0: none, 1: + C, 2: + bias, 3: + bias + C, 4: bias and ReLU, 5: bias and GELU.
 override EPILOGUE: u32 = 0u;
 
 struct Params {
@@ -29,6 +30,7 @@ struct Params {
     n: u32,
     row_first: u32,
     row_end: u32,
+    matrix_first: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -47,19 +49,33 @@ fn add_outer(sum: mat4x4f, x: vec4f, y: vec4f) -> mat4x4f {
     );
 }
 
-fn store_row(row: u32, column4: u32, values: vec4f) {
+// As in gelu/forward.wgsl.
+fn gelu(x: vec4f) -> vec4f {
+    let held = clamp(x, vec4f(-9.0), vec4f(9.0));
+    let w = 1.5957691 * (held + 0.044715 * (held * held * held));
+    return x / (1.0 + exp(-w));
+}
+
+fn store_row(matrix: u32, row: u32, column4: u32, values: vec4f) {
     let n4 = params.n / 4u;
     if (row >= params.row_end || column4 >= n4) {
         return;
     }
+    let at = (matrix * params.m + row) * n4 + column4;
     var value = values;
-    if (EPILOGUE >= 1u) {
+    if (EPILOGUE >= 2u) {
         value += bias[column4];
     }
-    if (EPILOGUE == 2u) {
+    if (EPILOGUE == 1u || EPILOGUE == 3u) {
+        value += c[at];
+    }
+    if (EPILOGUE == 4u) {
         value = max(value, vec4f());
     }
-    c[row * n4 + column4] = value;
+    if (EPILOGUE == 5u) {
+        value = gelu(value);
+    }
+    c[at] = value;
 }
 
 @compute @workgroup_size(4)
@@ -80,20 +96,23 @@ fn main(
     let m2 = params.m / 2u;
     let k2 = params.k / 2u;
     let n2 = params.n / 2u;
+    let matrix = params.matrix_first + group.z;
+    let first_a = matrix * params.m * k2;
+    let first_b = matrix * params.k * n2;
     // Indices of the four vec2 that hold this invocation's four rows at two steps of k, and what moves them on by two steps:
     // two steps of each row, or where transposed, two halves of the rows at each step. Of B's columns likewise.
-    var at_a = min(row + 4u * lane + four, vec4u(params.m - 1u)) * k2;
+    var at_a = first_a + min(row + 4u * lane + four, vec4u(params.m - 1u)) * k2;
     var a_step = 1u;
     if (TRANSPOSE_A) {
         let halves = min(vec2u(row / 2u + 2u * lane) + vec2u(0u, 1u), vec2u(m2 - 1u));
-        at_a = vec4u(halves, halves + m2);
+        at_a = first_a + vec4u(halves, halves + m2);
         a_step = 2u * m2;
     }
     let halves = min(vec2u(column / 2u) + vec2u(0u, 1u), vec2u(n2 - 1u));
-    var at_b = vec4u(halves, halves + n2);
+    var at_b = first_b + vec4u(halves, halves + n2);
     var b_step = 2u * n2;
     if (TRANSPOSE_B) {
-        at_b = min(column + four, vec4u(params.n - 1u)) * k2;
+        at_b = first_b + min(column + four, vec4u(params.n - 1u)) * k2;
         b_step = 1u;
     }
     var total0 = mat4x4f();
@@ -145,6 +164,6 @@ fn main(
         total2[0], total2[1], total2[2], total2[3], total3[0], total3[1], total3[2], total3[3],
     );
     for (var i = 0u; i < 16u; i++) {
-        store_row(row + i, column / 4u, rows[i]);
+        store_row(matrix, row + i, column / 4u, rows[i]);
     }
 }

@@ -5,7 +5,7 @@ use manyhands::plan::{Buffer, Matmul, Program};
 use manyhands_protocol::BlobHash;
 use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
 use manyhands_protocol::work::{InnerOptimizer, TrainWork};
-use manyhands_shaders::matmul::{Epilogue, Rows, Shape, Transposed};
+use manyhands_shaders::matmul::{Epilogue, Matrices, Rows, Shape, Transposed};
 
 /// `C = A · B` and the buffers of A, B and C.
 pub fn product(m: u32, k: u32, n: u32) -> (Program, [Buffer; 3]) {
@@ -20,6 +20,7 @@ pub fn product(m: u32, k: u32, n: u32) -> (Program, [Buffer; 3]) {
         transposed: Transposed::default(),
         epilogue: Epilogue::None,
         rows: Rows { first: 0, end: m },
+        matrices: Matrices::ONE,
         variant: None,
     });
     (program, [a, b, c])

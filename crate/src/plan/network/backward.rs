@@ -1,6 +1,6 @@
 //! The backward pass: the nodes in reverse, from the gradient by the logits to the gradient of every parameter.
 
-use manyhands_shaders::matmul::{Shape, Transposed};
+use manyhands_shaders::matmul::{Epilogue, Shape, Transposed};
 use manyhands_shaders::{attention, clear, convolution, convolution_weight_gradient, layer_norm};
 
 use super::{Node, Placed, Trace, Traced, What, count, product};
@@ -60,7 +60,7 @@ impl Walk<'_> {
         match placed.node {
             Node::Dense { rows, inputs, outputs, weight, bias, input, output, relu } => {
                 self.cut_off(relu.then_some(placed), output, u64::from(rows) * u64::from(outputs));
-                self.dense([rows, inputs, outputs], [weight, input], needs_input);
+                self.dense([rows, inputs, outputs], [weight, input], needs_input, opens_branch);
                 if let Some(bias) = bias {
                     let d_bias = self.gradient_of(bias);
                     self.program.column_sum(gradient, d_bias, rows, outputs);
@@ -147,8 +147,9 @@ impl Walk<'_> {
         }
     }
 
-    /// `dW = inputᵀ · dY` and `dX = dY · Wᵀ`.
-    fn dense(&mut self, [rows, inputs, outputs]: [u32; 3], [weight, input]: [Buffer; 2], needs_input: bool) {
+    /// `dW = inputᵀ · dY` and `dX = dY · Wᵀ`, which where the layer opens a branch is added to the skip's gradient: nobody else
+    /// reads that any more.
+    fn dense(&mut self, [rows, inputs, outputs]: [u32; 3], [weight, input]: [Buffer; 2], needs_input: bool, opens_branch: bool) {
         let d_weight = self.gradient_of(weight);
         self.program.matmul(Matmul {
             a: input,
@@ -157,11 +158,14 @@ impl Walk<'_> {
             ..product(Shape { m: inputs, k: rows, n: outputs }, d_weight)
         });
         if needs_input {
-            let d_input = self.like(input);
+            // Where the layer is all of its branch, the skip's gradient is the layer's own.
+            let skip = self.skip.filter(|skip| opens_branch && *skip != self.at);
+            let d_input = skip.unwrap_or_else(|| self.like(input));
             self.program.matmul(Matmul {
                 a: self.at,
                 b: weight,
                 transposed: Transposed { a: false, b: true },
+                epilogue: if skip.is_some() { Epilogue::Accumulate } else { Epilogue::None },
                 ..product(Shape { m: rows, k: outputs, n: inputs }, d_input)
             });
             self.at = d_input;

@@ -19,6 +19,8 @@ struct Walk {
     layer: usize,
     /// Of the residual walked through: itself, the layer behind its branch, and what it branched off from.
     branch: Option<(usize, usize, Buffer)>,
+    /// Whether the branch's last product has been added to what it branched off from.
+    joined: bool,
     traces: Vec<Trace>,
     /// What dropout draws from in training, and the buffer that counts inner steps once a layer needs it.
     drawn: Option<Drawn>,
@@ -39,7 +41,8 @@ pub fn compile(model: &Model, batch: u32, drawn: Option<Drawn>, call_flop_max: u
     let parameters: Vec<Buffer> = shapes.map(|p| program.buffer(p.values_count() as u64)).collect();
     let x = program.buffer(u64::from(batch) * u64::from(inputs));
     let (nodes, traces) = (Vec::new(), Vec::new());
-    let mut walk = Walk { program, nodes, batch: batch.into(), at: x, layer: 0, branch: None, traces, drawn, step: None };
+    let mut walk =
+        Walk { program, nodes, batch: batch.into(), at: x, layer: 0, branch: None, joined: false, traces, drawn, step: None };
     let mut rest = &parameters[..];
     for (index, layer) in traced.iter().enumerate() {
         let (own, others) = rest.split_at(layer.parameters.len());
@@ -61,21 +64,17 @@ impl Walk {
     fn layer(&mut self, index: usize, traced: &TracedLayer, parameters: &[Buffer]) {
         let input = self.at;
         match *traced.layer {
-            Layer::Dense { outputs } => self.dense(traced.input, outputs, parameters[0], Some(parameters[1])),
-            Layer::Projection { outputs } => self.dense(traced.input, outputs, parameters[0], None),
+            Layer::Dense { outputs } => self.last_dense(traced.input, outputs, parameters[0], Some(parameters[1])),
+            Layer::Projection { outputs } => self.last_dense(traced.input, outputs, parameters[0], None),
             Layer::Relu => self.relu(traced),
             Layer::Residual { layers } => {
                 self.branch = Some((index, index + 1 + layers as usize, input));
+                self.joined = false;
                 self.push(Node::Branch { values: count(self.values(traced.input)) });
             }
             _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
             Layer::Dropout { rate } => self.dropout(traced, rate),
-            Layer::Gelu => {
-                let values = count(self.values(traced.input));
-                let output = self.buffer(traced.output);
-                self.sequence(SequenceOp::GeluForward { x: input, y: output, values });
-                self.push(Node::Gelu { input, values });
-            }
+            Layer::Gelu => self.gelu(traced),
             Layer::Convolution { kernel, stride, padding, .. } => {
                 self.convolution(traced, [kernel, stride, padding], [parameters[0], parameters[1]]);
             }
@@ -87,9 +86,11 @@ impl Walk {
         if let Some((residual, end, skip)) = self.branch
             && index + 1 == end
         {
-            let (branch, values) = (self.at, count(self.values(traced.output)));
-            let sum = self.buffer(traced.output);
-            self.program.ops.push(Op::Add { x: skip, y: branch, sum, values });
+            if !self.joined {
+                let (branch, values) = (self.at, count(self.values(traced.output)));
+                let sum = self.buffer(traced.output);
+                self.program.ops.push(Op::Add { x: skip, y: branch, sum, values });
+            }
             self.layer = residual;
             self.push(Node::Join);
             self.branch = None;
@@ -117,19 +118,60 @@ impl Walk {
         self.program.ops.push(Op::Sequence(op));
     }
 
+    /// The last product of a layer: where the layer ends a residual, added in place to what that branched off from, if nobody
+    /// needs that any more. In training backward does.
+    fn last_dense(&mut self, extent: Extent, outputs: u32, weight: Buffer, bias: Option<Buffer>) {
+        let ends = |&(_, end, skip): &(usize, usize, Buffer)| {
+            end == self.layer + 1 && skip != self.at && self.program.passing.contains(&skip)
+        };
+        match self.branch.filter(|branch| self.drawn.is_none() && ends(branch)) {
+            Some((_, _, skip)) => {
+                self.joined = true;
+                let epilogue = if bias.is_some() { Epilogue::BiasAccumulate } else { Epilogue::Accumulate };
+                self.dense_into(extent, outputs, [weight, skip], bias, epilogue);
+            }
+            None => self.dense(extent, outputs, weight, bias),
+        }
+    }
+
     fn dense(&mut self, extent: Extent, outputs: u32, weight: Buffer, bias: Option<Buffer>) {
+        let output = self.program.passing(self.batch * u64::from(extent.rows().0) * u64::from(outputs));
+        let epilogue = if bias.is_some() { Epilogue::Bias } else { Epilogue::None };
+        self.dense_into(extent, outputs, [weight, output], bias, epilogue);
+    }
+
+    fn dense_into(
+        &mut self,
+        extent: Extent,
+        outputs: u32,
+        [weight, output]: [Buffer; 2],
+        bias: Option<Buffer>,
+        epilogue: Epilogue,
+    ) {
         let ((rows, inputs), input) = (extent.rows(), self.at);
         let rows = count(self.batch * u64::from(rows));
-        let output = self.program.passing(u64::from(rows) * u64::from(outputs));
+        let shape = Shape { m: rows, k: inputs, n: outputs };
         self.at = output;
-        self.program.matmul(Matmul {
-            a: input,
-            b: weight,
-            bias,
-            epilogue: if bias.is_some() { Epilogue::Bias } else { Epilogue::None },
-            ..product(Shape { m: rows, k: inputs, n: outputs }, output)
-        });
+        self.program.matmul(Matmul { a: input, b: weight, bias, epilogue, ..product(shape, output) });
         self.push(Node::Dense { rows, inputs, outputs, weight, bias, input, output, relu: false });
+    }
+
+    /// As the epilogue of the product before it, or by itself: backward needs what is before it.
+    fn gelu(&mut self, traced: &TracedLayer) {
+        let (input, values) = (self.at, count(self.values(traced.input)));
+        let last = self.nodes.last().map(|placed| &placed.node);
+        if self.drawn.is_none() && matches!(last, Some(Node::Dense { bias: Some(_), relu: false, .. })) {
+            for op in &mut self.program.ops {
+                match op {
+                    Op::Matmul(product) if product.c == input => product.epilogue = Epilogue::BiasGelu,
+                    _ => {}
+                }
+            }
+        } else {
+            let output = self.buffer(traced.output);
+            self.sequence(SequenceOp::GeluForward { x: input, y: output, values });
+        }
+        self.push(Node::Gelu { input, values });
     }
 
     /// As the epilogue of the product before it, or by itself.
@@ -261,6 +303,6 @@ impl Walk {
         let logsumexp = self.program.passing(u64::from(shape.pairs()) * u64::from(time));
         self.program.attention_forward(qkv, output, logsumexp, shape);
         self.push(Node::Attention { shape, qkv, output, logsumexp });
-        self.dense(traced.output, channels, parameters[2], Some(parameters[3]));
+        self.last_dense(traced.output, channels, parameters[2], Some(parameters[3]));
     }
 }

@@ -1,6 +1,6 @@
 //! What a step costs, counted and not timed: operations, kernel calls and bytes grow like the batch and like the model.
 
-use manyhands_programs::Op;
+use manyhands_programs::{Op, SequenceOp};
 use manyhands_protocol::ids::BlobHash;
 use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
 use manyhands_protocol::work::{InnerOptimizer, TrainWork};
@@ -100,4 +100,33 @@ fn most_of_a_step_is_products() {
     let [flop, ..] = cost(&text);
     let products = (16 * 3 * text.model.forward_flop()) as f64;
     assert!(flop < 1.35 * products, "{} of the products", flop / products);
+}
+
+/// Where nothing is trained, GELU and the sum that ends a residual are epilogues of products, unless the sum would be written
+/// over what the product reads or what the caller put in. In training backward needs what they would write over.
+#[test]
+fn a_forward_pass_alone_fuses_gelu_and_residuals() {
+    let own = |op: &Op| matches!(op, Op::Add { .. } | Op::Sequence(SequenceOp::GeluForward { .. }));
+    let separate = |program: &Program| program.ops.iter().filter(|op| own(op)).count();
+    let forward = |work: &TrainWork| separate(&ForwardPlan::compile(&work.model, 3).unwrap().program);
+    let text = gpt(2, 4);
+    assert_eq!((forward(&text), separate(&TrainPlan::compile(&text).unwrap().program)), (0, 6));
+    let residual = |layers| Layer::Residual { layers };
+    let net = |layers| work(&[12], InputType::F32, layers, 4);
+    assert_eq!(forward(&net(vec![dense(12), residual(1), dense(12), dense(2)])), 1, "it reads what it would be added to");
+    assert_eq!(forward(&net(vec![residual(2), dense(5), dense(12), dense(2)])), 1, "the plan's input is the caller's");
+    let ends = |last: Layer| net(vec![dense(12), residual(2), dense(5), dense(12), last, dense(2)]);
+    assert_eq!([ends(dense(12)), ends(Layer::Gelu)].map(|work| forward(&work)), [0, 1], "GELU of the sum stands alone");
+}
+
+/// A product that opens a branch adds its gradient to the skip's, unless that is the one it reads.
+#[test]
+fn gradients_of_a_branch_are_added_by_its_first_product() {
+    let adds = |layers: Vec<Layer>| {
+        let plan = TrainPlan::compile(&work(&[12], InputType::F32, layers, 4)).unwrap();
+        plan.program.ops.iter().filter(|op| matches!(op, Op::Add { .. })).count()
+    };
+    let residual = |layers| Layer::Residual { layers };
+    assert_eq!(adds(vec![dense(12), residual(2), dense(5), dense(12), dense(2)]), 1, "forward alone");
+    assert_eq!(adds(vec![dense(12), residual(1), dense(12), dense(2)]), 2);
 }
