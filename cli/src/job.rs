@@ -1,8 +1,8 @@
 //! `manyhands job`: the job owner's and the operator's commands. They cut and check data here and talk to a coordinator;
 //! they never open its store.
 
-mod client;
-mod print;
+pub mod client;
+pub mod print;
 mod submit;
 
 use std::io::Write;
@@ -16,9 +16,9 @@ use serde_json::json;
 
 use client::Client;
 
-/// Arguments of `manyhands job`.
+/// What every command of an operator's takes.
 #[derive(clap::Args)]
-pub struct Args {
+pub struct Operator {
     /// Address of the coordinator.
     #[arg(long, global = true, default_value = "http://127.0.0.1:8787", env = "MANYHANDS_COORDINATOR")]
     coordinator: String,
@@ -27,7 +27,22 @@ pub struct Args {
     token_file: Option<PathBuf>,
     /// Print JSON for scripts.
     #[arg(long, global = true)]
-    json: bool,
+    pub json: bool,
+}
+
+impl Operator {
+    /// The coordinator, and the right to command it.
+    pub fn connect(&self) -> Result<Client, JobError> {
+        let token = client::token(self.token_file.as_deref(), std::env::var("MANYHANDS_ADMIN_TOKEN").ok())?;
+        Client::new(&self.coordinator, token)
+    }
+}
+
+/// Arguments of `manyhands job`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    operator: Operator,
     #[command(subcommand)]
     command: Command,
 }
@@ -78,7 +93,7 @@ struct Target {
 
 /// Why a command failed; its text is what the user sees.
 #[derive(Debug, thiserror::Error)]
-enum JobError {
+pub enum JobError {
     #[error("{path}: {reason}")]
     File { path: String, reason: String },
     /// `field` is the path in the manifest.
@@ -113,35 +128,30 @@ async fn execute(args: Args) -> Result<String, JobError> {
     if let Command::Submit { manifest, data, approve } = &args.command {
         // All of the owner's input is checked before the coordinator hears of it.
         let prepared = submit::prepare(manifest, data)?;
-        let client = connect(&args)?;
+        let client = args.operator.connect()?;
         let view = submit::send(&client, &prepared, *approve).await?;
-        return Ok(print::job(&view, args.json));
+        return Ok(print::job(&view, args.operator.json));
     }
-    let client = connect(&args)?;
+    let client = args.operator.connect()?;
     match &args.command {
         Command::Submit { .. } => unreachable!("handled above"),
-        Command::List => Ok(print::jobs(&client.jobs().await?, args.json)),
-        Command::Status { id } => Ok(print::job(&find(&client, *id).await?, args.json)),
-        Command::Approve { id } => act(&client, *id, "approve", args.json).await,
-        Command::Cancel { id } => act(&client, *id, "cancel", args.json).await,
-        Command::Pause(Target { id: Some(id), .. }) => act(&client, *id, "pause", args.json).await,
-        Command::Resume(Target { id: Some(id), .. }) => act(&client, *id, "resume", args.json).await,
-        Command::Pause(_) => everything(&client, true, args.json).await,
-        Command::Resume(_) => everything(&client, false, args.json).await,
+        Command::List => Ok(print::jobs(&client.jobs().await?, args.operator.json)),
+        Command::Status { id } => Ok(print::job(&find(&client, *id).await?, args.operator.json)),
+        Command::Approve { id } => act(&client, *id, "approve", args.operator.json).await,
+        Command::Cancel { id } => act(&client, *id, "cancel", args.operator.json).await,
+        Command::Pause(Target { id: Some(id), .. }) => act(&client, *id, "pause", args.operator.json).await,
+        Command::Resume(Target { id: Some(id), .. }) => act(&client, *id, "resume", args.operator.json).await,
+        Command::Pause(_) => everything(&client, true, args.operator.json).await,
+        Command::Resume(_) => everything(&client, false, args.operator.json).await,
         Command::Export { id, out } => {
             let bytes = client.download(&format!("/v1/admin/jobs/{id}/export"), out).await?;
             let out = out.display().to_string();
-            Ok(match args.json {
+            Ok(match args.operator.json {
                 true => json!({ "job": id, "out": out, "bytes": bytes }).to_string(),
                 false => format!("job {id} exported to {out} ({bytes} bytes)"),
             })
         }
     }
-}
-
-fn connect(args: &Args) -> Result<Client, JobError> {
-    let token = client::token(args.token_file.as_deref(), std::env::var("MANYHANDS_ADMIN_TOKEN").ok())?;
-    Client::new(&args.coordinator, token)
 }
 
 async fn find(client: &Client, id: JobId) -> Result<JobView, JobError> {

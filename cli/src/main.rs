@@ -1,8 +1,9 @@
-//! The `manyhands` command: serve, volunteer, job. Parses arguments and sets up logging; the work is elsewhere.
+//! The `manyhands` command: serve, volunteer, job, site. Parses arguments and sets up logging; the work is elsewhere.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod job;
 mod serve;
+mod site;
 mod volunteer;
 
 use std::io::IsTerminal as _;
@@ -27,6 +28,8 @@ enum Command {
     Volunteer(volunteer::Args),
     /// Submit, watch and control jobs.
     Job(job::Args),
+    /// Register sites that embed the page, and read their totals.
+    Site(site::Args),
 }
 
 #[tokio::main]
@@ -40,6 +43,7 @@ async fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args).await,
         Command::Volunteer(args) => volunteer::run(args).await,
         Command::Job(args) => job::run(args).await,
+        Command::Site(args) => site::run(args).await,
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

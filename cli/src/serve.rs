@@ -18,11 +18,15 @@ pub struct Args {
     /// Name shown to visitors.
     #[arg(long)]
     name: Option<String>,
+    /// Let any page embed this coordinator's, without a registered site: for trying things on one computer.
+    #[arg(long)]
+    embed_anywhere: bool,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut config = Config::new(args.data_dir);
     config.listen = args.listen;
+    config.embed_anywhere = args.embed_anywhere;
     if let Some(name) = args.name {
         config.name = name;
     }

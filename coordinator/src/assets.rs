@@ -3,45 +3,86 @@
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 use manyhands_protocol::problem::Code;
+use manyhands_protocol::site::is_name;
 use rust_embed::RustEmbed;
 
 use crate::http::Failure;
+use crate::service::Service;
 
 #[derive(RustEmbed)]
 #[folder = "../dist"]
 struct Dist;
 
-/// What the page may load: its own files, and pictures it makes itself. `wasm-unsafe-eval` allows WebAssembly alone.
+/// What the page may load: its own files, and pictures it makes itself. `wasm-unsafe-eval` allows WebAssembly alone. Who may
+/// frame it follows.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; \
-     img-src 'self' data: blob:; connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
+     img-src 'self' data: blob:; connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors ";
 
 const NOT_BUILT: &str = "<!doctype html><meta charset=utf-8><title>Many Hands</title>\
      <p>This coordinator runs, but the page is not built: run <code>cargo xtask build-web</code> and build it again.";
 
-/// Answers any path outside `/v1`.
-pub async fn serve(uri: Uri, request: HeaderMap) -> Response {
-    let path = match uri.path().trim_start_matches('/') {
-        "" => "index.html",
-        path => path,
-    };
+/// The script that other sites load, as it lies in `dist/`; they name it by a version.
+const ELEMENT: &str = "embed/many-hands.js";
+/// The version that gets fixes: how long a browser may go without asking for them.
+const ELEMENT_CACHE: &str = "public, max-age=300";
+const IMMUTABLE: &str = "public, max-age=31536000, immutable";
+
+/// Which pages may frame what is at this address, as Content Security Policy writes it: those of the registered site that
+/// the query names (`/?site=NAME`), and none without one.
+pub async fn frame_ancestors(service: &Service, uri: &Uri) -> Result<String, Failure> {
+    let name = uri.query().unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("site="));
+    match name {
+        None | Some("") if service.config.embed_anywhere => Ok("*".to_owned()),
+        Some(name) if is_name(name) => {
+            let site = service.store.site(name).await?;
+            Ok(site.map_or("'none'".to_owned(), |site| site.origins.join(" ")))
+        }
+        _ => Ok("'none'".to_owned()),
+    }
+}
+
+/// The file that a path names, and what its cache may do with it.
+fn named(path: &str) -> (&str, &'static str) {
+    let version = path.strip_prefix("embed/").and_then(|rest| rest.strip_suffix("/many-hands.js"));
+    match (path, version) {
+        ("", _) => ("index.html", "no-cache"),
+        (_, Some("v1")) => (ELEMENT, ELEMENT_CACHE),
+        (_, Some(env!("CARGO_PKG_VERSION"))) => (ELEMENT, IMMUTABLE),
+        // A name with a hash in it never changes its bytes; anything else is asked for again and answered by its tag.
+        _ if is_hashed(path) => (path, IMMUTABLE),
+        _ => (path, "no-cache"),
+    }
+}
+
+/// Answers any path outside `/v1`, to be framed by those pages.
+pub fn serve(uri: &Uri, request: &HeaderMap, framed_by: &str) -> Response {
+    let (path, cache) = named(uri.path().trim_start_matches('/'));
     let mut response = match Dist::get(path) {
-        Some(file) => match accepts_brotli(&request).then(|| Dist::get(&format!("{path}.br"))).flatten() {
-            Some(compressed) => brotli_response(path, compressed, &request),
-            None => file_response(path, file, &request),
+        Some(file) => match accepts_brotli(request).then(|| Dist::get(&format!("{path}.br"))).flatten() {
+            Some(compressed) => brotli_response(path, compressed, cache, request),
+            None => file_response(path, file, cache, request),
         },
         None if path == "index.html" => Html(NOT_BUILT).into_response(),
         None => return Failure::new(Code::NotFound, format!("nothing at {}", uri.path())).into_response(),
     };
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY));
+    let policy = format!("{CONTENT_SECURITY_POLICY}{framed_by}");
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::try_from(policy).expect("origins are checked, and plain text"));
     headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
+    // Other sites load one script of ours, as a module, which takes CORS; everything else is for our own page.
+    let is_element = path == ELEMENT;
+    let policy = if is_element { "cross-origin" } else { "same-origin" };
+    headers.insert("cross-origin-resource-policy", HeaderValue::from_static(policy));
+    if is_element {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    }
     headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     response
 }
 
 /// The same file as the page's build compressed it; its tag is its own, so that the two never pass for each other.
-fn brotli_response(path: &str, file: rust_embed::EmbeddedFile, request: &HeaderMap) -> Response {
-    let mut response = file_response(path, file, request);
+fn brotli_response(path: &str, file: rust_embed::EmbeddedFile, cache: &str, request: &HeaderMap) -> Response {
+    let mut response = file_response(path, file, cache, request);
     response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("br"));
     response
 }
@@ -56,10 +97,8 @@ fn accepts_brotli(request: &HeaderMap) -> bool {
     })
 }
 
-fn file_response(path: &str, file: rust_embed::EmbeddedFile, request: &HeaderMap) -> Response {
+fn file_response(path: &str, file: rust_embed::EmbeddedFile, cache: &str, request: &HeaderMap) -> Response {
     let etag = format!("\"{}\"", hex::encode(file.metadata.sha256_hash()));
-    // A name with a hash in it never changes its bytes; anything else is asked for again and answered by its tag.
-    let cache = if is_hashed(path) { "public, max-age=31536000, immutable" } else { "no-cache" };
     let known = request.get(header::IF_NONE_MATCH).is_some_and(|tags| tags.as_bytes() == etag.as_bytes());
     let headers =
         [(header::CONTENT_TYPE, content_type(path).to_owned()), (header::CACHE_CONTROL, cache.to_owned()), (header::ETAG, etag)];
@@ -106,6 +145,15 @@ mod tests {
         check("gzip", false);
         check("brx", false);
         assert!(!accepts_brotli(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn the_element_has_a_version_with_fixes_and_one_that_never_changes() {
+        assert_eq!(named("embed/v1/many-hands.js"), (ELEMENT, ELEMENT_CACHE));
+        assert_eq!(named(concat!("embed/", env!("CARGO_PKG_VERSION"), "/many-hands.js")), (ELEMENT, IMMUTABLE));
+        assert_eq!(named("embed/9.9.9/many-hands.js"), ("embed/9.9.9/many-hands.js", "no-cache"));
+        assert_eq!(named("a-0123456789abcdef.js"), ("a-0123456789abcdef.js", IMMUTABLE));
+        assert_eq!(named(""), ("index.html", "no-cache"));
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Shown to visitors.
     pub name: String,
+    /// Any page may embed this one, without a registered site: for trying things on one computer.
+    pub embed_anywhere: bool,
     pub clock: Arc<dyn Clock>,
     /// How long a gradient unit waits for a second key to take it.
     pub replica_wait_ms: u64,
@@ -53,6 +55,7 @@ impl Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)),
             data_dir: data_dir.into(),
             name: "Many Hands".to_owned(),
+            embed_anywhere: false,
             clock: Arc::new(SystemClock),
             replica_wait_ms: limits::REPLICA_WAIT_MS,
             replica_leased_wait_ms: limits::REPLICA_LEASED_WAIT_MS,

@@ -9,6 +9,7 @@ mod leases;
 mod problem;
 mod results;
 mod sessions;
+mod sites;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -44,6 +45,10 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/leases/{id}/heartbeat", post(leases::heartbeat))
         .route("/v1/blobs/{hash}", get(blobs::download).put(blobs::upload))
         .route("/v1/results", post(results::submit))
+        .route("/v1/sites/{name}/totals", get(sites::totals))
+        .route("/v1/admin/sites", get(sites::list))
+        .route("/v1/admin/sites/{name}", put(sites::put).delete(sites::remove))
+        .route("/v1/admin/sites/{name}/token", post(sites::token))
         .route("/v1/admin/jobs", get(admin::list).post(admin::submit))
         .route("/v1/admin/jobs/{id}", get(admin::one))
         .route("/v1/admin/jobs/{id}/export", get(admin::export))
@@ -61,14 +66,17 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Failure {
 }
 
 /// Everything that is no route: the page's files, and 404 under `/v1`.
-async fn page(method: Method, uri: Uri, headers: HeaderMap) -> Response {
+async fn page(State(service): Shared, method: Method, uri: Uri, headers: HeaderMap) -> Response {
     if uri.path() == "/v1" || uri.path().starts_with("/v1/") {
         return Failure::new(Code::NotFound, format!("nothing at {}", uri.path())).into_response();
     }
     if method != Method::GET && method != Method::HEAD {
         return method_not_allowed(method, uri).await.into_response();
     }
-    assets::serve(uri, headers).await
+    match assets::frame_ancestors(&service, &uri).await {
+        Ok(framed_by) => assets::serve(&uri, &headers, &framed_by),
+        Err(failure) => failure.into_response(),
+    }
 }
 
 /// Calls that change something come from the coordinator's own page or from no page at all. Browsers say which in headers

@@ -13,6 +13,8 @@ pub mod manifest;
 pub mod model;
 pub mod problem;
 pub mod rules;
+#[cfg(feature = "json")]
+pub mod site;
 pub mod statement;
 #[cfg(feature = "json")]
 pub mod view;

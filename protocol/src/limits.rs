@@ -25,6 +25,10 @@ pub const UPLOADS_PER_KEY_MAX: usize = 2;
 pub const UPLOAD_SILENCE_MS: u64 = 10_000;
 /// Longest string in any statement (device description, site, origin).
 pub const TEXT_BYTES_MAX: usize = 256;
+/// Longest name of a site.
+pub const SITE_NAME_BYTES_MAX: usize = 63;
+/// Most origins of one site.
+pub const SITE_ORIGINS_MAX: usize = 16;
 /// Most products whose kernels a result names: a device's own choice never comes near.
 pub const KERNELS_COUNT_MAX: usize = 256;
 

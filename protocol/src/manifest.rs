@@ -35,6 +35,28 @@ pub enum Category {
     Demo,
 }
 
+impl Category {
+    /// All of them, in the order of the specification.
+    pub const ALL: [Category; 5] =
+        [Category::Research, Category::Education, Category::PublicGood, Category::Commercial, Category::Demo];
+
+    /// The name in the store and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Category::Research => "research",
+            Category::Education => "education",
+            Category::PublicGood => "public_good",
+            Category::Commercial => "commercial",
+            Category::Demo => "demo",
+        }
+    }
+
+    /// The category with this name.
+    pub fn parse(name: &str) -> Option<Category> {
+        Category::ALL.into_iter().find(|category| category.name() == name)
+    }
+}
+
 /// The two kinds of jobs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]

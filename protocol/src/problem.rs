@@ -39,6 +39,7 @@ codes! {
     UnknownLease = "unknown_lease", 404, false;
     UnknownBlob = "unknown_blob", 404, false;
     UnknownKey = "unknown_key", 404, false;
+    UnknownSite = "unknown_site", 404, false;
     /// The call came from a page of another origin.
     ForeignOrigin = "foreign_origin", 403, false;
     /// No session token, or one that is not known.
@@ -46,6 +47,8 @@ codes! {
     SessionExpired = "session_expired", 401, false;
     /// No operator's token, or a wrong one.
     NoAdmin = "no_admin", 401, false;
+    /// No token of this site, or a wrong one.
+    NoSiteToken = "no_site_token", 401, false;
     BadSignature = "bad_signature", 403, false;
     WrongAlgorithm = "wrong_algorithm", 400, false;
     WrongKey = "wrong_key", 403, false;
@@ -78,6 +81,8 @@ codes! {
     NotFinite = "not_finite", 422, false;
     /// A manifest's field is outside its bounds; `field` names it.
     BadManifest = "bad_manifest", 422, false;
+    /// A site's field is outside its bounds; `field` names it.
+    BadSite = "bad_site", 422, false;
     /// The job is not in a state that allows this.
     WrongJobState = "wrong_job_state", 409, false;
     /// Nothing to export yet.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use manyhands_protocol::limits;
 use manyhands_protocol::manifest::Submission;
 use manyhands_protocol::problem::{Code, Problem};
+use manyhands_protocol::site::{Site, SiteTotals};
 use manyhands_protocol::view::{InfoView, JobView, KeyView};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -50,7 +51,7 @@ fn limits_are_the_document_s() {
     let values = values! {
         PROTOCOL_VERSION TERMS_VERSION CBOR_BODY_BYTES_MAX JSON_BODY_BYTES_MAX BLOB_BYTES_MAX OUTPUTS_COUNT_MAX
         UNACCEPTED_BYTES_PER_KEY_MAX UNACCEPTED_BYTES_MAX UPLOADS_PER_KEY_MAX UPLOAD_SILENCE_MS
-        TEXT_BYTES_MAX KERNELS_COUNT_MAX LEASES_PER_CALL_MAX LIVE_LEASES_PER_KEY_MAX LEASES_ENDED_MAX LEASE_MS LEASE_TOTAL_MS_MAX HEARTBEAT_MS
+        TEXT_BYTES_MAX SITE_NAME_BYTES_MAX SITE_ORIGINS_MAX KERNELS_COUNT_MAX LEASES_PER_CALL_MAX LIVE_LEASES_PER_KEY_MAX LEASES_ENDED_MAX LEASE_MS LEASE_TOTAL_MS_MAX HEARTBEAT_MS
         SESSION_MS_MAX NONCE_MS CLOCK_SKEW_MS REPLICA_WAIT_MS REPLICA_LEASED_WAIT_MS DIMENSION_MAX TENSOR_VALUES_MAX LAYERS_COUNT_MAX PARAMETERS_COUNT_MAX ACTIVATIONS_COUNT_MAX
         KERNEL_MAX POSITIONS_MAX VOCABULARY_MAX HEAD_WIDTH_MAX
         INNER_STEPS_MAX BATCH_MAX UNITS_PER_ROUND_MAX ROUNDS_MAX SHARDS_COUNT_MAX TENSORS_PER_FILE_MAX
@@ -123,6 +124,9 @@ fn json_examples_are_the_views() {
     assert_eq!(info.session_ms_max, limits::SESSION_MS_MAX);
     check_json::<JobView>("JobView");
     check_json::<KeyView>("KeyView");
+    check_json::<SiteTotals>("SiteTotals");
+    let site: Site = check_json("Site");
+    assert_eq!(site.validate(), Ok(()));
     let submission: Submission = check_json("Submission");
     assert_eq!(submission.validate(), Ok(()));
     let problem: Problem = check_json("problem");

@@ -163,6 +163,26 @@ impl Visitor {
         self.press("start").await
     }
 
+    /// Presses Start in a frame once the frame believes that a person sees it.
+    pub async fn press_seen_start(&self, limit: Duration) -> Result<()> {
+        self.wait_until("d.seen === 'true'", limit).await?;
+        self.press_start().await?;
+        self.wait_until("d.state !== 'idle'", limit).await?;
+        Ok(())
+    }
+
+    /// Goes into the frame in the open shadow tree of the first element with this name: all other calls mean the frame.
+    pub async fn enter_frame(&self, element: &str) -> Result<()> {
+        let host = self.client.find(Locator::Css(element)).await?;
+        host.shadow_root().await?.find(Locator::Css("iframe")).await?.enter_frame().await?;
+        Ok(())
+    }
+
+    /// Back to the page around.
+    pub async fn leave_frame(&self) -> Result<()> {
+        Ok(self.client.enter_parent_frame().await?)
+    }
+
     pub async fn press_stop(&self) -> Result<()> {
         self.press("stop").await
     }

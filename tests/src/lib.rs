@@ -10,6 +10,7 @@ pub mod process;
 pub mod proxy;
 pub mod python;
 pub mod server;
+pub mod site;
 
 use std::path::PathBuf;
 

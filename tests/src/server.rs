@@ -85,7 +85,7 @@ impl Server {
     pub fn command(&self, args: &[&str]) -> Result<Command> {
         let mut command = Command::new(binary()?);
         command.args(args).arg("--coordinator").arg(&self.url);
-        if args.first() == Some(&"job") {
+        if matches!(args.first(), Some(&"job" | &"site")) {
             command.arg("--token-file").arg(self.data_dir.join("admin.token"));
         }
         Ok(command)

@@ -1,110 +1,135 @@
 // @ts-check
-// Line charts of a job's rounds: a thin layer over uPlot (vendor/, loaded as a classic script) that takes colours from
-// the style sheet, follows its element's width and the colour scheme, and describes itself to screen readers.
+// Line charts of a job's rounds, as SVG that stretches with its element. Colours are the style sheet's; rounds run from left
+// to right in every language. It describes itself to screen readers. No library: one would be half of all that the page loads.
 
-/** @typedef {typeof import("../vendor/uPlot")} UPlot */
-/** @typedef {{ label: string, colour: string, format: (value: number) => string, floor?: number, ceiling?: number }} Look */
+import { build } from "./dom.js";
 
-const HEIGHT_PX = 190;
+/** @typedef {{ colour: "accent" | "second", format: (value: number) => string, floor?: number, ceiling?: number }} Look */
 
-/** @returns {UPlot} */
-const library = () => /** @type {any} */ (globalThis).uPlot;
+/** Extent of the drawing's own coordinates; lines keep their width however it is stretched. */
+const SPAN = 1000;
+/** Fewest rounds that the axis shows, so that a first one is not drawn over the whole width. */
+const ROUNDS_MIN = 4;
+/** Most parts that the grid divides an axis into. */
+const PARTS_MAX = 4;
 
-/** @param {string} name */
-const styleValue = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+/**
+ * Round steps that divide a range into at most `PARTS_MAX` parts.
+ * @param {number} low
+ * @param {number} high
+ * @param {number} least smallest step
+ * @returns {number[]} the multiples of the step from `low` to `high`
+ */
+export function ticks(low, high, least = 0) {
+  const rough = Math.max((high - low) / PARTS_MAX, least);
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * ([1, 2, 5].find((factor) => factor * power >= rough * (1 - 1e-9)) ?? 10);
+  const first = Math.ceil(low / step - 1e-9);
+  const count = Math.floor(high / step + 1e-9) - first + 1;
+  return Array.from({ length: count }, (_, i) => (first + i) * step);
+}
 
-/** One line over rounds, with an optional dashed target. */
+/**
+ * @param {string} tag
+ * @param {Record<string, string>} attributes
+ */
+function draw(tag, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+/** One line over rounds, with an optional dashed target. Tells by a `round` event which round is pointed at. */
 export class RoundChart {
-  /** @type {import("../vendor/uPlot") | null} */
-  #plot = null;
-  /** @type {[number[], number[], (number | null)[]]} */
-  #data = [[], [], []];
+  /** @type {number[]} */
+  #rounds = [];
+  /** @type {number[]} */
+  #values = [];
+  /** @type {(round: number) => number} */
+  #x = () => 0;
+  /** @type {(value: number) => number} */
+  #y = () => 0;
+  #cursor = build("i", { class: "cursor", hidden: "" });
 
   /**
    * @param {HTMLElement} host
-   * @param {string} syncKey charts with the same key share their cursor
    * @param {Look} look
    */
-  constructor(host, syncKey, look) {
+  constructor(host, look) {
     this.host = host;
-    this.syncKey = syncKey;
     this.look = look;
-    new ResizeObserver(() => this.#fit()).observe(host);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#redraw());
+    host.addEventListener("pointermove", (event) => this.#tell(this.#nearest(event.clientX)));
+    host.addEventListener("pointerleave", () => this.#tell(null));
   }
 
   /**
-   * @param {number[]} rounds
-   * @param {number[]} values
+   * @param {number[]} rounds ascending
+   * @param {number[]} values one of each round
    * @param {number | null} target
    * @param {string} summary what the chart shows, in one sentence
    */
   update(rounds, values, target, summary) {
-    this.#data = [rounds, values, rounds.map(() => target)];
     this.host.setAttribute("aria-label", summary);
-    if (this.#plot) this.#plot.setData(this.#data);
-    else this.#redraw();
-  }
-
-  #fit() {
-    const width = this.host.clientWidth;
-    if (width === 0) return;
-    if (!this.#plot) this.#redraw();
-    else if (this.#plot.width !== width) this.#plot.setSize({ width, height: HEIGHT_PX });
-  }
-
-  #redraw() {
-    this.#plot?.destroy();
-    this.#plot = null;
-    const width = this.host.clientWidth;
-    const Plot = library();
-    if (width === 0 || this.#data[0].length === 0 || !Plot) return;
-    this.#plot = new Plot(this.#options(width), this.#data, this.host);
-  }
-
-  /**
-   * @param {number} width
-   * @returns {import("../vendor/uPlot").Options}
-   */
-  #options(width) {
-    const { look } = this;
-    const ink = styleValue("--soft");
-    const grid = { stroke: styleValue("--line"), width: 1 };
-    const font = `12px ${styleValue("--font")}`;
-    const stroke = styleValue(look.colour);
-    return {
-      width,
-      height: HEIGHT_PX,
-      // Half of the widest last label, 10,000, hangs over on the right.
-      padding: [8, 20, 0, 0],
-      legend: { show: false },
-      cursor: { sync: { key: this.syncKey }, y: false, drag: { x: false, y: false } },
-      scales: {
-        x: { time: false, range: (_, min, max) => [min, Math.max(max, min + 4)] },
-        y: {
-          range: (_, min, max) => {
-            const low = Math.min(look.floor ?? min, min);
-            const high = Math.max(look.ceiling ?? max, max);
-            return [low, high > low ? high : low + 1];
-          },
-        },
-      },
-      axes: [
-        { stroke: ink, grid: { show: false }, ticks: { show: false }, font, size: 26, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000] },
-        { stroke: ink, grid, ticks: { show: false }, font, size: 44, space: 40, values: (_, splits) => splits.map(look.format) },
-      ],
-      series: [
-        {},
-        {
-          label: look.label,
-          stroke,
-          width: 2.5,
-          fill: `${stroke}1f`,
-          points: { show: this.#data[0].length < 2, size: 7, fill: stroke },
-        },
-        { stroke: ink, width: 1.5, dash: [5, 5], points: { show: false } },
-      ],
-      hooks: { setCursor: [(plot) => this.host.dispatchEvent(new CustomEvent("round", { detail: plot.cursor.idx ?? null }))] },
+    [this.#rounds, this.#values] = [rounds, values];
+    this.host.hidden = rounds.length === 0;
+    if (rounds.length === 0) return;
+    const { floor = Infinity, ceiling = -Infinity, format, colour } = this.look;
+    const seen = target === null ? values : [...values, target];
+    const low = Math.min(floor, ...seen);
+    const high = Math.max(ceiling, ...seen, low + 1e-6);
+    const first = rounds[0] ?? 0;
+    const last = Math.max(rounds.at(-1) ?? 0, first + ROUNDS_MIN);
+    this.#x = (round) => (round - first) / (last - first);
+    this.#y = (value) => 1 - (value - low) / (high - low);
+    const at = (/** @type {number} */ share) => (share * SPAN).toFixed(1);
+    const points = rounds.map((round, i) => `${at(this.#x(round))} ${at(this.#y(values[i] ?? low))}`);
+    const line = `M${points.join("L")}`;
+    const [left, right] = [at(this.#x(first)), at(this.#x(rounds.at(-1) ?? first))];
+    const rows = ticks(low, high);
+    const columns = ticks(first, last, 1);
+    const across = (/** @type {number} */ value) => `M0 ${at(this.#y(value))}H${SPAN}`;
+    const svg = draw("svg", { viewBox: `0 0 ${SPAN} ${SPAN}`, preserveAspectRatio: "none", "aria-hidden": "true" });
+    svg.append(
+      draw("path", { class: "grid", d: rows.map(across).join("") }),
+      draw("path", { class: `area ${colour}`, d: `${line}L${right} ${SPAN}L${left} ${SPAN}Z` }),
+      draw("path", { class: `line ${colour}`, d: rounds.length > 1 ? line : `${line}h.1` }),
+    );
+    if (target !== null) svg.append(draw("path", { class: "target", d: across(target) }));
+    const label = (/** @type {string} */ text, /** @type {"top" | "left"} */ side, /** @type {number} */ share) => {
+      const made = build("span", { class: side, "aria-hidden": "true" }, text);
+      made.style[side] = `${share * 100}%`;
+      return made;
     };
+    this.host.replaceChildren(
+      svg,
+      this.#cursor,
+      ...rows.map((value) => label(format(value), "top", this.#y(value))),
+      ...columns.map((round) => label(String(round), "left", this.#x(round))),
+    );
+  }
+
+  /** Marks a round, or none. @param {number | null} index */
+  point(index) {
+    const round = index === null ? undefined : this.#rounds[index];
+    this.#cursor.hidden = round === undefined;
+    if (index === null || round === undefined) return;
+    this.#cursor.style.left = `${this.#x(round) * 100}%`;
+    this.#cursor.style.setProperty("--at", `${this.#y(this.#values[index] ?? 0) * 100}%`);
+  }
+
+  /** @param {number} clientX */
+  #nearest(clientX) {
+    const { left, width } = this.host.getBoundingClientRect();
+    const share = (clientX - left) / width;
+    let best = 0;
+    this.#rounds.forEach((round, i) => {
+      if (Math.abs(this.#x(round) - share) <= Math.abs(this.#x(this.#rounds[best] ?? 0) - share)) best = i;
+    });
+    return best;
+  }
+
+  /** @param {number | null} index */
+  #tell(index) {
+    this.host.dispatchEvent(new CustomEvent("round", { detail: index }));
   }
 }

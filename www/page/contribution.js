@@ -16,7 +16,11 @@ import * as text from "./text.js";
 /** @typedef {import("../types").Tune} Tune */
 /** @typedef {{ accepted: number, rejected: number, pending: number, credit_flop: number }} Totals */
 
-/** What Start consents to, beside the job; the consent text says the same numbers. */
+/**
+ * What Start consents to, beside the job; the consent text says the same numbers.
+ * @typedef {{ site: string, duty_percent: number, data_bytes_max: number }} Terms
+ */
+/** The most of it. */
 export const DUTY_PERCENT = 100;
 export const DATA_BYTES_MAX = 1_000_000_000;
 
@@ -104,8 +108,9 @@ export class Contribution {
    * @param {number} job
    * @param {Backend} backend
    * @param {Tune} tune
+   * @param {Terms} terms
    */
-  async start(job, backend, tune) {
+  async start(job, backend, tune, terms) {
     if (this.active) return;
     Object.assign(this, { done: 0, recent: [], adapter: null });
     this.#fault = null;
@@ -114,15 +119,7 @@ export class Contribution {
       const worker = await this.#open();
       if (this.state !== "loading") return;
       this.#enter("starting");
-      this.#post(worker, {
-        type: "start",
-        job,
-        site: "",
-        backend,
-        tune,
-        duty_percent: DUTY_PERCENT,
-        data_bytes_max: DATA_BYTES_MAX,
-      });
+      this.#post(worker, { type: "start", job, backend, tune, ...terms });
     } catch (error) {
       // A stop during the load is no failure.
       if (this.state === "loading") this.#fail(error);

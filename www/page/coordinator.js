@@ -65,9 +65,12 @@ async function get(path, signal) {
 /** @returns {Promise<InfoView>} */
 export const info = () => get("/v1/info");
 
-/** @returns {Promise<JobView[]>} */
-export async function jobs() {
-  const list = (await get("/v1/jobs")).jobs;
+/**
+ * @param {string} site the site whose jobs are wanted; all where it is empty
+ * @returns {Promise<JobView[]>}
+ */
+export async function jobs(site) {
+  const list = (await get(site ? `/v1/jobs?site=${encodeURIComponent(site)}` : "/v1/jobs")).jobs;
   if (!Array.isArray(list)) throw new CallError("unreachable", "/v1/jobs holds no list", true);
   return list;
 }

@@ -27,16 +27,14 @@ function isReached(train) {
 }
 
 export class JobDisplay {
-  #accuracy = new RoundChart(element("accuracy-chart"), "rounds", {
-    label: text.fixed.accuracy_title,
-    colour: "--accent",
+  #accuracy = new RoundChart(element("accuracy-chart"), {
+    colour: "accent",
     format: text.percentRound,
     floor: 0,
     ceiling: 1,
   });
-  #loss = new RoundChart(element("loss-chart"), "rounds", {
-    label: text.fixed.loss_title,
-    colour: "--second",
+  #loss = new RoundChart(element("loss-chart"), {
+    colour: "second",
     format: (value) => String(Number(value.toPrecision(3))),
     floor: 0,
   });
@@ -47,7 +45,9 @@ export class JobDisplay {
     // Pointing at a round reads it out in both captions; leaving goes back to the newest.
     for (const chart of ["accuracy-chart", "loss-chart"]) {
       element(chart).addEventListener("round", (event) => {
-        this.#caption(/** @type {CustomEvent<number | null>} */ (event).detail);
+        const index = /** @type {CustomEvent<number | null>} */ (event).detail;
+        for (const each of [this.#accuracy, this.#loss]) each.point(index);
+        this.#caption(index);
       });
     }
     byId("rounds", HTMLDetailsElement).addEventListener("toggle", () => this.#table());

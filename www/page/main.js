@@ -3,7 +3,7 @@
 // It decides nothing about work; that is the worker's and the coordinator's.
 
 import { CallError, info as fetchInfo, jobs as fetchJobs } from "./coordinator.js";
-import { Contribution } from "./contribution.js";
+import { Contribution, DATA_BYTES_MAX, DUTY_PERCENT } from "./contribution.js";
 import { build, element, setText } from "./dom.js";
 import { JobDisplay } from "./jobview.js";
 import { follow } from "./live.js";
@@ -17,6 +17,7 @@ import * as text from "./text.js";
 /** @typedef {import("../types").Backend} Backend */
 /** @typedef {import("../types").Tune} Tune */
 /** @typedef {import("./tryout.js").Tryout} Tryout */
+/** @typedef {import("./embed.js").Host} Host */
 
 const RETRY_MS_MIN = 2_000;
 const RETRY_MS_MAX = 30_000;
@@ -32,6 +33,15 @@ const wantedJob = query.get("job");
 const backend = /** @type {Backend} */ (
   ["gpu", "cpu"].includes(query.get("backend") ?? "") ? query.get("backend") : "auto"
 );
+/** In another site's page, which may ask for less than this page would. */
+const framed = window.parent !== window;
+const site = (framed && query.get("site")) || "";
+/** @param {string} name @param {number} most @param {number} unit */
+const lowered = (name, most, unit = 1) => {
+  const asked = Math.floor(Number(query.get(name)));
+  return framed && asked >= 1 ? Math.min(most, asked * unit) : most;
+};
+const terms = { site, duty_percent: lowered("duty", DUTY_PERCENT), data_bytes_max: lowered("data", DATA_BYTES_MAX, 1_000_000) };
 /** @type {Tune} */
 const tune = query.get("tune") === "off" ? "off" : "auto";
 
@@ -70,9 +80,23 @@ function run() {
 
   const visit = new Contribution(() => render());
   const display = new JobDisplay();
-  const panel = new Panel(visit, () => {
-    if (job) void visit.start(job.id, backend, tune);
-  });
+  /** What this page is framed by; loaded only where it is. @type {Host | null} */
+  let host = null;
+  const panel = new Panel(
+    visit,
+    terms,
+    () => {
+      if (job) void visit.start(job.id, backend, tune, terms);
+    },
+    () => !framed || !!host?.isSeen,
+  );
+  if (framed) {
+    root.dataset["framed"] = "";
+    element("about").hidden = false;
+    void import("./embed.js").then(({ Host }) => {
+      host = new Host(visit, element("start"), () => element("panel").focus());
+    });
+  }
   /** Loaded when it is first to be seen. @type {Tryout | null} */
   let tryout = null;
   let loading = false;
@@ -121,6 +145,8 @@ function run() {
     element("link").hidden = false;
     element("link").dataset["link"] = link;
     setText(element("link-text"), text.link[link]);
+    host?.tell();
+    if (framed) element("about").setAttribute("href", `./?job=${job.id}`);
     mirror(job);
   }
 
@@ -201,7 +227,7 @@ function run() {
 
   async function refresh() {
     try {
-      [info, list] = await Promise.all([fetchInfo(), fetchJobs()]);
+      [info, list] = await Promise.all([fetchInfo(), fetchJobs(site)]);
       failures = 0;
       showKey(info);
       const first = pick(list, wantedJob);

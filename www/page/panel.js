@@ -2,12 +2,12 @@
 // Shows the offer (consent) and this tab's contribution, and turns presses of its buttons into calls. Only a press by a
 // person starts anything: synthetic events are ignored.
 
-import { DATA_BYTES_MAX, DUTY_PERCENT } from "./contribution.js";
 import { build, byId, element, setText } from "./dom.js";
 import { parametersOf } from "./model.js";
 import * as text from "./text.js";
 
 /** @typedef {import("./contribution.js").Contribution} Contribution */
+/** @typedef {import("./contribution.js").Terms} Terms */
 /** @typedef {import("../types").JobView} JobView */
 /** @typedef {import("../types").UnitMessage} UnitMessage */
 
@@ -38,11 +38,16 @@ function line(id, value) {
 export class Panel {
   /**
    * @param {Contribution} visit
+   * @param {Terms} terms
    * @param {() => void} onStart
+   * @param {() => boolean} isSeen whether a person who presses Start sees what they press
    */
-  constructor(visit, onStart) {
+  constructor(visit, terms, onStart, isSeen) {
     this.visit = visit;
+    this.terms = terms;
     onPress("start", () => {
+      line("covered", isSeen() ? "" : text.consent.covered);
+      if (!isSeen()) return;
       onStart();
       element("visit-title").focus();
     });
@@ -64,11 +69,11 @@ export class Panel {
     const { consent } = text;
     // One unit fetches the model and hands in an update of the same size; its data comes on top, once per shard.
     const parameters = job.train ? parametersOf(job.train.model) : 0;
-    const data = consent.data(parameters ? parameters * 8 + SHARD_BYTES : 0, DATA_BYTES_MAX);
+    const data = consent.data(parameters ? parameters * 8 + SHARD_BYTES : 0, this.terms.data_bytes_max);
     const device = "gpu" in navigator ? consent.gpu : consent.cpu;
     setText(element("consent-what"), consent.what(job.title, !!job.train));
     setText(element("consent-whom"), consent.whom(job.owner));
-    setText(element("consent-cost"), consent.cost(device, DUTY_PERCENT, data));
+    setText(element("consent-cost"), consent.cost(device, this.terms.duty_percent, data));
     setText(element("consent-kept"), consent.kept);
   }
 

@@ -85,6 +85,7 @@ export const fixed = {
   given_label: "Given so far",
   my_key_label: "Your key",
   recent_title: "Latest units",
+  about: "About this job",
   footer: "No cookies, no tracking, nothing from third parties.",
 };
 
@@ -190,6 +191,7 @@ export const consent = {
   /** @param {number} unit bytes for one unit, 0 where unknown @param {number} most bytes agreed to */
   data: (unit, most) =>
     `${unit > 0 ? `About ${bytes(unit)} of data` : "Usually a few MB of data"} for each unit of work, at most ${bytes(most)} in one visit`,
+  covered: "Start was not in full sight just now. Look at it for a moment, with nothing in front of it, and press again.",
   kept: "No cookies, no tracking. A signing key is made in this browser and stays there; the coordinator sees its public half and, like any web server, your IP address.",
 };
 

@@ -51,6 +51,11 @@ impl Client {
         }
     }
 
+    /// Its address, without a slash at the end.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// All jobs in any state.
     pub async fn jobs(&self) -> Result<Vec<JobView>, JobError> {
         let response = self.call(Method::GET, "/v1/admin/jobs", None).await?;

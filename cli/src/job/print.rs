@@ -87,12 +87,13 @@ fn learnt(job: &JobView) -> Option<String> {
     Some(format!("{value:.4}"))
 }
 
-fn pretty<T: serde::Serialize>(value: &T) -> String {
+/// JSON for scripts.
+pub fn pretty<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string_pretty(value).expect("a view of plain values always serialises")
 }
 
 /// Columns padded to their widest cell, two spaces apart; control characters of foreign text become `?`.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let cell = |text: &String| text.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
     let widths: [usize; N] = std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
     let line = |row: &[String; N]| {

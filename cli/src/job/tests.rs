@@ -51,7 +51,7 @@ fn one_target_or_all_but_not_both_or_none() {
     assert!(parse("job resume 3 --all").is_err());
     assert!(parse("job status x").is_err());
     let args = parse("job --json list --coordinator http://example.org/").unwrap();
-    assert!(args.json && args.coordinator == "http://example.org/");
+    assert!(args.operator.json && args.operator.coordinator == "http://example.org/");
 }
 
 #[test]

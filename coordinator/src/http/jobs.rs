@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -12,6 +12,7 @@ use futures::stream::{self, Stream};
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::view::{InfoView, JobState, JobView, JobsView, KeyView};
 use manyhands_protocol::{JobId, KeyId, limits};
+use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::{Checked, Failure, Shared, auth, body};
@@ -50,9 +51,21 @@ pub async fn views(service: &Service, states: &[JobState]) -> Result<JobsView, F
     Ok(JobsView { jobs })
 }
 
-/// `GET /v1/jobs`.
-pub async fn list(State(service): Shared) -> Result<Json<JobsView>, Failure> {
-    Ok(Json(views(&service, LISTED).await?))
+#[derive(Deserialize)]
+pub struct ListQuery {
+    site: Option<String>,
+}
+
+/// `GET /v1/jobs`, and `?site=NAME`: those that may run on a site.
+pub async fn list(State(service): Shared, Checked(Query(query)): Checked<Query<ListQuery>>) -> Result<Json<JobsView>, Failure> {
+    let mut list = views(&service, LISTED).await?;
+    if let Some(name) = query.site {
+        let Some(site) = service.store.site(&name).await? else {
+            return Err(Failure::new(Code::UnknownSite, format!("no site {name}")));
+        };
+        list.jobs.retain(|job| site.categories.contains(&job.category));
+    }
+    Ok(Json(list))
 }
 
 /// The job with the id in the path. What the operator has not approved is for the operator alone.

@@ -26,6 +26,11 @@ impl Failure {
         Failure(Box::new(Problem::new(code, detail)))
     }
 
+    /// Names the field at fault.
+    pub fn with_field(self, field: impl Into<String>) -> Failure {
+        Failure(Box::new(self.0.with_field(field)))
+    }
+
     /// A failure on our side: logged in full, told in general.
     fn ours(error: &dyn std::error::Error) -> Failure {
         tracing::error!(%error, "a call failed");

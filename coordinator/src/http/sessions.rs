@@ -49,6 +49,7 @@ pub async fn open(State(service): Shared, headers: HeaderMap, request: Body) -> 
         ));
     }
     check_job(&service, &consent).await?;
+    check_site(&service, &consent).await?;
     let token = hex::encode(keys::random32()?);
     service
         .store
@@ -58,6 +59,7 @@ pub async fn open(State(service): Shared, headers: HeaderMap, request: Body) -> 
             nonce: consent.nonce,
             consent: statement,
             job: consent.job,
+            site: (!consent.site.is_empty()).then_some(consent.site),
             opened_ms: now_ms,
             expires_ms: consent.expires_ms,
         })
@@ -93,6 +95,24 @@ async fn check_job(service: &Service, consent: &Consent) -> Result<(), Failure> 
             state => Err(Failure::new(Code::WrongJobState, format!("job {id} is {}", state.name()))),
         },
         _ => Err(Failure::new(Code::UnknownJob, format!("no job {id}"))),
+    }
+}
+
+/// A site must be registered, and allow the job where the consent names one; any other job is checked where it is leased.
+async fn check_site(service: &Service, consent: &Consent) -> Result<(), Failure> {
+    if consent.site.is_empty() {
+        return Ok(());
+    }
+    let bad = |detail: String| Err(Failure::new(Code::BadConsent, detail));
+    let Some(site) = service.store.site(&consent.site).await? else {
+        return bad(format!("no site {} is registered here", consent.site));
+    };
+    let Some(id) = consent.job else { return Ok(()) };
+    match service.store.job(id).await? {
+        Some(job) if !site.categories.contains(&job.submission.manifest.category) => {
+            bad(format!("site {} does not allow {} jobs", site.name, job.submission.manifest.category.name()))
+        }
+        _ => Ok(()),
     }
 }
 

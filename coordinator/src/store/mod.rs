@@ -14,6 +14,7 @@ pub mod sqlite;
 use async_trait::async_trait;
 use manyhands_protocol::manifest::Submission;
 use manyhands_protocol::problem::Code;
+use manyhands_protocol::site::{Site, SiteTotals};
 use manyhands_protocol::view::{JobState, JobView, KeyView};
 use manyhands_protocol::wire::{HeartbeatResponse, Totals, Verdict};
 use manyhands_protocol::work::{UnitManifest, Work};
@@ -67,6 +68,8 @@ pub struct NewSession {
     /// The signed statement as received.
     pub consent: Vec<u8>,
     pub job: Option<JobId>,
+    /// The registered site that the consent names.
+    pub site: Option<String>,
     pub opened_ms: u64,
     pub expires_ms: u64,
 }
@@ -306,6 +309,18 @@ pub trait Store: Send + Sync + 'static {
     /// Zero for a key that is not known.
     async fn totals(&self, key: KeyId) -> Result<Totals>;
 
+    /// Registers a site or changes a registered one, whose token stays. True if it is new.
+    async fn put_site(&self, site: Site) -> Result<bool>;
+    async fn site(&self, name: &str) -> Result<Option<Site>>;
+    /// By name.
+    async fn sites(&self) -> Result<Vec<Site>>;
+    /// Ends a site: sessions that came through it get no further lease. True if it was there.
+    async fn remove_site(&self, name: &str) -> Result<bool>;
+    /// Gives a site a token, in place of the one it may have.
+    async fn set_site_token(&self, name: &str, token_hash: [u8; 32]) -> Result<()>;
+    async fn has_site_token(&self, name: &str, token_hash: [u8; 32]) -> Result<bool>;
+    async fn site_totals(&self, name: &str) -> Result<SiteTotals>;
+
     /// Stores a job in state `submitted` with its units and first round.
     async fn create_job(&self, job: NewJob) -> Result<JobId>;
     async fn job(&self, job: JobId) -> Result<Option<Job>>;
@@ -318,7 +333,7 @@ pub trait Store: Send + Sync + 'static {
     /// Cancels a running or paused job for a reason that its view shows. A job in another state stays as it is.
     async fn cancel_job(&self, job: JobId, reason: String) -> Result<()>;
 
-    /// Leases units that [`manyhands_protocol::rules::lease`] allows, to a session that never had a lease an opening unit
+    /// Leases units that [`manyhands_protocol::rules::lease`] allows, of jobs that the session's site allows, to a session that never had a lease an opening unit
     /// first, where there is one; gives the signed manifests and the jobs concerned.
     async fn lease(&self, ask: LeaseAsk, sign: Sign<'_>) -> Result<(Vec<Vec<u8>>, Vec<JobId>)>;
     /// Moves a live lease's deadline, unless its work is no longer wanted or the lease is too old.

@@ -12,6 +12,7 @@ mod results;
 mod rounds;
 mod rows;
 mod sessions;
+mod sites;
 mod units;
 mod uploads;
 
@@ -19,6 +20,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use manyhands_protocol::site::{Site, SiteTotals};
 use manyhands_protocol::view::{JobState, JobView, KeyView};
 use manyhands_protocol::wire::{HeartbeatResponse, Totals};
 use manyhands_protocol::{BlobHash, JobId, KeyId, LeaseId, UnitId};
@@ -179,6 +181,42 @@ impl Store for SqliteStore {
 
     async fn totals(&self, key: KeyId) -> Result<Totals> {
         Ok(self.key(key).await?.map(|view| view.totals).unwrap_or_default())
+    }
+
+    async fn put_site(&self, site: Site) -> Result<bool> {
+        let mut tx = self.write().await?;
+        let new = sites::put(&mut tx, &site).await?;
+        tx.commit().await?;
+        Ok(new)
+    }
+
+    async fn site(&self, name: &str) -> Result<Option<Site>> {
+        sites::find(&mut *self.read().await?, name).await
+    }
+
+    async fn sites(&self) -> Result<Vec<Site>> {
+        sites::all(&mut *self.read().await?).await
+    }
+
+    async fn remove_site(&self, name: &str) -> Result<bool> {
+        let mut tx = self.write().await?;
+        let removed = sites::remove(&mut tx, name).await?;
+        tx.commit().await?;
+        Ok(removed)
+    }
+
+    async fn set_site_token(&self, name: &str, token_hash: [u8; 32]) -> Result<()> {
+        let mut tx = self.write().await?;
+        sites::set_token(&mut tx, name, token_hash).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn has_site_token(&self, name: &str, token_hash: [u8; 32]) -> Result<bool> {
+        sites::has_token(&mut *self.read().await?, name, token_hash).await
+    }
+
+    async fn site_totals(&self, name: &str) -> Result<SiteTotals> {
+        sites::totals(&mut *self.read().await?, name).await
     }
 
     async fn create_job(&self, job: NewJob) -> Result<JobId> {

@@ -12,6 +12,7 @@ mod openings;
 mod products;
 mod restart;
 mod sessions;
+mod sites;
 mod start;
 mod store;
 mod surface;

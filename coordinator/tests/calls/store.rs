@@ -44,8 +44,16 @@ async fn leased(store: &dyn Store) -> (JobId, UnitManifest, Vec<u8>) {
     for _ in 0..2 {
         store.set_job_state(job, &[JobState::Submitted], JobState::Running).await.unwrap();
     }
-    let session =
-        NewSession { token_hash: [5; 32], key: KEY, nonce: vec![6], consent: vec![7], job: None, opened_ms: 1, expires_ms: 1000 };
+    let session = NewSession {
+        token_hash: [5; 32],
+        key: KEY,
+        nonce: vec![6],
+        consent: vec![7],
+        job: None,
+        site: None,
+        opened_ms: 1,
+        expires_ms: 1000,
+    };
     store.open_session(session.clone()).await.unwrap();
     assert!(matches!(store.open_session(session).await, Err(StoreError::Refused { .. })), "a nonce is good once");
     let session = store.session([5; 32]).await.unwrap().unwrap().id;

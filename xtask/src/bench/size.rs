@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 use crate::web::compress;
 
 const PAGE: &str = "index.html";
+/// What another site's page loads, and what the page loads where it is framed by one.
+const EMBEDDED: [&str; 2] = ["embed/many-hands.js", "page/embed.js"];
 /// What stands before the whole workers' addresses in the small one's script, and before the address of a script's wasm.
 const RELAXED: &str = "const whole = new URL(relaxed ? \"";
 const PLAIN: &str = "\" : \"";
@@ -22,8 +24,8 @@ const WASM: &str = "fetch(new URL(\"";
 /// Jobs by what they compute.
 const FAMILIES: [(&str, Phase); 4] =
     [("matmul", Phase::FirstUnit), ("mlp", Phase::Training), ("cnn", Phase::Training), ("gpt", Phase::Training)];
-/// Licences go along with the code they belong to, and compressed copies with their files; no page names either.
-const NOT_LOADED: &[&str] = &["LICENSE", "README.md", compress::SUFFIX];
+/// What is told about folders, and compressed copies, which go with their files; no page names either.
+const NOT_LOADED: &[&str] = &["README.md", compress::SUFFIX];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
@@ -94,9 +96,10 @@ fn read_dir(dir: &Path, prefix: &str, contents: &mut BTreeMap<String, Vec<u8>>) 
     Ok(())
 }
 
-/// The page and, through all levels, the files that it names as loaded at once.
+/// The page, embedded, and, through all levels, the files that it names as loaded at once.
 fn loaded_at_once(contents: &BTreeMap<String, Vec<u8>>) -> Vec<&str> {
     let mut found: Vec<&str> = vec![PAGE];
+    found.extend(EMBEDDED.iter().filter(|path| contents.contains_key(**path)));
     let mut index = 0;
     while let Some(&path) = found.get(index) {
         let text = contents.get(path).map(|bytes| String::from_utf8_lossy(bytes)).unwrap_or_default();
@@ -268,7 +271,7 @@ mod tests {
             ("worker-2.wasm", "x"),
             ("worker-3.js", "fetch(new URL(\"worker-3.wasm\", x))"),
             ("worker-3.wasm", "x"),
-            ("vendor/x.LICENSE", ""),
+            ("README.md", ""),
         ]);
         let report = measure(dir.path()).unwrap();
         let of = |phase| -> Vec<&str> { report.files.iter().filter(|f| f.phase == phase).map(|f| f.path.as_str()).collect() };

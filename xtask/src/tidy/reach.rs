@@ -114,8 +114,8 @@ fn page_files(tree: &Tree) -> Vec<String> {
     let mut complaints = Vec::new();
     for path in tree.keys().filter(|path| path.starts_with("www/")) {
         let name = path.rsplit('/').next().expect("split gives at least one part");
-        // The entry, the type checker's settings, and what is said about the vendored files.
-        if matches!(path.as_str(), "www/index.html" | "www/tsconfig.json") || name == "README.md" {
+        // The entry, and the type checker's settings.
+        if matches!(path.as_str(), "www/index.html" | "www/tsconfig.json") {
             continue;
         }
         // Types are imported without their ending.

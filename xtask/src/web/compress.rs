@@ -45,7 +45,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("page")).unwrap();
         let text = "many hands ".repeat(100);
-        for name in ["index.html", "page/main.js", "picture.png", "vendor.LICENSE"] {
+        for name in ["index.html", "page/main.js", "picture.png", "README.md"] {
             fs::write(dir.path().join(name), &text).unwrap();
         }
         assert_eq!(compress_below(dir.path()).unwrap(), 2);

@@ -40,6 +40,10 @@ const RULES: &[(&str, &str)] = &[
             OR (r.verdict = 'pending') <> (r.judged_ms IS NULL)",
     ),
     (
+        "a job's category is its submission's",
+        "SELECT id FROM jobs WHERE category <> json_extract(submission, '$.manifest.category')",
+    ),
+    (
         "only settled units have accepted results",
         "SELECT r.id FROM results r JOIN units u ON u.id = r.unit_id WHERE r.verdict = 'accepted' AND u.state <> 'settled'",
     ),

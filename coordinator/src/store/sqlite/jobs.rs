@@ -36,13 +36,15 @@ pub async fn create(tx: &mut SqliteConnection, new: NewJob) -> Result<JobId> {
         JobWork::Train(_) => "train",
     };
     let submission = serde_json::to_string(&new.submission).map_err(|e| StoreError::Damaged(e.to_string()))?;
-    let row =
-        sqlx::query("INSERT INTO jobs (kind, state, submission, submitted_ms) VALUES ($1, 'submitted', $2, $3) RETURNING id")
-            .bind(kind)
-            .bind(submission)
-            .bind(int(new.submitted_ms))
-            .fetch_one(&mut *tx)
-            .await?;
+    let row = sqlx::query(
+        "INSERT INTO jobs (kind, state, submission, submitted_ms, category) VALUES ($1, 'submitted', $2, $3, $4) RETURNING id",
+    )
+    .bind(kind)
+    .bind(submission)
+    .bind(int(new.submitted_ms))
+    .bind(new.submission.manifest.category.name())
+    .fetch_one(&mut *tx)
+    .await?;
     let id = JobId(uint(&row, "id")?);
     if let Some(round) = &new.round {
         rounds::add(tx, id, 0, round).await?;

@@ -11,7 +11,7 @@ use sqlx::{Row, SqliteConnection};
 
 use super::super::{Lease, LeaseAsk, LeaseState, Result, Sign, StoreError};
 use super::rows::{hash, int, key as key_column, refresh_unit, touch_job, uint, uint32};
-use super::{jobs, openings, sessions};
+use super::{jobs, openings, sessions, sites};
 use crate::{keys, scheduler};
 
 /// Most lapsed leases that one transaction ends.
@@ -83,15 +83,21 @@ pub async fn lease(tx: &mut SqliteConnection, ask: LeaseAsk, sign: Sign<'_>) -> 
         let detail = format!("this key has {} live leases", limits::LIVE_LEASES_PER_KEY_MAX);
         return Err(StoreError::refused(Code::TooManyLeases, detail));
     }
-    let running = sqlx::query("SELECT id FROM jobs WHERE state = 'running' AND (id = $1 OR $1 IS NULL) ORDER BY id LIMIT $2")
-        .bind(ask.job.map(|job| int(job.0)))
-        .bind(JOBS_PER_CALL_MAX)
-        .fetch_all(&mut *tx)
-        .await?;
+    let allowed = sites::allowed(tx, ask.session).await?;
+    let running =
+        sqlx::query("SELECT id, category FROM jobs WHERE state = 'running' AND (id = $1 OR $1 IS NULL) ORDER BY id LIMIT $2")
+            .bind(ask.job.map(|job| int(job.0)))
+            .bind(JOBS_PER_CALL_MAX)
+            .fetch_all(&mut *tx)
+            .await?;
     let (mut manifests, mut left) = (Vec::new(), ask.units_max.min(room));
     let mut opening = openings::may_begin(tx, ask.session, ask.key, ask.now_ms).await?;
     for row in &running {
         let job = JobId(uint(row, "id")?);
+        let category: &str = row.try_get("category")?;
+        if allowed.as_ref().is_some_and(|allowed| allowed.iter().all(|allowed| allowed.name() != category)) {
+            continue;
+        }
         let first = if opening { candidates(tx, job, ask, 1, true).await? } else { Vec::new() };
         opening &= first.is_empty();
         let others = candidates(tx, job, ask, left - first.len() as u32, false).await?;

@@ -16,8 +16,8 @@ pub async fn open(tx: &mut SqliteConnection, session: NewSession) -> Result<()> 
         .execute(&mut *tx)
         .await?;
     let done = sqlx::query(
-        "INSERT INTO sessions (token_hash, key_id, nonce, consent, job_id, opened_ms, expires_ms)
-         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (nonce) DO NOTHING",
+        "INSERT INTO sessions (token_hash, key_id, nonce, consent, job_id, opened_ms, expires_ms, site)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (nonce) DO NOTHING",
     )
     .bind(session.token_hash.as_slice())
     .bind(session.key.0.as_slice())
@@ -26,6 +26,7 @@ pub async fn open(tx: &mut SqliteConnection, session: NewSession) -> Result<()> 
     .bind(session.job.map(|job| int(job.0)))
     .bind(int(session.opened_ms))
     .bind(int(session.expires_ms))
+    .bind(session.site)
     .execute(tx)
     .await?;
     match done.rows_affected() {

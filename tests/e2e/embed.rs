@@ -1,0 +1,213 @@
+//! The element in somebody else's page: a visitor contributes there, and the page around can neither start the work, nor
+//! read it, nor raise what was agreed to. Seen red without its guards: the frame's origin check, the check of sight, and the
+//! policy of who may frame.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use manyhands_protocol::JobId;
+use manyhands_protocol::site::SiteTotals;
+use manyhands_tests::artefacts;
+use manyhands_tests::browser::{Visitor, text};
+use manyhands_tests::jobs::{self, SmallTrain};
+use manyhands_tests::proxy::Proxy;
+use manyhands_tests::server::Server;
+use manyhands_tests::site::Site;
+use serde_json::json;
+
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// A coordinator with a job that never ends, and a proxy that counts what a visit would call.
+async fn endless(folder: &Path) -> Result<(Server, JobId, Proxy)> {
+    let server = Server::start(&folder.join("data"))?;
+    let endless = SmallTrain { rounds_max: 100_000, target_accuracy: 1.0, noisy_labels: true, ..SmallTrain::default() };
+    let files = jobs::train(folder, endless)?;
+    let job = server.submit(&files.manifest, &files.data)?;
+    let proxy = Proxy::start(server.address()?, &[("POST", "/v1/sessions"), ("GET", "/manyhands-worker")]).await?;
+    Ok((server, job, proxy))
+}
+
+/// A page with the element, of a site that the coordinator knows.
+async fn registered(server: &Server, coordinator: &str, attributes: &str) -> Result<Site> {
+    let site = Site::start(coordinator, |_| element(coordinator, attributes)).await?;
+    server.run(&["site", "add", "shop", "--origin", &site.origin, "--category", "demo"])?;
+    Ok(site)
+}
+
+fn element(coordinator: &str, attributes: &str) -> String {
+    format!(
+        "<script type=module src='{coordinator}/embed/v1/many-hands.js'></script>\
+         <many-hands site=shop {attributes}><p id=instead>No hands here.</p></many-hands>"
+    )
+}
+
+/// Opens the page and waits until the element has something to offer.
+async fn open(site: &Site) -> Result<Visitor> {
+    let visitor = Visitor::open(&site.origin).await?;
+    until(&visitor, "e.state === 'idle'").await?;
+    Ok(visitor)
+}
+
+/// Waits, in the page around, until a condition over the element `e` holds.
+async fn until(visitor: &Visitor, condition: &str) -> Result<()> {
+    let limit_ms = LIMIT.as_millis();
+    let met = visitor
+        .run_async(&format!(
+            "const done = arguments[arguments.length - 1], e = document.querySelector('many-hands');
+            const check = () => {{ if ({condition}) done(true); }};
+            for (const name of ['statechange', 'contributionchange']) e.addEventListener(name, check);
+            setTimeout(() => done(e.state), {limit_ms});
+            check();"
+        ))
+        .await?;
+    ensure!(met == json!(true), "not within {LIMIT:?}: {condition}; state {met}; {:?}", visitor.console_log().await?);
+    Ok(())
+}
+
+const FRAME: &str = "document.querySelector('many-hands').shadowRoot.querySelector('iframe')";
+
+#[tokio::test]
+async fn a_visitor_of_another_site_contributes() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (server, job, proxy) = endless(folder.path()).await?;
+    let site = registered(&server, &proxy.url, &format!("job={job} duty=20 accent=violet scheme=light")).await?;
+    let visitor = open(&site).await?;
+    assert_eq!(visitor.run(&format!("return {FRAME}.sandbox.value;")).await?, "allow-scripts allow-same-origin allow-popups");
+    visitor.screenshot(&artefacts()?.join("embed-offer.png")).await?;
+    assert_eq!((proxy.count("/v1/sessions").total, proxy.count("/manyhands-worker").total), (0, 0), "nothing before Start");
+
+    visitor.enter_frame("many-hands").await?;
+    assert!(text(&visitor.run("return document.getElementById('consent-cost').textContent;").await?).contains("20 %"));
+    visitor.press_seen_start(LIMIT).await?;
+    let working = visitor.wait_until("Number(d.accepted) >= 1 && d.done > 1", LIMIT).await?;
+    visitor.screenshot(&artefacts()?.join("embed-working.png")).await?;
+    visitor.leave_frame().await?;
+    until(&visitor, "e.state === 'working' && e.contribution.accepted >= 1 && e.contribution.flop > 0").await?;
+    assert_eq!(
+        visitor.run("return JSON.stringify(e = Object.keys(document.querySelector('many-hands').contribution));").await?,
+        "[\"units\",\"accepted\",\"rejected\",\"pending\",\"flop\"]",
+        "sums, and no key"
+    );
+
+    visitor.run("document.querySelector('many-hands').pause();").await?;
+    until(&visitor, "e.state === 'paused'").await?;
+    visitor.run("document.querySelector('many-hands').stop();").await?;
+    until(&visitor, "e.state === 'stopped'").await?;
+    // Nor can it begin again what was stopped.
+    visitor.run("document.querySelector('many-hands').start();").await?;
+    visitor.enter_frame("many-hands").await?;
+    assert_eq!(text(&visitor.state().await?["state"]), "stopped");
+
+    let totals: SiteTotals = serde_json::from_str(&server.run(&["site", "totals", "shop", "--json"])?)?;
+    assert!(totals.sessions == 1 && totals.results_accepted >= 1, "{totals:?}; {working}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_page_around_cannot_start_read_or_forge() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (server, job, proxy) = endless(folder.path()).await?;
+    // More than the page itself would ask for.
+    let site = registered(&server, &proxy.url, &format!("job={job} duty=500 data=999999")).await?;
+    let visitor = open(&site).await?;
+    let tried = visitor
+        .run_async(&format!(
+            "const done = arguments[arguments.length - 1], frame = {FRAME}, seen = {{}};
+            const attempt = async (name, act) => {{ try {{ seen[name] = String(await act()); }} catch (e) {{ seen[name] = e.name; }} }};
+            (async () => {{
+                await attempt('document', () => frame.contentDocument);
+                await attempt('inside', () => frame.contentWindow.document);
+                await attempt('storage', () => frame.contentWindow.localStorage);
+                await attempt('info', () => fetch('{url}/v1/info').then((r) => r.json()));
+                await attempt('session', () => fetch('{url}/v1/sessions', {{ method: 'POST', body: 'x' }}).then((r) => r.status));
+                const e = document.querySelector('many-hands');
+                e.start();
+                for (const type of ['start', 'resume', 'press', 'state'])
+                    frame.contentWindow.postMessage({{ manyHands: 1, type, state: 'working', duty: 100 }}, '*');
+                postMessage({{ manyHands: 1, type: 'state', state: 'working' }}, '*');
+                postMessage({{ manyHands: 1, type: 'contribution', units: 9 }}, '*');
+                addEventListener('message', () => setTimeout(() => done({{ ...seen, state: e.state, units: e.contribution.units }})), {{ once: true }});
+            }})();",
+            url = proxy.url
+        ))
+        .await?;
+    println!("{tried}");
+    assert_eq!(tried["document"], "null");
+    for name in ["inside", "storage"] {
+        assert_eq!(tried[name], "SecurityError", "{name}");
+    }
+    for name in ["info", "session"] {
+        assert_eq!(tried[name], "TypeError", "{name}");
+    }
+    assert_eq!((&tried["state"], &tried["units"]), (&json!("idle"), &json!(0)));
+    visitor.enter_frame("many-hands").await?;
+    let state = visitor.state().await?;
+    assert_eq!((text(&state["state"]), proxy.count("/v1/sessions").total), ("idle".to_owned(), 0));
+    let cost = text(&visitor.run("return document.getElementById('consent-cost').textContent;").await?);
+    assert!(!cost.contains("500") && cost.contains("1 GB"), "{cost}");
+    // A click that no person made.
+    visitor.run("document.getElementById('start').click(); document.getElementById('start').dispatchEvent(new MouseEvent('click', { bubbles: true }));").await?;
+    assert_eq!(text(&visitor.state().await?["state"]), "idle");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_press_on_what_nobody_sees_starts_nothing() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (server, job, proxy) = endless(folder.path()).await?;
+    let site = registered(&server, &proxy.url, &format!("job={job}")).await?;
+    let visitor = open(&site).await?;
+    for disguise in [
+        "const over = document.createElement('div'); over.id = 'over';
+         over.style.cssText = 'position: fixed; inset: 0; background: white; pointer-events: none'; document.body.append(over);",
+        "document.querySelector('many-hands').style.opacity = '0.01';",
+        "document.querySelector('many-hands').style.transform = 'rotate(0.5deg)';",
+    ] {
+        visitor.run(disguise).await?;
+        visitor.enter_frame("many-hands").await?;
+        visitor.wait_until("d.seen === 'false'", LIMIT).await.with_context(|| disguise.to_owned())?;
+        visitor.press_start().await?;
+        visitor.wait_until("!document.getElementById('covered').hidden", LIMIT).await.with_context(|| disguise.to_owned())?;
+        assert_eq!(text(&visitor.state().await?["state"]), "idle", "{disguise}");
+        visitor.leave_frame().await?;
+        visitor
+            .run("document.getElementById('over')?.remove(); document.querySelector('many-hands').style.cssText = '';")
+            .await?;
+    }
+    assert_eq!(proxy.count("/v1/sessions").total, 0);
+    visitor.enter_frame("many-hands").await?;
+    visitor.press_seen_start(LIMIT).await?;
+    visitor.wait_until("d.state === 'working'", LIMIT).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_removed_element_ends_its_work() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (server, job, proxy) = endless(folder.path()).await?;
+    let site = registered(&server, &proxy.url, &format!("job={job}")).await?;
+    let visitor = open(&site).await?;
+    visitor.enter_frame("many-hands").await?;
+    visitor.press_seen_start(LIMIT).await?;
+    visitor.wait_until("d.unit !== ''", LIMIT).await?;
+    server.follow(job, LIMIT, |view| view.contributors_now == 1).await?;
+    visitor.leave_frame().await?;
+    visitor.run("document.querySelector('many-hands').remove();").await?;
+    // The lease is given back, or lapses within a minute where the browser ended the frame first.
+    server.follow(job, LIMIT, |view| view.contributors_now == 0).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_page_that_may_not_shows_its_own_words() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (server, job, proxy) = endless(folder.path()).await?;
+    server.run(&["site", "add", "shop", "--origin", "https://shop.example", "--category", "demo"])?;
+    let stranger = Site::start(&proxy.url, |_| element(&proxy.url, &format!("job={job}"))).await?;
+    let visitor = Visitor::open(&stranger.origin).await?;
+    until(&visitor, "e.state === 'unreachable'").await?;
+    assert_eq!(visitor.run("return document.getElementById('instead').checkVisibility();").await?, true);
+    assert_eq!(visitor.run(&format!("return {FRAME}.checkVisibility();")).await?, false);
+    Ok(())
+}

@@ -1,0 +1,40 @@
+//! Somebody else's site: one page, served from another origin than the coordinator's, under a strict policy of its own.
+
+use anyhow::Result;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+/// A running site; it ends with the runtime it was started on.
+pub struct Site {
+    /// Another host than 127.0.0.1 to a browser, so that storage is partitioned as it is for strangers.
+    pub origin: String,
+}
+
+impl Site {
+    /// Serves a page whose body is what `body` makes of its own origin, allowing scripts and frames of `coordinator` alone.
+    pub async fn start(coordinator: &str, body: impl FnOnce(&str) -> String) -> Result<Site> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let origin = format!("http://localhost:{}", listener.local_addr()?.port());
+        let policy = format!("default-src 'none'; script-src {coordinator}; frame-src {coordinator}; style-src 'unsafe-inline'");
+        let page =
+            format!("<!doctype html><meta charset=utf-8><title>A site</title><h1>Somebody else's site</h1>{}", body(&origin));
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: text/html; charset=utf-8\r\ncontent-length: {}\r\n\
+             content-security-policy: {policy}\r\nconnection: close\r\n\r\n{page}",
+            page.len()
+        );
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let answer = answer.clone();
+                tokio::spawn(async move {
+                    // Any request is for the page; a browser sends its head in one piece.
+                    let mut head = [0; 4096];
+                    if client.read(&mut head).await.is_ok_and(|read| read > 0) {
+                        let _ = client.write_all(answer.as_bytes()).await;
+                    }
+                });
+            }
+        });
+        Ok(Site { origin })
+    }
+}

@@ -1,0 +1,134 @@
+// @ts-check
+// This page as a frame in another site: what the site may ask, how it may make the frame look, and how a press is known to
+// be a person's who saw what they pressed. The site can lower, pause and stop; it cannot start, and hears no more than the
+// state and the sums of this visit. The other end is embed/many-hands.js.
+
+/** @typedef {import("./contribution.js").Contribution} Contribution */
+/** @typedef {import("../types").VisitState} VisitState */
+
+const VERSION = 1;
+/** How long Start must have been in full sight before a press on it counts. */
+const SEEN_MS_MIN = 500;
+/** Least share of Start that must be in sight; browsers round. */
+const SEEN_SHARE_MIN = 0.99;
+
+/** Looks by name: the values that the style sheet knows, whose contrast a test measures. @type {Record<string, string[]>} */
+const LOOKS = {
+  scheme: ["light", "dark"],
+  accent: ["teal", "blue", "violet", "rose"],
+  radius: ["none", "small"],
+  density: ["compact"],
+};
+
+/** What the site is told. @type {Record<VisitState, string>} */
+const TOLD = {
+  idle: "idle",
+  declined: "declined",
+  loading: "working",
+  starting: "working",
+  self_test: "working",
+  tuning: "working",
+  waiting: "working",
+  working: "working",
+  paused: "paused",
+  unreachable: "working",
+  stopping: "working",
+  stopped: "stopped",
+  failed: "failed",
+};
+
+/** Takes looks from fixed sets of values, and no others. @param {(name: string) => unknown} value */
+function dress(value) {
+  const { dataset } = document.documentElement;
+  for (const [name, known] of Object.entries(LOOKS)) {
+    const wished = known.find((look) => look === value(name));
+    if (wished) dataset[name] = wished;
+    else delete dataset[name];
+  }
+}
+
+export class Host {
+  /** Origin of the page around, once it spoke. */
+  #origin = "";
+  #last = "";
+  /** Whether Start has been in sight for a while, whole and with nothing over it. */
+  isSeen = false;
+
+  /**
+   * @param {Contribution} visit
+   * @param {HTMLElement} start
+   * @param {() => void} onAsk the site wishes that the offer be seen
+   */
+  constructor(visit, start, onAsk) {
+    this.visit = visit;
+    const query = new URLSearchParams(location.search);
+    dress((name) => query.get(name));
+    addEventListener("message", ({ source, origin, data }) => {
+      // Who may frame this page is in its policy: only such a page can be its parent.
+      if (source !== parent || data?.manyHands !== VERSION) return;
+      this.#origin = origin;
+      if (data.type === "hello") this.#again();
+      else if (data.type === "look") dress((name) => data.look?.[name]);
+      else if (data.type === "ask") onAsk();
+      else if (data.type === "pause" && visit.active && visit.state !== "paused") visit.pause();
+      else if (data.type === "stop") visit.stop();
+    });
+    new ResizeObserver(() => this.#say({ type: "size", height: document.body.scrollHeight })).observe(document.body);
+    this.#watch(start);
+    // Who is around is known once it answers; that this page listens is nobody's secret.
+    parent.postMessage({ manyHands: VERSION, type: "ready" }, "*");
+  }
+
+  /** Tells the site what changed. */
+  tell() {
+    const { state, done, totals } = this.visit;
+    const [told, sums] = [TOLD[state], { units: done, accepted: totals.accepted, rejected: totals.rejected, pending: totals.pending, flop: totals.credit_flop }];
+    const now = JSON.stringify([told, sums]);
+    if (now === this.#last) return;
+    this.#last = now;
+    this.#say({ type: "contribution", ...sums });
+    this.#say({ type: "state", state: told });
+  }
+
+  /** @param {boolean} seen mirrored for tests */
+  #see(seen) {
+    this.isSeen = seen;
+    document.documentElement.dataset["seen"] = String(seen);
+  }
+
+  #again() {
+    this.#last = "";
+    this.tell();
+    this.#say({ type: "size", height: document.body.scrollHeight });
+  }
+
+  /** @param {object} message */
+  #say(message) {
+    if (this.#origin) parent.postMessage({ manyHands: VERSION, ...message }, this.#origin);
+  }
+
+  /** Intersection Observer v2 tells whether anything is over an element; where it is missing, only whether it is in sight. */
+  #watch(/** @type {HTMLElement} */ start) {
+    const options = { threshold: [0, SEEN_SHARE_MIN], trackVisibility: true, delay: 100 };
+    let timer = 0;
+    const observer = new IntersectionObserver((entries) => {
+      const last = /** @type {(IntersectionObserverEntry & { isVisible?: boolean }) | undefined} */ (entries.at(-1));
+      const seen = !!last && last.intersectionRatio >= SEEN_SHARE_MIN && last.isVisible !== false;
+      if (seen) {
+        timer ||= setTimeout(() => this.#see(true), SEEN_MS_MIN);
+      } else {
+        clearTimeout(timer);
+        timer = 0;
+        this.#see(false);
+      }
+    }, options);
+    observer.observe(start);
+    // Browsers do not always tell when what was over a frame is gone: look again when a hand comes near.
+    const again = () => {
+      if (this.isSeen || timer) return;
+      observer.unobserve(start);
+      observer.observe(start);
+    };
+    for (const near of ["pointerover", "focus", "click"]) start.addEventListener(near, again);
+  }
+}
