@@ -3,11 +3,15 @@
 //! itself are joined, so that no bit changes. The backends of a processor run a program's calls as they are.
 
 use crate::memory::{Placement, SIDE_STEP};
-use crate::{Buffer, Op, Program};
+use crate::{Buffer, EVERY_LAYER, Op, Program};
 
 /// Each call of a program as a device makes it whose memory is laid out like this: the first of several that are joined
 /// does the work of all, and none is left of the others. No joined call does more than the program's calls may.
 pub fn joined(program: &Program, placement: &Placement) -> Vec<Option<Op>> {
+    if !EVERY_LAYER {
+        // Only products, which are not joined.
+        return program.ops.iter().copied().map(Some).collect();
+    }
     let mut calls: Vec<Option<Op>> = Vec::with_capacity(program.ops.len());
     let mut open = 0;
     for op in &program.ops {
