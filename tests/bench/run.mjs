@@ -162,7 +162,7 @@ function summary({ rates, ready }, unit) {
 
 function tell(problem, { spreads, ratio, best_peer }) {
   const cells = Object.entries(spreads).map(([id, s]) => `${id} ${short(s.median)} (${short(s.worst)}–${short(s.best)})`);
-  log(`${problem.padEnd(18)} ${cells.join("   ")}${best_peer ? `   ${short(ratio)} x ${best_peer}` : ""}`);
+  log(`${problem.padEnd(18)} ${cells.join("   ")}${ratio !== null ? `   ${short(ratio)} x ${best_peer}` : ""}`);
 }
 
 async function matmul(page, ids) {
