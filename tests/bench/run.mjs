@@ -177,10 +177,16 @@ function summary({ rates, processor, ready }, unit) {
   };
 }
 
+<<<<<<< HEAD
 /** The adapter's fma peak by samples from before and after a problem, and the share of it that so many GFLOP/s are. */
 async function shareOfPeak(device, gflops, before) {
   const peak = spread([...before, ...(await device.peak())]);
   return { fma_peak_gflops: peak, share_of_peak: gflops === null ? null : gflops / peak.median };
+=======
+function tell(problem, { spreads, ratio, best_peer }) {
+  const cells = Object.entries(spreads).map(([id, s]) => `${id} ${short(s.median)} (${short(s.worst)}–${short(s.best)})`);
+  log(`${problem.padEnd(18)} ${cells.join("   ")}${ratio !== null ? `   ${short(ratio)} x ${best_peer}` : ""}`);
+>>>>>>> part-a
 }
 
 /** What a step takes longer than its dispatches alone, as a share of it: per pair of samples. */

@@ -43,6 +43,8 @@ async fn eight_windows_share_key_session_and_stream() -> Result<()> {
         println!("window {index}: {state}");
         // Left to itself, the worker takes the CPU path where the only adapter is a software one.
         assert_eq!(text(&state["backend"]), "wasm", "{state}");
+        // The worker for browsers that have it, as this one does.
+        assert_eq!(text(&state["adapter"]), "wasm32 relaxed-simd", "{state}");
         assert!(text(&state["reason"]).contains("software adapter"), "{state}");
         keys.push(text(&state["key"]));
     }
