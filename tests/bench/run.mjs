@@ -177,16 +177,10 @@ function summary({ rates, processor, ready }, unit) {
   };
 }
 
-<<<<<<< HEAD
 /** The adapter's fma peak by samples from before and after a problem, and the share of it that so many GFLOP/s are. */
 async function shareOfPeak(device, gflops, before) {
   const peak = spread([...before, ...(await device.peak())]);
   return { fma_peak_gflops: peak, share_of_peak: gflops === null ? null : gflops / peak.median };
-=======
-function tell(problem, { spreads, ratio, best_peer }) {
-  const cells = Object.entries(spreads).map(([id, s]) => `${id} ${short(s.median)} (${short(s.worst)}–${short(s.best)})`);
-  log(`${problem.padEnd(18)} ${cells.join("   ")}${ratio !== null ? `   ${short(ratio)} x ${best_peer}` : ""}`);
->>>>>>> part-a
 }
 
 /** What a step takes longer than its dispatches alone, as a share of it: per pair of samples. */
@@ -202,8 +196,8 @@ async function overhead(device, ready) {
 
 function tell(problem, { spreads, ratio, best_peer, by_processor_time, share_of_peak, overhead, dispatches }) {
   const cells = Object.entries(spreads).map(([id, s]) => `${id} ${short(s.median)} (${short(s.worst)}–${short(s.best)})`);
-  const beside = best_peer ? `   ${short(ratio)} x ${best_peer}` : "";
-  const used = best_peer && by_processor_time ? `   ${short(by_processor_time.ratio)} by processor time` : "";
+  const beside = ratio !== null ? `   ${short(ratio)} x ${best_peer}` : "";
+  const used = typeof by_processor_time?.ratio === "number" ? `   ${short(by_processor_time.ratio)} by processor time` : "";
   log(`${problem.padEnd(18)} ${cells.join("   ")}${beside}${used}`);
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
   if (typeof share_of_peak === "number") log(`${"".padEnd(18)} ${percent(share_of_peak)} of the adapter's fma peak`);

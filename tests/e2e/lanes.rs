@@ -27,7 +27,6 @@ fn slow(inner_steps: u32, rounds_max: u32) -> SmallTrain {
         rounds_max,
         target_accuracy: 1.0,
         noisy_labels: true,
-        ..SmallTrain::default()
     }
 }
 
