@@ -19,15 +19,7 @@ const BOTH: &str = "d.phases.split(' ').filter((phase) => phase === 'computing')
 
 /// Units of a second or two for 200 steps.
 fn slow(inner_steps: u32, rounds_max: u32) -> SmallTrain {
-    SmallTrain {
-        width: 784,
-        hidden: 256,
-        inner_steps,
-        units_per_round: 8,
-        rounds_max,
-        target_accuracy: 1.0,
-        noisy_labels: true,
-    }
+    SmallTrain { width: 784, hidden: 256, inner_steps, units_per_round: 8, rounds_max, target_accuracy: 1.0, noisy_labels: true }
 }
 
 struct Visit {

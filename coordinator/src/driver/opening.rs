@@ -126,14 +126,14 @@ mod tests {
     async fn the_part_is_the_corner_of_the_first_matrix() {
         let folder = tempfile::tempdir().unwrap();
         let blobs = Blobs::open_folder(folder.path()).await.unwrap();
-        let (recipe, mut next) = (recipe(), 0.0);
+        let (recipe, mut numbers) = (recipe(), (0_u32..).map(|number| number as f32));
         let parameters = recipe.model.parameters().unwrap();
         let tensors: Vec<(String, Vec<usize>, Vec<f32>)> = parameters
             .iter()
             .map(|parameter| {
                 let shape: Vec<usize> = parameter.shape.iter().map(|&extent| extent as usize).collect();
                 let count = shape.iter().product();
-                let values = std::iter::from_fn(|| Some(std::mem::replace(&mut next, next + 1.0))).take(count).collect();
+                let values = numbers.by_ref().take(count).collect();
                 (parameter.name.clone(), shape, values)
             })
             .collect();
