@@ -18,7 +18,8 @@ mod run;
 mod session;
 mod switch;
 mod task;
-#[cfg(test)]
+// They compute on threads.
+#[cfg(all(test, not(target_arch = "wasm32")))]
 mod tests;
 #[cfg(feature = "every-layer")]
 mod training;

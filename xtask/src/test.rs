@@ -91,7 +91,7 @@ fn clippy() -> Result<Vec<Command>, String> {
 }
 
 fn native_tests() -> Result<Vec<Command>, String> {
-    let mut tests = cargo(&["test", "--workspace"]);
+    let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
     tests.args(NOT_NATIVE).args(["--exclude", "manyhands-tests"]);
     if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
         // Vulkan looks for a desktop there and complains at length where the variable is missing.

@@ -105,9 +105,11 @@ impl<H: Host> Volunteer<H> {
         };
         let farewell = async {
             // An answer that was on its way when Stop came may bring a lease, which goes back.
-            futures::select_biased! {
-                _ = go => {}
-                () = visit.asks_for_nothing().fuse() => {}
+            if visit.asking.get() {
+                futures::select_biased! {
+                    _ = go => {}
+                    () = visit.asks_for_nothing().fuse() => {}
+                }
             }
             visit.farewell().await;
         };
@@ -233,8 +235,11 @@ impl<H: Host> Visit<'_, H> {
             };
         }
         let leasing = self.leasing.lock().await;
-        if self.switch.wish() == Wish::Pause {
-            return Ok(());
+        match self.switch.wish() {
+            Wish::Run => {}
+            Wish::Pause => return Ok(()),
+            // Another lane's answer is waited for; nothing more is asked.
+            Wish::Stop => return std::future::pending().await,
         }
         let answer = client.retry(None, async || self.lease().await).await?;
         self.leases_answered.set(self.leases_answered.get() + 1);

@@ -97,6 +97,9 @@ fn largest<const N: usize>(window: &Window, x: &[f32], channels: usize) -> ([f32
         let x: [f32; N] = at(x, pixel * channels);
         for n in 0..N {
             let larger = first | (x[n] > largest[n]);
+            // Else the choice becomes a relaxed maximum, which may lose NaN.
+            #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
+            let larger = std::hint::black_box(larger);
             largest[n] = if larger { x[n] } else { largest[n] };
             places[n] = if larger { place } else { places[n] };
         }
