@@ -1,6 +1,5 @@
 //! The element in somebody else's page: a visitor contributes there, and the page around can neither start the work, nor
-//! read it, nor raise what was agreed to. Seen red without its guards: the frame's origin check, the check of sight, and the
-//! policy of who may frame.
+//! read it, nor raise what was agreed to.
 
 use std::path::Path;
 use std::time::Duration;
