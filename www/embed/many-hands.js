@@ -15,7 +15,7 @@ const ANSWER_MS_MAX = 15_000;
 const HEIGHT_PX_MIN = 120;
 const HEIGHT_PX_MAX = 2_000;
 /** Attributes that name what is offered: a change shows another frame, unless a visit is under way. */
-const OFFER = ["coordinator", "job", "site", "lang", "duty", "data"];
+const OFFER = ["coordinator", "job", "site", "duty", "data"];
 /** Attributes of looks, which the frame takes from fixed sets of values. */
 const LOOK = ["scheme", "accent", "radius", "density"];
 const STATES = ["loading", "idle", "declined", "working", "paused", "stopped", "unreachable", "failed"];
@@ -24,7 +24,7 @@ const STATES = ["loading", "idle", "declined", "working", "paused", "stopped", "
 const NOTHING = Object.freeze({ units: 0, accepted: 0, rejected: 0, pending: 0, flop: 0 });
 
 /**
- * Attributes: `job` (its number; the coordinator's choice without it), `site` (the name it was registered under), `lang`, `duty`
+ * Attributes: `job` (its number; the coordinator's choice without it), `site` (the name it was registered under), `duty`
  * (at most this share of the device, in percent), `data` (at most so many megabytes a visit), `scheme` (`light`, `dark`), `accent`
  * (`teal`, `blue`, `violet`, `rose`), `radius` (`none`, `small`), `density` (`compact`), `coordinator` (its address, where the
  * script does not come from it). The part `frame` styles the outer box. Its own children are shown where no frame comes up.

@@ -20,7 +20,7 @@ const PARTS_MAX = 4;
  * @param {number} least smallest step
  * @returns {number[]} the multiples of the step from `low` to `high`
  */
-export function ticks(low, high, least = 0) {
+function ticks(low, high, least = 0) {
   const rough = Math.max((high - low) / PARTS_MAX, least);
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = power * ([1, 2, 5].find((factor) => factor * power >= rough * (1 - 1e-9)) ?? 10);
