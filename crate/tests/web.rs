@@ -3,10 +3,8 @@
 #![allow(clippy::unwrap_used)]
 #![cfg(target_arch = "wasm32")]
 
-use manyhands::control::Control;
-use manyhands::engine::{Engine, init_parameters};
+use manyhands::engine::Engine;
 use manyhands_protocol::statement::Backend;
-use manyhands_shaders::compare::relative_distance;
 use wasm_bindgen_test::{wasm_bindgen_test, wasm_bindgen_test_configure};
 
 mod suite;
@@ -23,8 +21,10 @@ async fn wasm_agrees_with_the_reference() {
 #[cfg(feature = "gpu")]
 mod gpu {
     use super::*;
-    use manyhands::engine::{AdapterChoice, EngineError, GpuOptions};
+    use manyhands::control::Control;
+    use manyhands::engine::{AdapterChoice, EngineError, GpuOptions, init_parameters};
     use manyhands_shaders::KERNELS;
+    use manyhands_shaders::compare::relative_distance;
     use manyhands_shaders::matmul::Variant;
 
     async fn open() -> Engine {

@@ -47,10 +47,11 @@ const STAGES: &[Stage] = &[
     Stage { name: "tidy", limit: minutes(2), needs: &[], commands: || one(own(&["tidy"])) },
     Stage { name: "format", limit: minutes(2), needs: &[], commands: || one(cargo(&["fmt", "--all", "--check"])) },
     Stage { name: "clippy", limit: minutes(20), needs: &["set-up"], commands: clippy },
-    Stage { name: "native tests", limit: minutes(30), needs: &["set-up"], commands: native_tests },
-    Stage { name: "wasm tests", limit: minutes(15), needs: &["set-up"], commands: wasm_tests },
     Stage { name: "page types", limit: minutes(2), needs: &["set-up"], commands: page_types },
     Stage { name: "build page", limit: minutes(15), needs: &["set-up"], commands: || one(own(&["build-web"])) },
+    // The coordinator's tests ask for the page that it serves.
+    Stage { name: "native tests", limit: minutes(30), needs: &["build page"], commands: native_tests },
+    Stage { name: "wasm tests", limit: minutes(15), needs: &["set-up"], commands: wasm_tests },
     Stage { name: "build command", limit: minutes(15), needs: &["build page"], commands: build_command },
     Stage { name: "end to end", limit: minutes(20), needs: &["build command"], commands: end_to_end },
 ];
