@@ -10,7 +10,7 @@ use manyhands_protocol::statement::{Backend, Kernels};
 use manyhands_protocol::work::{TrainWork, Work};
 use manyhands_shaders::KERNELS;
 use manyhands_shaders::compare::relative_distance;
-use manyhands_shaders::matmul::{Epilogue, Shape, Transposed, Variant};
+use manyhands_shaders::matmul::{Epilogue, Matrices, Shape, Transposed, Variant};
 
 mod suite;
 
@@ -151,6 +151,40 @@ fn the_self_test_catches_each_wrong_kernel() {
         let case = known::product(Shape { m: 36, k: 68, n: 36 }, Transposed::default(), Epilogue::Bias, Some(variant));
         let got = pollster::block_on(lying(name, truth, lie).answer(&case));
         assert!(matches!(got, Err(EngineError::SelfTest { .. })), "{name}: {got:?}");
+    }
+}
+
+/// Every variant of the product that leaves out one epilogue, or takes A, B or C of another matrix, is wrong by the cases
+/// that a device answers before it runs one.
+#[test]
+fn no_variant_may_forget_an_epilogue_or_a_matrix() {
+    let epilogues = [
+        (Epilogue::Accumulate, "EPILOGUE == 1u ||", ""),
+        (Epilogue::Bias, "if (EPILOGUE >= 2u", "if (EPILOGUE >= 9u"),
+        (Epilogue::BiasAccumulate, "|| EPILOGUE == 3u", ""),
+        (Epilogue::BiasRelu, "if (EPILOGUE == 4u", "if (EPILOGUE == 9u"),
+        (Epilogue::BiasGelu, "if (EPILOGUE == 5u", "if (EPILOGUE == 9u"),
+    ];
+    let shape = Shape { m: 36, k: 68, n: 36 };
+    for variant in Variant::ALL {
+        let kernel = variant.kernel();
+        let mut lies: Vec<(Epilogue, String)> = Vec::new();
+        for (epilogue, truth, lie) in epilogues {
+            assert!(kernel.wgsl.contains(truth), "{variant:?} {truth}");
+            lies.push((epilogue, kernel.wgsl.replace(truth, lie)));
+        }
+        for (at, truth) in kernel.wgsl.match_indices("matrix * ") {
+            let (before, after) = (&kernel.wgsl[..at], &kernel.wgsl[at + truth.len()..]);
+            lies.push((Epilogue::None, format!("{before}0u * {after}")));
+        }
+        assert_eq!(lies.len(), epilogues.len() + 3, "{variant:?}: A, B and C");
+        for (epilogue, wgsl) in lies {
+            let matrices = Matrices { first: 1, end: 3 };
+            let case = known::products(matrices, shape, Transposed::default(), epilogue, Some(variant));
+            let options = GpuOptions { replaced_kernel: Some((kernel.name, wgsl)), ..Default::default() };
+            let got = pollster::block_on(pollster::block_on(Engine::gpu_with(options)).unwrap().answer(&case));
+            assert!(matches!(got, Err(EngineError::SelfTest { .. })), "{variant:?} {epilogue:?}: {got:?}");
+        }
     }
 }
 

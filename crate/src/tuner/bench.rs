@@ -17,8 +17,9 @@ use crate::plan::{Buffer, Matmul, Op, Program};
 
 /// Multiplications that the reference may take for one product: some 10 ms in a tab.
 const REFERENCE_FLOP: u64 = 1 << 22;
-/// A measurement takes about so long, as far as repetition goes.
-const MEASURE_MS: f64 = 8.0;
+/// A measurement of the usual variant takes at least so long, as far as repetition goes.
+const MEASURE_MS_MIN: f64 = 4.0;
+/// A power of four.
 const RUNS_MAX: u32 = 64;
 /// Measurements of which the fastest counts.
 const MEASUREMENTS: usize = 2;
@@ -78,15 +79,19 @@ impl Bench {
         let (transposed, before, answers) = (task.transposed, known::values(4, m * n), Vec::new());
         let mut bench = Bench { shape, transposed, usual, inputs, before, answers, norms, runs: 1, usual_ms: 0.0 };
         bench.answers = task.epilogues.iter().map(|&epilogue| bench.answer(epilogue)).collect();
-        let (results, once_ms) = bench.compute(engine, usual, clock).await?;
+        let results = bench.compute(engine, usual, clock).await?;
         for (answer, result) in bench.answers.iter_mut().zip(results) {
             answer.usual = result;
         }
         for answer in &bench.answers {
             bench.check(answer, &answer.usual).map_err(|detail| wrong(usual, detail))?;
         }
-        bench.runs = ((MEASURE_MS / once_ms.max(1e-3)).ceil() as u32).clamp(1, RUNS_MAX);
         bench.usual_ms = bench.time(engine, usual, clock).await?;
+        // Browsers' clocks are coarse.
+        while bench.usual_ms * f64::from(bench.runs) < MEASURE_MS_MIN && bench.runs < RUNS_MAX {
+            bench.runs *= 4;
+            bench.usual_ms = bench.time(engine, usual, clock).await?;
+        }
         if bench.usual_ms.partial_cmp(&0.0) != Some(std::cmp::Ordering::Greater) {
             return Err(EngineError::Input("there is no clock to measure by".to_owned()));
         }
@@ -98,7 +103,7 @@ impl Bench {
         if !variant.takes(self.shape, self.transposed) {
             return Err(wrong(variant, "it does not take the product".to_owned()));
         }
-        let (results, _) = self.compute(engine, variant, clock).await?;
+        let results = self.compute(engine, variant, clock).await?;
         for (answer, result) in self.answers.iter().zip(&results) {
             self.check(answer, result).map_err(|detail| wrong(variant, detail))?;
         }
@@ -106,19 +111,17 @@ impl Bench {
         Ok((share * 1e3).clamp(0.0, f64::from(u32::MAX)) as u32)
     }
 
-    /// The result under each epilogue, and what the last run of them took, compilation left out.
-    async fn compute(&self, engine: &Engine, variant: Variant, clock: &Control) -> Result<(Vec<Vec<f32>>, f64), EngineError> {
-        let (mut results, mut took_ms) = (Vec::new(), 0.0);
+    /// The result under each epilogue.
+    async fn compute(&self, engine: &Engine, variant: Variant, clock: &Control) -> Result<Vec<Vec<f32>>, EngineError> {
+        let mut results = Vec::new();
         let unbroken = Control::with_pace(Unbroken(clock.clone()));
         for answer in &self.answers {
             let (program, c) = self.program(variant, answer.epilogue);
             let mut resident = engine.load(&program, &self.loads(answer.epilogue)).await?;
-            let start_ms = clock.now_ms();
             resident.run(1, &unbroken).await?;
-            took_ms = clock.now_ms() - start_ms;
             results.push(resident.read(&[c]).await?.swap_remove(0));
         }
-        Ok((results, took_ms))
+        Ok(results)
     }
 
     /// Milliseconds of one run under the first epilogue, the fastest of some measurements.

@@ -393,7 +393,7 @@ pub async fn speed(engine: &Engine, name: &str) {
 
 fn now_ms() -> f64 {
     #[cfg(target_arch = "wasm32")]
-    return js_sys::Date::now();
+    return wasm_bindgen::JsCast::unchecked_into::<web_sys::WorkerGlobalScope>(js_sys::global()).performance().unwrap().now();
     #[cfg(not(target_arch = "wasm32"))]
     return std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64() * 1e3;
 }
