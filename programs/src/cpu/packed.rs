@@ -1,7 +1,7 @@
-//! An f32 matrix product without threads or allocation per call. Panels of eight columns of B and of four rows of A
-//! are copied into order, over the whole depth; a register tile of four by eight runs over them: 8 registers of wasm's 128
-//! bits, so that none of an x86's 16 is spilled. Where the build has relaxed SIMD, a term is one fused operation. Every
-//! value of C is written once. Natively only its tests run; there the `gemm` crate is faster.
+//! An f32 matrix product without threads or allocation per call. Panels of eight columns of B, and of four rows of an A whose
+//! rows do not lie along memory, are copied into order, over the whole depth; a register tile of four by eight runs over them:
+//! 8 registers of wasm's 128 bits, so that none of an x86's 16 is spilled. Where the build has relaxed SIMD, a term is one
+//! fused operation. Every value of C is written once. Natively only its tests run; there the `gemm` crate is faster.
 
 use manyhands_shaders::matmul::{K_CHUNK_IEEE, Shape};
 
@@ -40,11 +40,21 @@ pub fn product(shape: Shape, a: Strided, b: Strided, c: &mut [f32], finish: Fini
         pack(Strided { values: &b.values[column * b.column..], ..b }, width, &mut panels.b, k);
         for row in (0..m).step_by(group) {
             let height = group.min(m - row);
-            panels.a.resize(height.div_ceil(ROWS) * k, [0.0; ROWS]);
-            pack_rows(Strided { values: &a.values[row * a.row..], ..a }, height, &mut panels.a, k);
+            let a = Strided { values: &a.values[row * a.row..], ..a };
+            let lies_along = a.column == 1;
+            if !lies_along {
+                panels.a.resize(height.div_ceil(ROWS) * k, [0.0; ROWS]);
+                pack_rows(a, height, &mut panels.a, k);
+            }
             for (b, first) in panels.b.chunks_exact(k).zip((column..column + width).step_by(COLUMNS)) {
-                for (a, i) in panels.a.chunks_exact(k).zip((0..height).step_by(ROWS)) {
-                    let (tile, c) = (tile(a, b), &mut c[(row + i) * n + first..]);
+                for i in (0..height).step_by(ROWS) {
+                    let tile = if lies_along {
+                        // Rows past the last are the last one again.
+                        tile_along(std::array::from_fn(|r| &a.values[(i + r).min(height - 1) * a.row..][..k]), b)
+                    } else {
+                        tile(&panels.a[i / ROWS * k..][..k], b)
+                    };
+                    let c = &mut c[(row + i) * n + first..];
                     store(&tile[..ROWS.min(height - i)], c, n, COLUMNS.min(column + width - first), first, finish);
                 }
             }
@@ -62,24 +72,45 @@ fn tile(a: &[[f32; ROWS]], b: &[[f32; COLUMNS]]) -> Tile {
     total
 }
 
+/// The same of rows of A as they lie.
+#[inline(always)]
+fn tile_along(a: [&[f32]; ROWS], b: &[[f32; COLUMNS]]) -> Tile {
+    let mut total = Tile::default();
+    for (index, b) in b.chunks(CHUNK).enumerate() {
+        add_chunk_along(a.map(|row| &row[index * CHUNK..][..b.len()]), b, &mut total, index == 0);
+    }
+    total
+}
+
 /// The sums of one chunk, added to those before. A function by itself: inside a larger one browsers' compilers run out of
 /// registers.
 #[inline(never)]
 fn add_chunk(a: &[[f32; ROWS]], b: &[[f32; COLUMNS]], total: &mut Tile, first: bool) {
-    let sums = sums(a, b);
+    add(sums(a.iter().copied(), b), total, first);
+}
+
+/// Likewise.
+#[inline(never)]
+fn add_chunk_along([a0, a1, a2, a3]: [&[f32]; ROWS], b: &[[f32; COLUMNS]], total: &mut Tile, first: bool) {
+    let a = a0.iter().zip(a1).zip(a2).zip(a3).map(|(((a0, a1), a2), a3)| [*a0, *a1, *a2, *a3]);
+    add(sums(a, b), total, first);
+}
+
+#[inline(always)]
+fn add(sums: Tile, total: &mut Tile, first: bool) {
     if first {
         *total = sums;
-    } else {
-        total.iter_mut().zip(&sums).for_each(|(total, sums)| *total = std::array::from_fn(|j| total[j] + sums[j]));
+        return;
     }
+    total.iter_mut().zip(&sums).for_each(|(total, sums)| *total = std::array::from_fn(|j| total[j] + sums[j]));
 }
 
 /// The sums of one chunk, in the order of k.
 #[cfg(not(target_arch = "wasm32"))]
 #[inline(always)]
-fn sums(a: &[[f32; ROWS]], b: &[[f32; COLUMNS]]) -> Tile {
+fn sums(a: impl Iterator<Item = [f32; ROWS]>, b: &[[f32; COLUMNS]]) -> Tile {
     let mut sums = Tile::default();
-    for (a, b) in a.iter().zip(b) {
+    for (a, b) in a.zip(b) {
         for i in 0..ROWS {
             for j in 0..COLUMNS {
                 sums[i][j] += a[i] * b[j];
@@ -93,10 +124,10 @@ fn sums(a: &[[f32; ROWS]], b: &[[f32; COLUMNS]]) -> Tile {
 /// and registers run out.
 #[cfg(target_arch = "wasm32")]
 #[inline(always)]
-fn sums(a: &[[f32; ROWS]], b: &[[f32; COLUMNS]]) -> Tile {
+fn sums(a: impl Iterator<Item = [f32; ROWS]>, b: &[[f32; COLUMNS]]) -> Tile {
     use core::arch::wasm32::{f32x4_splat, v128, v128_load, v128_store};
     let mut sums = [[f32x4_splat(0.0); COLUMNS / 4]; ROWS];
-    for (a, b) in a.iter().zip(b.iter().map(|b| b.as_chunks::<4>().0)) {
+    for (a, b) in a.zip(b.iter().map(|b| b.as_chunks::<4>().0)) {
         // SAFETY: four values of f32 are what a v128 holds; it need not be aligned.
         let b: [v128; COLUMNS / 4] = std::array::from_fn(|j| unsafe { v128_load(b[j].as_ptr().cast()) });
         for i in 0..ROWS {
@@ -128,23 +159,16 @@ fn multiply_add(
     return core::arch::wasm32::f32x4_add(sum, core::arch::wasm32::f32x4_mul(a, b));
 }
 
-/// Copies rows of A into panels of four and of depth k, k-major, the last one filled up with zeros.
+/// Copies rows of an A whose columns lie along memory into panels of four and of depth k, k-major, the last one filled up
+/// with zeros.
 fn pack_rows(a: Strided, height: usize, panels: &mut [[f32; ROWS]], k: usize) {
     for (panel, first) in panels.chunks_exact_mut(k).zip((0..height).step_by(ROWS)) {
-        if height - first < ROWS {
-            let value = |i: usize, p: usize| a.values[(first + i) * a.row + p * a.column];
-            for (p, out) in panel.iter_mut().enumerate() {
-                *out = std::array::from_fn(|i| if i < height - first { value(i, p) } else { 0.0 });
-            }
-        } else if a.column != 1 {
-            for (out, column) in panel.iter_mut().zip(a.values[first..].chunks(a.column)) {
-                *out = *column.first_chunk().expect("a column of A has the panel's rows");
-            }
-        } else {
-            let rows: [&[f32]; ROWS] = std::array::from_fn(|i| &a.values[(first + i) * a.row..][..k]);
-            for (p, out) in panel.iter_mut().enumerate() {
-                *out = rows.map(|row| row[p]);
-            }
+        for (out, column) in panel.iter_mut().zip(a.values[first..].chunks(a.column)) {
+            let rows = ROWS.min(height - first);
+            *out = match column.first_chunk() {
+                Some(column) if rows == ROWS => *column,
+                _ => std::array::from_fn(|i| if i < rows { column[i] } else { 0.0 }),
+            };
         }
     }
 }
