@@ -1,8 +1,7 @@
 //! `manyhands job`: the job owner's and the operator's commands. They cut and check data here and talk to a coordinator;
 //! they never open its store.
 
-pub mod client;
-pub mod print;
+mod print;
 mod submit;
 
 use std::io::Write;
@@ -14,29 +13,8 @@ use manyhands_protocol::view::JobView;
 use reqwest::Method;
 use serde_json::json;
 
-use client::Client;
-
-/// What every command of an operator's takes.
-#[derive(clap::Args)]
-pub struct Operator {
-    /// Address of the coordinator.
-    #[arg(long, global = true, default_value = "http://127.0.0.1:8787", env = "MANYHANDS_COORDINATOR")]
-    coordinator: String,
-    /// File that holds the operator's token; else the variable MANYHANDS_ADMIN_TOKEN, else ./manyhands-data/admin.token.
-    #[arg(long, global = true)]
-    token_file: Option<PathBuf>,
-    /// Print JSON for scripts.
-    #[arg(long, global = true)]
-    pub json: bool,
-}
-
-impl Operator {
-    /// The coordinator, and the right to command it.
-    pub fn connect(&self) -> Result<Client, JobError> {
-        let token = client::token(self.token_file.as_deref(), std::env::var("MANYHANDS_ADMIN_TOKEN").ok())?;
-        Client::new(&self.coordinator, token)
-    }
-}
+use crate::operator::client::Client;
+use crate::operator::{CommandError, Operator};
 
 /// Arguments of `manyhands job`.
 #[derive(clap::Args)]
@@ -91,30 +69,6 @@ struct Target {
     all: bool,
 }
 
-/// Why a command failed; its text is what the user sees.
-#[derive(Debug, thiserror::Error)]
-pub enum JobError {
-    #[error("{path}: {reason}")]
-    File { path: String, reason: String },
-    /// `field` is the path in the manifest.
-    #[error("{path}: {field}: {reason}")]
-    Manifest { path: String, field: String, reason: String },
-    #[error("{path}: {source}")]
-    Cut { path: String, source: manyhands_coordinator::cut::CutError },
-    #[error("no operator's token: {0}; give --token-file or set MANYHANDS_ADMIN_TOKEN")]
-    Token(String),
-    #[error("{0} is not a coordinator's address: it must start with http:// (this build speaks no TLS)")]
-    Address(String),
-    #[error("{url} does not answer: {reason}")]
-    Unreachable { url: String, reason: String },
-    #[error("{}", print::problem(.0))]
-    Problem(Box<manyhands_protocol::problem::Problem>),
-    #[error("{url} answered {status} without saying why; is it a coordinator?")]
-    Status { url: String, status: u16 },
-    #[error("{url} answered something that is not what was asked for: {reason}")]
-    Answer { url: String, reason: String },
-}
-
 /// Runs one command; an error is for the user to read, and ends the process with 1.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let text = execute(args).await?;
@@ -124,7 +78,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// Does the work and gives what is to be printed.
-async fn execute(args: Args) -> Result<String, JobError> {
+async fn execute(args: Args) -> Result<String, CommandError> {
     if let Command::Submit { manifest, data, approve } = &args.command {
         // All of the owner's input is checked before the coordinator hears of it.
         let prepared = submit::prepare(manifest, data)?;
@@ -154,19 +108,19 @@ async fn execute(args: Args) -> Result<String, JobError> {
     }
 }
 
-async fn find(client: &Client, id: JobId) -> Result<JobView, JobError> {
+async fn find(client: &Client, id: JobId) -> Result<JobView, CommandError> {
     let response = client.call(Method::GET, &format!("/v1/admin/jobs/{id}"), None).await?;
     client.json(response).await
 }
 
 /// Changes the state of one job and shows what it is then.
-async fn act(client: &Client, id: JobId, action: &str, as_json: bool) -> Result<String, JobError> {
+async fn act(client: &Client, id: JobId, action: &str, as_json: bool) -> Result<String, CommandError> {
     let view = change(client, id, action).await?;
     Ok(if as_json { print::job(&view, true) } else { format!("job {id} is {}", view.state.name()) })
 }
 
 /// Stops all work, or lets it go on.
-async fn everything(client: &Client, stop: bool, as_json: bool) -> Result<String, JobError> {
+async fn everything(client: &Client, stop: bool, as_json: bool) -> Result<String, CommandError> {
     client.call(Method::POST, if stop { "/v1/admin/stop" } else { "/v1/admin/resume" }, None).await?;
     Ok(match (as_json, stop) {
         (true, _) => json!({ "stopped": stop }).to_string(),
@@ -175,7 +129,7 @@ async fn everything(client: &Client, stop: bool, as_json: bool) -> Result<String
     })
 }
 
-async fn change(client: &Client, id: JobId, action: &str) -> Result<JobView, JobError> {
+async fn change(client: &Client, id: JobId, action: &str) -> Result<JobView, CommandError> {
     let response = client.call(Method::POST, &format!("/v1/admin/jobs/{id}/{action}"), None).await?;
     client.json(response).await
 }

@@ -2,6 +2,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod job;
+mod operator;
 mod serve;
 mod site;
 mod volunteer;

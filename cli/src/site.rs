@@ -2,13 +2,18 @@
 
 use std::io::Write;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use clap::Subcommand;
 use manyhands_protocol::manifest::Category;
+use manyhands_protocol::problem::Code;
 use manyhands_protocol::site::{Site, SiteToken, SiteTotals, SitesView};
+use manyhands_protocol::view::InfoView;
 use reqwest::Method;
+use sha2::{Digest as _, Sha384};
 
-use crate::job::client::Client;
-use crate::job::{JobError, Operator, print};
+use crate::operator::client::Client;
+use crate::operator::{CommandError, Operator, print};
 
 /// Arguments of `manyhands site`.
 #[derive(clap::Args)]
@@ -55,7 +60,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn execute(client: &Client, command: Command, as_json: bool) -> Result<String, JobError> {
+async fn execute(client: &Client, command: Command, as_json: bool) -> Result<String, CommandError> {
     match command {
         Command::Add { name, origins, categories } => {
             let site = Site { name, origins, categories };
@@ -64,7 +69,7 @@ async fn execute(client: &Client, command: Command, as_json: bool) -> Result<Str
             let path = if site.validate().is_ok() { site.name.as_str() } else { "site" };
             let response = client.call(Method::PUT, &format!("/v1/admin/sites/{path}"), Some(("application/json", body))).await?;
             let site: Site = client.json(response).await?;
-            Ok(if as_json { print::pretty(&site) } else { snippet(client.base(), &site) })
+            Ok(if as_json { print::pretty(&site) } else { snippet(client.base(), &site, pinned(client).await?.as_ref()) })
         }
         Command::List => {
             let response = client.call(Method::GET, "/v1/admin/sites", None).await?;
@@ -88,14 +93,41 @@ async fn execute(client: &Client, command: Command, as_json: bool) -> Result<Str
     }
 }
 
+/// The element that never changes.
+struct Pinned {
+    path: String,
+    /// As an `integrity` attribute has it.
+    integrity: String,
+}
+
+/// None where the coordinator was built without the page.
+async fn pinned(client: &Client) -> Result<Option<Pinned>, CommandError> {
+    let info: InfoView = client.json(client.call(Method::GET, "/v1/info", None).await?).await?;
+    let path = format!("/embed/{}/many-hands.js", info.software_version);
+    let element = match client.call(Method::GET, &path, None).await {
+        Ok(response) => client.bytes(response).await?,
+        Err(CommandError::Problem(problem)) if problem.code == Code::NotFound.as_str() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok(Some(Pinned { path, integrity: format!("sha384-{}", BASE64_STANDARD.encode(Sha384::digest(element))) }))
+}
+
 /// What a page of the site pastes.
-fn snippet(coordinator: &str, site: &Site) -> String {
+fn snippet(coordinator: &str, site: &Site, pinned: Option<&Pinned>) -> String {
     let name = &site.name;
-    format!(
+    let element = format!("<many-hands site=\"{name}\"></many-hands>");
+    let mut text = format!(
         "site {name} is registered; its pages paste:\n\n\
-         <script type=\"module\" src=\"{coordinator}/embed/v1/many-hands.js\"></script>\n\
-         <many-hands site=\"{name}\"></many-hands>"
-    )
+         <script type=\"module\" src=\"{coordinator}/embed/v1/many-hands.js\"></script>\n{element}"
+    );
+    if let Some(Pinned { path, integrity }) = pinned {
+        text.push_str(&format!(
+            "\n\nor, to pin what they load and go without fixes:\n\n\
+             <script type=\"module\" src=\"{coordinator}{path}\" integrity=\"{integrity}\" crossorigin=\"anonymous\"></script>\n\
+             {element}"
+        ));
+    }
+    text
 }
 
 fn table(sites: &[Site]) -> String {
@@ -123,11 +155,14 @@ mod tests {
     #[test]
     fn the_snippet_names_coordinator_and_site() {
         let site = Site { name: "shop".to_owned(), origins: Vec::new(), categories: Vec::new() };
-        let text = snippet("https://hands.example", &site);
+        let text = snippet("https://hands.example", &site, None);
         assert!(
             text.contains("src=\"https://hands.example/embed/v1/many-hands.js\"") && text.contains("site=\"shop\""),
             "{text}"
         );
+        let pinned = Pinned { path: "/embed/1.2.3/many-hands.js".to_owned(), integrity: "sha384-abc".to_owned() };
+        let text = snippet("https://hands.example", &site, Some(&pinned));
+        assert!(text.contains("src=\"https://hands.example/embed/1.2.3/many-hands.js\" integrity=\"sha384-abc\""), "{text}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use manyhands_protocol::JobId;
 use manyhands_protocol::site::SiteTotals;
 use manyhands_tests::artefacts;
@@ -50,18 +50,7 @@ async fn open(site: &Site) -> Result<Visitor> {
 
 /// Waits, in the page around, until a condition over the element `e` holds.
 async fn until(visitor: &Visitor, condition: &str) -> Result<()> {
-    let limit_ms = LIMIT.as_millis();
-    let met = visitor
-        .run_async(&format!(
-            "const done = arguments[arguments.length - 1], e = document.querySelector('many-hands');
-            const check = () => {{ if ({condition}) done(true); }};
-            for (const name of ['statechange', 'contributionchange']) e.addEventListener(name, check);
-            setTimeout(() => done(e.state), {limit_ms});
-            check();"
-        ))
-        .await?;
-    ensure!(met == json!(true), "not within {LIMIT:?}: {condition}; state {met}; {:?}", visitor.console_log().await?);
-    Ok(())
+    visitor.wait_for_element(condition, LIMIT).await
 }
 
 const FRAME: &str = "document.querySelector('many-hands').shadowRoot.querySelector('iframe')";

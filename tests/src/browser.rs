@@ -245,6 +245,22 @@ impl Visitor {
         Ok(state)
     }
 
+    /// Waits, in a page with a `<many-hands>`, until a condition over that element `e` holds.
+    pub async fn wait_for_element(&self, condition: &str, limit: Duration) -> Result<()> {
+        let limit_ms = limit.as_millis();
+        let met = self
+            .run_async(&format!(
+                "const done = arguments[arguments.length - 1], e = document.querySelector('many-hands');
+                const check = () => {{ if ({condition}) done(true); }};
+                for (const name of ['statechange', 'contributionchange']) e.addEventListener(name, check);
+                setTimeout(() => done(e.state), {limit_ms});
+                check();"
+            ))
+            .await?;
+        ensure!(met == json!(true), "not within {limit:?}: {condition}; state {met}; {:?}", self.console_log().await?);
+        Ok(())
+    }
+
     /// Keeps a picture of the whole page.
     pub async fn screenshot(&self, path: &Path) -> Result<()> {
         let png = self.client.screenshot().await?;

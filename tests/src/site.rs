@@ -13,23 +13,33 @@ pub struct Site {
 impl Site {
     /// Serves a page whose body is what `body` makes of its own origin, allowing scripts and frames of `coordinator` alone.
     pub async fn start(coordinator: &str, body: impl FnOnce(&str) -> String) -> Result<Site> {
+        Self::with_script(coordinator, "", body).await
+    }
+
+    /// The same with a script of its own at `/script.js`.
+    pub async fn with_script(coordinator: &str, script: &str, body: impl FnOnce(&str) -> String) -> Result<Site> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let origin = format!("http://localhost:{}", listener.local_addr()?.port());
-        let policy = format!("default-src 'none'; script-src {coordinator}; frame-src {coordinator}; style-src 'unsafe-inline'");
+        let policy =
+            format!("default-src 'none'; script-src {coordinator} 'self'; frame-src {coordinator}; style-src 'unsafe-inline'");
         let page =
             format!("<!doctype html><meta charset=utf-8><title>A site</title><h1>Somebody else's site</h1>{}", body(&origin));
-        let answer = format!(
-            "HTTP/1.1 200 OK\r\ncontent-type: text/html; charset=utf-8\r\ncontent-length: {}\r\n\
-             content-security-policy: {policy}\r\nconnection: close\r\n\r\n{page}",
-            page.len()
-        );
+        let answer = |kind: &str, body: &str| {
+            format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: {kind}; charset=utf-8\r\ncontent-length: {}\r\n\
+                 content-security-policy: {policy}\r\nconnection: close\r\n\r\n{body}",
+                body.len()
+            )
+        };
+        let (page, script) = (answer("text/html", &page), answer("text/javascript", script));
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
-                let answer = answer.clone();
+                let (page, script) = (page.clone(), script.clone());
                 tokio::spawn(async move {
-                    // Any request is for the page; a browser sends its head in one piece.
+                    // A browser sends a request's head in one piece.
                     let mut head = [0; 4096];
                     if client.read(&mut head).await.is_ok_and(|read| read > 0) {
+                        let answer = if head.starts_with(b"GET /script.js ") { script } else { page };
                         let _ = client.write_all(answer.as_bytes()).await;
                     }
                 });

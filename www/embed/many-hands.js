@@ -121,7 +121,7 @@ export class ManyHandsElement extends HTMLElement {
     }
     this.#origin = address.origin;
     // In its own origin the frame would be in this page's reach.
-    if (this.#origin === location.origin) return this.#fail("the coordinator's own pages need no <many-hands>");
+    if (this.#origin === location.origin) return this.#fail(`${location.origin} is this page's own origin: name the coordinator's`);
     const { coordinator: _, ...offer } = this.#values(OFFER);
     address.search = String(new URLSearchParams({ ...offer, ...this.#values(LOOK) }));
     const frame = document.createElement("iframe");

@@ -4,6 +4,7 @@
 
 mod bench;
 mod data;
+mod npm;
 mod proc;
 mod run;
 mod setup;
@@ -31,6 +32,8 @@ enum Command {
     Setup,
     /// Build the page and the worker into dist/.
     BuildWeb,
+    /// Pack the element for other sites as an npm package into target/npm/.
+    PackageNpm,
     /// Write the WGSL files that are generated from templates.
     Shaders,
     /// Check the repository's shape.
@@ -76,6 +79,10 @@ fn dispatch(command: &Command) -> Result<ExitCode> {
         Command::BuildWeb => {
             setup::set_up(setup::Purpose::Web)?;
             web::build()?;
+        }
+        Command::PackageNpm => {
+            setup::set_up(setup::Purpose::Web)?;
+            println!("packed: {}", npm::package()?.display());
         }
         Command::Shaders => shaders::main()?,
         Command::Tidy => tidy::main()?,

@@ -1,17 +1,9 @@
 //! What the job commands print: plain tables for people, JSON views for scripts. Formats only.
 
 use manyhands_protocol::manifest::{Target, bits};
-use manyhands_protocol::problem::Problem;
 use manyhands_protocol::view::{JobView, JobsView};
 
-/// A problem document as one line: the field at fault, what happened, and the code to look up.
-pub fn problem(problem: &Problem) -> String {
-    // The detail of some problems begins with the field already.
-    let field = problem.field.as_deref().filter(|field| !problem.detail.starts_with(*field));
-    let field = field.map(|field| format!("{field}: ")).unwrap_or_default();
-    let retry = if problem.retryable { "; try again later" } else { "" };
-    format!("{field}{} ({}{retry})", problem.detail, problem.code)
-}
+use crate::operator::print::{pretty, table};
 
 /// All jobs, one a line.
 pub fn jobs(jobs: &[JobView], as_json: bool) -> String {
@@ -85,20 +77,4 @@ fn learnt(job: &JobView) -> Option<String> {
         Target::BitsPerByte(_) => bits(last.loss),
     };
     Some(format!("{value:.4}"))
-}
-
-/// JSON for scripts.
-pub fn pretty<T: serde::Serialize>(value: &T) -> String {
-    serde_json::to_string_pretty(value).expect("a view of plain values always serialises")
-}
-
-/// Columns padded to their widest cell, two spaces apart; control characters of foreign text become `?`.
-pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let cell = |text: &String| text.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
-    let widths: [usize; N] = std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
-    let line = |row: &[String; N]| {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(text, width)| format!("{:width$}", cell(text))).collect();
-        cells.join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }

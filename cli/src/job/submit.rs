@@ -12,8 +12,9 @@ use manyhands_protocol::view::JobView;
 use reqwest::Method;
 use sha2::{Digest, Sha256};
 
-use super::client::Client;
-use super::{JobError, change};
+use super::change;
+use crate::operator::CommandError;
+use crate::operator::client::Client;
 
 /// A submission and the blobs it names.
 #[derive(Debug)]
@@ -23,9 +24,9 @@ pub struct Prepared {
 }
 
 /// Reads and checks everything of the owner's; an error in the manifest names its field.
-pub fn prepare(manifest_path: &Path, data: &Path) -> Result<Prepared, JobError> {
+pub fn prepare(manifest_path: &Path, data: &Path) -> Result<Prepared, CommandError> {
     let name = manifest_path.display().to_string();
-    let fault = |e: ManifestError| JobError::Manifest { path: name.clone(), field: e.field, reason: e.reason };
+    let fault = |e: ManifestError| CommandError::Manifest { path: name.clone(), field: e.field, reason: e.reason };
     let manifest: JobManifest = parse_json(&read(manifest_path)?).map_err(fault)?;
     manifest.validate().map_err(fault)?;
     let mut blobs = Blobs::default();
@@ -38,11 +39,11 @@ pub fn prepare(manifest_path: &Path, data: &Path) -> Result<Prepared, JobError> 
     Ok(Prepared { submission, blobs: blobs.0 })
 }
 
-fn train_inputs(recipe: &TrainRecipe, data: &Path, blobs: &mut Blobs) -> Result<Inputs, JobError> {
+fn train_inputs(recipe: &TrainRecipe, data: &Path, blobs: &mut Blobs) -> Result<Inputs, CommandError> {
     let files = if recipe.text.is_some() { "text.txt" } else { "train.safetensors and test.safetensors" };
     if !data.is_dir() {
         let reason = format!("must be a folder with {files}");
-        return Err(JobError::File { path: data.display().to_string(), reason });
+        return Err(CommandError::File { path: data.display().to_string(), reason });
     }
     let cut = match &recipe.text {
         Some(split) => cut::cut_text(recipe, split, &read(&data.join("text.txt"))?),
@@ -52,22 +53,22 @@ fn train_inputs(recipe: &TrainRecipe, data: &Path, blobs: &mut Blobs) -> Result<
     Ok(Inputs::Train { shards: blobs.add_all(cut.shards), test: blobs.add(cut.test) })
 }
 
-fn matmul_inputs(recipe: &MatmulRecipe, data: &Path, blobs: &mut Blobs) -> Result<Inputs, JobError> {
+fn matmul_inputs(recipe: &MatmulRecipe, data: &Path, blobs: &mut Blobs) -> Result<Inputs, CommandError> {
     if data.is_dir() {
         let reason = "must be one safetensors file with a and b, not a folder".to_owned();
-        return Err(JobError::File { path: data.display().to_string(), reason });
+        return Err(CommandError::File { path: data.display().to_string(), reason });
     }
     let cut = cut::cut_matmul(recipe, &read(data)?).map_err(|e| cut_fault(data, e))?;
     let (a_panels, b_panels) = (blobs.add_all(cut.a_panels), blobs.add_all(cut.b_panels));
     Ok(Inputs::Matmul { m: cut.m, k: cut.k, n: cut.n, a_panels, b_panels })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, JobError> {
-    std::fs::read(path).map_err(|e| JobError::File { path: path.display().to_string(), reason: e.to_string() })
+fn read(path: &Path) -> Result<Vec<u8>, CommandError> {
+    std::fs::read(path).map_err(|e| CommandError::File { path: path.display().to_string(), reason: e.to_string() })
 }
 
-fn cut_fault(data: &Path, source: cut::CutError) -> JobError {
-    JobError::Cut { path: data.display().to_string(), source }
+fn cut_fault(data: &Path, source: cut::CutError) -> CommandError {
+    CommandError::Cut { path: data.display().to_string(), source }
 }
 
 /// Blobs by name; equal ones are kept once.
@@ -87,7 +88,7 @@ impl Blobs {
 }
 
 /// Uploads the blobs that the coordinator lacks and creates the job.
-pub async fn send(client: &Client, prepared: &Prepared, approve: bool) -> Result<JobView, JobError> {
+pub async fn send(client: &Client, prepared: &Prepared, approve: bool) -> Result<JobView, CommandError> {
     for (hash, bytes) in &prepared.blobs {
         if !client.has_blob(&format!("/v1/blobs/{hash}")).await? {
             // A blob that no job names yet cannot be fetched; the coordinator answers such an upload with 200 and keeps

@@ -10,6 +10,7 @@ use manyhands_protocol::problem::{Code, Problem};
 use manyhands_protocol::view::JobState;
 
 use super::*;
+use crate::operator;
 
 #[derive(Parser)]
 struct CommandLine {
@@ -59,11 +60,11 @@ fn tokens_come_from_file_variable_or_default() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
     std::fs::write(&file, "abc\n").unwrap();
-    assert_eq!(client::token(Some(&file), Some("other".to_owned())).unwrap(), "abc");
-    assert_eq!(client::token(None, Some("other".to_owned())).unwrap(), "other");
-    assert!(client::token(Some(&folder.path().join("none")), None).unwrap_err().to_string().contains("none"));
+    assert_eq!(operator::client::token(Some(&file), Some("other".to_owned())).unwrap(), "abc");
+    assert_eq!(operator::client::token(None, Some("other".to_owned())).unwrap(), "other");
+    assert!(operator::client::token(Some(&folder.path().join("none")), None).unwrap_err().to_string().contains("none"));
     for bad in ["", " \n", "two\nlines", "ümlaut"] {
-        assert!(client::token(None, Some(bad.to_owned())).is_err(), "{bad:?}");
+        assert!(operator::client::token(None, Some(bad.to_owned())).is_err(), "{bad:?}");
     }
 }
 
@@ -78,11 +79,11 @@ fn addresses_are_http() {
 #[test]
 fn problems_show_field_detail_and_code() {
     let problem = Problem::new(Code::BadManifest, "must be 1 to 4096").with_field("work.block");
-    assert_eq!(print::problem(&problem), "work.block: must be 1 to 4096 (bad_manifest)");
+    assert_eq!(operator::print::problem(&problem), "work.block: must be 1 to 4096 (bad_manifest)");
     let problem = Problem::new(Code::BadManifest, "work.block: must be 1 to 4096").with_field("work.block");
-    assert_eq!(print::problem(&problem), "work.block: must be 1 to 4096 (bad_manifest)");
+    assert_eq!(operator::print::problem(&problem), "work.block: must be 1 to 4096 (bad_manifest)");
     let problem = Problem::new(Code::Stopped, "stopped by the operator");
-    assert_eq!(print::problem(&problem), "stopped by the operator (stopped; try again later)");
+    assert_eq!(operator::print::problem(&problem), "stopped by the operator (stopped; try again later)");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use reqwest::{Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt;
 
-use super::JobError;
+use super::CommandError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest silence in the middle of a call; a call as a whole may take as long as its bytes do.
@@ -19,17 +19,17 @@ const READ_TIMEOUT: Duration = Duration::from_secs(120);
 const DEFAULT_TOKEN_FILE: &str = "manyhands-data/admin.token";
 
 /// The operator's token: from the file named, else the variable, else the default data folder.
-pub fn token(file: Option<&Path>, variable: Option<String>) -> Result<String, JobError> {
+pub fn token(file: Option<&Path>, variable: Option<String>) -> Result<String, CommandError> {
     let token = match (file, variable) {
         (None, Some(token)) => token,
         (file, _) => {
             let file = file.unwrap_or(Path::new(DEFAULT_TOKEN_FILE));
-            std::fs::read_to_string(file).map_err(|e| JobError::Token(format!("{}: {e}", file.display())))?
+            std::fs::read_to_string(file).map_err(|e| CommandError::Token(format!("{}: {e}", file.display())))?
         }
     };
     let token = token.trim();
     if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(JobError::Token("it is empty or not one line of text".to_owned()));
+        return Err(CommandError::Token("it is empty or not one line of text".to_owned()));
     }
     Ok(token.to_owned())
 }
@@ -42,12 +42,12 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(coordinator: &str, token: String) -> Result<Client, JobError> {
+    pub fn new(coordinator: &str, token: String) -> Result<Client, CommandError> {
         let base = coordinator.trim_end_matches('/').to_owned();
         let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build();
         match http {
             Ok(http) if base.starts_with("http://") => Ok(Client { http, base, token }),
-            _ => Err(JobError::Address(coordinator.to_owned())),
+            _ => Err(CommandError::Address(coordinator.to_owned())),
         }
     }
 
@@ -57,13 +57,13 @@ impl Client {
     }
 
     /// All jobs in any state.
-    pub async fn jobs(&self) -> Result<Vec<JobView>, JobError> {
+    pub async fn jobs(&self) -> Result<Vec<JobView>, CommandError> {
         let response = self.call(Method::GET, "/v1/admin/jobs", None).await?;
         Ok(self.json::<JobsView>(response).await?.jobs)
     }
 
     /// One call with the token; `body` is content type and bytes. Anything but success is an error.
-    pub async fn call(&self, method: Method, path: &str, body: Option<(&str, Vec<u8>)>) -> Result<Response, JobError> {
+    pub async fn call(&self, method: Method, path: &str, body: Option<(&str, Vec<u8>)>) -> Result<Response, CommandError> {
         let mut request = self.http.request(method, self.url(path)).bearer_auth(&self.token);
         if let Some((content_type, bytes)) = body {
             request = request.header(reqwest::header::CONTENT_TYPE, content_type).body(bytes);
@@ -73,23 +73,28 @@ impl Client {
     }
 
     /// Whether a blob can be fetched already.
-    pub async fn has_blob(&self, path: &str) -> Result<bool, JobError> {
+    pub async fn has_blob(&self, path: &str) -> Result<bool, CommandError> {
         let response = self.http.head(self.url(path)).send().await.map_err(|e| self.unreachable(&e))?;
         Ok(response.status() == StatusCode::OK)
     }
 
     /// The body of an answer as JSON.
-    pub async fn json<T: DeserializeOwned>(&self, response: Response) -> Result<T, JobError> {
+    pub async fn json<T: DeserializeOwned>(&self, response: Response) -> Result<T, CommandError> {
         let url = response.url().to_string();
-        let bytes = response.bytes().await.map_err(|e| self.unreachable(&e))?;
-        serde_json::from_slice(&bytes).map_err(|e| JobError::Answer { url, reason: e.to_string() })
+        let bytes = self.bytes(response).await?;
+        serde_json::from_slice(&bytes).map_err(|e| CommandError::Answer { url, reason: e.to_string() })
+    }
+
+    /// The body of an answer.
+    pub async fn bytes(&self, response: Response) -> Result<Vec<u8>, CommandError> {
+        Ok(response.bytes().await.map_err(|e| self.unreachable(&e))?.to_vec())
     }
 
     /// Saves the body of a call under `out`, which appears only once it is whole. Gives its bytes.
-    pub async fn download(&self, path: &str, out: &Path) -> Result<u64, JobError> {
+    pub async fn download(&self, path: &str, out: &Path) -> Result<u64, CommandError> {
         let mut response = self.call(Method::GET, path, None).await?;
         let part = out.with_added_extension("part");
-        let fault = |e: std::io::Error| JobError::File { path: out.display().to_string(), reason: e.to_string() };
+        let fault = |e: std::io::Error| CommandError::File { path: out.display().to_string(), reason: e.to_string() };
         let mut file = tokio::fs::File::create(&part).await.map_err(fault)?;
         let mut written = 0;
         while let Some(chunk) = response.chunk().await.map_err(|e| self.unreachable(&e))? {
@@ -106,24 +111,24 @@ impl Client {
     }
 
     /// The whole chain of causes: reqwest's own text names only the address.
-    fn unreachable(&self, error: &reqwest::Error) -> JobError {
+    fn unreachable(&self, error: &reqwest::Error) -> CommandError {
         let mut reason = error.to_string();
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
             reason = cause.to_string();
             source = cause.source();
         }
-        JobError::Unreachable { url: self.base.clone(), reason }
+        CommandError::Unreachable { url: self.base.clone(), reason }
     }
 
-    async fn refusal(&self, response: Response) -> JobError {
+    async fn refusal(&self, response: Response) -> CommandError {
         let (url, status) = (response.url().to_string(), response.status().as_u16());
         match response.bytes().await {
             Ok(bytes) => match serde_json::from_slice::<Problem>(&bytes) {
-                Ok(problem) => JobError::Problem(Box::new(problem)),
-                Err(_) => JobError::Status { url, status },
+                Ok(problem) => CommandError::Problem(Box::new(problem)),
+                Err(_) => CommandError::Status { url, status },
             },
-            Err(_) => JobError::Status { url, status },
+            Err(_) => CommandError::Status { url, status },
         }
     }
 }

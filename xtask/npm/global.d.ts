@@ -1,0 +1,6 @@
+
+declare global {
+  interface HTMLElementTagNameMap {
+    "many-hands": ManyHandsElement;
+  }
+}

@@ -1,0 +1,46 @@
+//! The element as an npm package: the file that coordinators serve, its types as the compiler reads them off the source, and
+//! what says who it is. `target/npm/many-hands-VERSION.tgz` is what `npm publish` and `npm install` take.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::proc::{command, run};
+use crate::{root, setup};
+
+const NAME: &str = "many-hands";
+/// What lies beside the element and its types as it is.
+const TEXTS: [&str; 3] = ["xtask/npm/README.md", "LICENSE-MIT", "LICENSE-APACHE"];
+
+/// Packs it, and gives the packed file.
+pub fn package() -> Result<PathBuf> {
+    ensure!(setup::has_node(), "Node is not installed");
+    let out = root().join("target/npm");
+    let folder = out.join(NAME);
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir_all(&folder)?;
+    let source = root().join("www/embed/many-hands.js");
+    fs::copy(&source, folder.join("many-hands.js"))?;
+    for text in TEXTS {
+        let from = root().join(text);
+        fs::copy(&from, folder.join(from.file_name().context("a file has a name")?))?;
+    }
+    let mut types = command(root().join("node_modules/.bin/tsc"), &["--allowJs", "--declaration", "--emitDeclarationOnly"]);
+    types.args(["--target", "es2022", "--module", "es2022", "--lib", "es2022,dom", "--outDir"]);
+    run(types.arg(&folder).arg(&source))?;
+    // That the page's own `querySelector` knows the element, which a comment in JavaScript cannot say.
+    let types = folder.join("many-hands.d.ts");
+    let both = [types.clone(), root().join("xtask/npm/global.d.ts")].map(fs::read_to_string);
+    let [element, global] = both;
+    fs::write(types, element? + &global?)?;
+    let version = env!("CARGO_PKG_VERSION");
+    let mut manifest: serde_json::Value = serde_json::from_str(&fs::read_to_string(root().join("xtask/npm/package.json"))?)?;
+    manifest["version"] = version.into();
+    fs::write(folder.join("package.json"), format!("{manifest:#}\n"))?;
+    let mut pack = command("npm", &["pack", "--loglevel=error", "--pack-destination"]);
+    run(pack.arg(&out).current_dir(&folder))?;
+    Ok(out.join(format!("{NAME}-{version}.tgz")))
+}
