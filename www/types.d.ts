@@ -21,7 +21,7 @@ export interface JobView {
   title: string;
   description: string;
   owner: string;
-  category: string;
+  category: "research" | "education" | "public_good" | "commercial" | "demo";
   kind: "matmul" | "train";
   state: JobState;
   units_total: number;

@@ -272,6 +272,16 @@ impl Visitor {
         Ok(())
     }
 
+    /// From the next page on, the browser is one of somebody who reads these languages, as its settings name them.
+    pub async fn read_languages(&self, tags: &str) -> Result<()> {
+        let agent = self.run("return navigator.userAgent;").await?;
+        let parameters = json!({ "userAgent": agent, "acceptLanguage": tags });
+        let body = json!({ "cmd": "Emulation.setUserAgentOverride", "params": parameters });
+        let answer = self.ask_driver("goog/cdp/execute", body).await?;
+        ensure!(answer["value"]["error"].is_null(), "{answer}");
+        Ok(())
+    }
+
     /// Console lines since the last call.
     pub async fn console_log(&self) -> Result<Vec<String>> {
         let answer = self.ask_driver("se/log", json!({ "type": "browser" })).await?;

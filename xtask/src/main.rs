@@ -31,6 +31,9 @@ enum Command {
     Setup,
     /// Build the page and the worker into dist/.
     BuildWeb,
+    /// Tell a page that Trunk is building which languages there are; Trunk runs this.
+    #[command(hide = true)]
+    Languages,
     /// Write the WGSL files that are generated from templates.
     Shaders,
     /// Check the repository's shape.
@@ -77,6 +80,7 @@ fn dispatch(command: &Command) -> Result<ExitCode> {
             setup::set_up(setup::Purpose::Web)?;
             web::build()?;
         }
+        Command::Languages => web::languages::tell()?,
         Command::Shaders => shaders::main()?,
         Command::Tidy => tidy::main()?,
         Command::Bench(bench) => bench::main(bench)?,

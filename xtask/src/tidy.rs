@@ -6,6 +6,7 @@ mod map;
 mod reach;
 mod rust_text;
 mod sizes;
+mod words;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,6 +33,7 @@ pub fn main() -> Result<()> {
     complaints.extend(arrows::check_packages(arrows::dependencies_of)?);
     complaints.extend(map::check(&tree));
     complaints.extend(reach::check(&tree));
+    complaints.extend(words::check(&tree));
     if complaints.is_empty() {
         println!("tidy: {} files, nothing to complain of", tree.len());
         return Ok(());
