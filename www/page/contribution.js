@@ -44,6 +44,22 @@ class Failure extends Error {
   }
 }
 
+/** What a worker's script is called: by its content, and by `trunk serve` as Trunk does. */
+const WORKER = /^\/manyhands-worker(-opening-[0-9a-f]{16}\.js|_loader\.js)$/;
+
+/**
+ * The one way in which this page makes a script of an address, which the coordinator's policy demands (Trusted Types).
+ * @type {{ createScriptURL: (address: string) => any }}
+ */
+const scripts = globalThis.trustedTypes?.createPolicy("manyhands-worker", { createScriptURL: checked }) ?? { createScriptURL: checked };
+
+/** @param {string} address the worker's @returns {string} the same @throws {TypeError} for any other */
+function checked(address) {
+  const { origin, pathname, href } = new URL(address, location.origin);
+  if (origin !== location.origin || !WORKER.test(pathname)) throw new TypeError(`no worker: ${address}`);
+  return href;
+}
+
 /**
  * Where the worker is, as the build wrote it into the page. A built page also has the script's hash, which is checked
  * here because workers have no `integrity` option; the worker then gets the same immutable bytes from the cache, and
@@ -216,7 +232,7 @@ export class Contribution {
   /** @param {URL} address @returns {Promise<Worker>} */
   #load(address) {
     return new Promise((done, failed) => {
-      const worker = new Worker(address, { type: "module", name: "many-hands" });
+      const worker = new Worker(scripts.createScriptURL(address.href), { type: "module", name: "many-hands" });
       this.#worker = worker;
       this.#abandon = failed;
       let ready = false;

@@ -3,6 +3,7 @@
 
 mod arrows;
 mod map;
+mod markup;
 mod reach;
 mod rust_text;
 mod sizes;
@@ -34,6 +35,7 @@ pub fn main() -> Result<()> {
     complaints.extend(map::check(&tree));
     complaints.extend(reach::check(&tree));
     complaints.extend(words::check(&tree));
+    complaints.extend(markup::check(&tree));
     if complaints.is_empty() {
         println!("tidy: {} files, nothing to complain of", tree.len());
         return Ok(());
