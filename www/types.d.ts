@@ -21,7 +21,7 @@ export interface JobView {
   title: string;
   description: string;
   owner: string;
-  category: string;
+  category: "research" | "education" | "public_good" | "commercial" | "demo";
   kind: "matmul" | "train";
   state: JobState;
   units_total: number;
@@ -199,3 +199,10 @@ export type VisitState =
 
 /** How live data reaches this tab. */
 export type Link = "connecting" | "live" | "polling" | "offline" | "ended";
+
+declare global {
+  /** Where the browser has Trusted Types, which TypeScript does not know yet. */
+  var trustedTypes:
+    | { createPolicy(name: string, rules: { createScriptURL: (address: string) => string }): { createScriptURL: (address: string) => any } }
+    | undefined;
+}

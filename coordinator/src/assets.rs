@@ -13,10 +13,17 @@ use crate::service::Service;
 #[folder = "../dist"]
 struct Dist;
 
-/// What the page may load: its own files, and pictures it makes itself. `wasm-unsafe-eval` allows WebAssembly alone. Who may
-/// frame it follows.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; \
-     img-src 'self' data: blob:; connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors ";
+/// What the page may load: its own files. Its scripts may make no script of a text, and only its policy for the worker's
+/// address (www/page/contribution.js) begins a worker. Who may frame it follows.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+     worker-src 'self'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; \
+     trusted-types manyhands-worker; frame-ancestors ";
+/// The same for a worker, whose policy comes with its script: nothing but calls, modules of its own and WebAssembly, which
+/// `wasm-unsafe-eval` allows alone. Only its script's policy (xtask/src/web/finish.rs) begins a worker of its own.
+const WORKER_POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; connect-src 'self'; worker-src 'self'; \
+     require-trusted-types-for 'script'; trusted-types default; frame-ancestors ";
+/// How the names of workers' scripts begin.
+const WORKERS: &str = "manyhands-worker";
 
 const NOT_BUILT: &str = "<!doctype html><meta charset=utf-8><title>Many Hands</title>\
      <p>This coordinator runs, but the page is not built: run <code>cargo xtask build-web</code> and build it again.";
@@ -66,7 +73,8 @@ pub fn serve(uri: &Uri, request: &HeaderMap, framed_by: &str) -> Response {
         None => return Failure::new(Code::NotFound, format!("nothing at {}", uri.path())).into_response(),
     };
     let headers = response.headers_mut();
-    let policy = format!("{CONTENT_SECURITY_POLICY}{framed_by}");
+    let allowed = if path.starts_with(WORKERS) { WORKER_POLICY } else { PAGE_POLICY };
+    let policy = format!("{allowed}{framed_by}");
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::try_from(policy).expect("origins are checked, and plain text"));
     headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
     // Other sites load one script of ours, as a module, which takes CORS; everything else is for our own page.

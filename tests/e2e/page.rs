@@ -166,6 +166,7 @@ async fn a_browser_without_ed25519_contributes_all_the_same() -> Result<()> {
     let files = jobs::train(folder.path(), SmallTrain::default())?;
     server.submit(&files.manifest, &files.data)?;
     let visitor = Visitor::open("about:blank").await?;
+    visitor.ignore_policies().await?;
     visitor.before_pages(WITHOUT_ED25519).await?;
     visitor.goto(&server.url).await?;
     visitor.press_start().await?;

@@ -276,16 +276,27 @@ impl Visitor {
         Ok(serde_json::from_slice(&request.send().await?.bytes().await?)?)
     }
 
-    /// From the next page on, pages may load what their policy forbids, and this script runs before theirs.
-    pub async fn before_pages(&self, script: &str) -> Result<()> {
-        for (command, parameters) in [
-            ("Page.setBypassCSP", json!({ "enabled": true })),
-            ("Page.addScriptToEvaluateOnNewDocument", json!({ "source": script })),
-        ] {
-            let answer = self.ask_driver("goog/cdp/execute", json!({ "cmd": command, "params": parameters })).await?;
-            ensure!(answer["value"]["error"].is_null(), "{command}: {answer}");
-        }
+    /// A command of the browser's debugger, to the current window.
+    async fn debug(&self, command: &str, parameters: Value) -> Result<()> {
+        let answer = self.ask_driver("goog/cdp/execute", json!({ "cmd": command, "params": parameters })).await?;
+        ensure!(answer["value"]["error"].is_null(), "{command}: {answer}");
         Ok(())
+    }
+
+    /// From the next page on, this script runs before theirs.
+    pub async fn before_pages(&self, script: &str) -> Result<()> {
+        self.debug("Page.addScriptToEvaluateOnNewDocument", json!({ "source": script })).await
+    }
+
+    /// From the next page on, pages may load what their policy forbids.
+    pub async fn ignore_policies(&self) -> Result<()> {
+        self.debug("Page.setBypassCSP", json!({ "enabled": true })).await
+    }
+
+    /// From the next page on, the browser is one of somebody who reads these languages, as its settings name them.
+    pub async fn read_languages(&self, tags: &str) -> Result<()> {
+        let agent = self.run("return navigator.userAgent;").await?;
+        self.debug("Emulation.setUserAgentOverride", json!({ "userAgent": agent, "acceptLanguage": tags })).await
     }
 
     /// Console lines since the last call.

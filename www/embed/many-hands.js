@@ -17,7 +17,7 @@ const HEIGHT_PX_MAX = 2_000;
 /** Attributes that name what is offered: a change shows another frame, unless a visit is under way. */
 const OFFER = ["coordinator", "job", "site", "duty", "data"];
 /** Attributes of looks, which the frame takes from fixed sets of values. */
-const LOOK = ["scheme", "accent", "radius", "density"];
+const LOOK = ["scheme", "accent", "radius", "density", "language"];
 const STATES = ["loading", "idle", "declined", "working", "paused", "stopped", "unreachable", "failed"];
 
 /** @type {ManyHandsContribution} */
@@ -26,8 +26,8 @@ const NOTHING = Object.freeze({ units: 0, accepted: 0, rejected: 0, pending: 0, 
 /**
  * Attributes: `job` (its number; the coordinator's choice without it), `site` (the name it was registered under), `duty`
  * (at most this share of the device, in percent), `data` (at most so many megabytes a visit), `scheme` (`light`, `dark`), `accent`
- * (`teal`, `blue`, `violet`, `rose`), `radius` (`none`, `small`), `density` (`compact`), `coordinator` (its address, where the
- * script does not come from it). The part `frame` styles the outer box. Its own children are shown where no frame comes up.
+ * (`teal`, `blue`, `violet`, `rose`), `radius` (`none`, `small`), `density` (`compact`), `language` (its tag; what the visitor
+ * chooses in the frame counts more), `coordinator` (its address, where the script does not come from it). The part `frame` styles the outer box. Its own children are shown where no frame comes up.
  *
  * Events, both without details: `statechange` and `contributionchange`.
  */
@@ -123,7 +123,8 @@ export class ManyHandsElement extends HTMLElement {
     // In its own origin the frame would be in this page's reach.
     if (this.#origin === location.origin) return this.#fail(`${location.origin} is this page's own origin: name the coordinator's`);
     const { coordinator: _, ...offer } = this.#values(OFFER);
-    address.search = String(new URLSearchParams({ ...offer, ...this.#values(LOOK) }));
+    const { language, ...look } = this.#values(LOOK);
+    address.search = String(new URLSearchParams({ ...offer, ...look, ...(language ? { lang: language } : {}) }));
     const frame = document.createElement("iframe");
     frame.setAttribute("sandbox", "allow-scripts allow-same-origin allow-popups");
     frame.setAttribute("part", "frame");

@@ -4,7 +4,7 @@
 
 import { build } from "./dom.js";
 
-/** @typedef {{ colour: "accent" | "second", format: (value: number) => string, floor?: number, ceiling?: number }} Look */
+/** @typedef {{ colour: "accent" | "second", format: (value: number) => string, round: (round: number) => string, floor?: number, ceiling?: number }} Look */
 
 /** Extent of the drawing's own coordinates; lines keep their width however it is stretched. */
 const SPAN = 1000;
@@ -73,7 +73,7 @@ export class RoundChart {
     [this.#rounds, this.#values] = [rounds, values];
     this.host.hidden = rounds.length === 0;
     if (rounds.length === 0) return;
-    const { floor = Infinity, ceiling = -Infinity, format, colour } = this.look;
+    const { floor = Infinity, ceiling = -Infinity, format, round: name, colour } = this.look;
     const seen = target === null ? values : [...values, target];
     const low = Math.min(floor, ...seen);
     const high = Math.max(ceiling, ...seen, low + 1e-6);
@@ -104,7 +104,7 @@ export class RoundChart {
       svg,
       this.#cursor,
       ...rows.map((value) => label(format(value), "top", this.#y(value))),
-      ...columns.map((round) => label(String(round), "left", this.#x(round))),
+      ...columns.map((round) => label(name(round), "left", this.#x(round))),
     );
   }
 

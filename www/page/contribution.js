@@ -35,6 +35,31 @@ const WAITING_SHOWN_MS = 4_000;
 /** Units kept for the list of the latest. */
 const RECENT_COUNT = 10;
 
+/** A failure of the page's own, by the code under which its words are. */
+class Failure extends Error {
+  /** @param {"worker_load" | "worker_crashed" | "worker_silent"} code @param {string} [note] */
+  constructor(code, note = "") {
+    super(note || code);
+    this.code = code;
+  }
+}
+
+/** What a worker's script is called: by its content, and by `trunk serve` as Trunk does. */
+const WORKER = /^\/manyhands-worker(-opening-[0-9a-f]{16}\.js|_loader\.js)$/;
+
+/**
+ * The one way in which this page makes a script of an address, which the coordinator's policy demands (Trusted Types).
+ * @type {{ createScriptURL: (address: string) => any }}
+ */
+const scripts = globalThis.trustedTypes?.createPolicy("manyhands-worker", { createScriptURL: checked }) ?? { createScriptURL: checked };
+
+/** @param {string} address the worker's @returns {string} the same @throws {TypeError} for any other */
+function checked(address) {
+  const { origin, pathname, href } = new URL(address, location.origin);
+  if (origin !== location.origin || !WORKER.test(pathname)) throw new TypeError(`no worker: ${address}`);
+  return href;
+}
+
 /**
  * Where the worker is, as the build wrote it into the page. A built page also has the script's hash, which is checked
  * here because workers have no `integrity` option; the worker then gets the same immutable bytes from the cache, and
@@ -49,7 +74,7 @@ async function workerAddress() {
     try {
       await (await fetch(address, { integrity })).arrayBuffer();
     } catch {
-      throw new Error(text.contribution.worker_failed);
+      throw new Failure("worker_load");
     }
   }
   return address;
@@ -59,7 +84,7 @@ export class Contribution {
   /** @type {VisitState} */
   state = "idle";
   detail = "";
-  /** What went wrong last; null once work goes on. @type {{ message: string, retryable: boolean } | null} */
+  /** What went wrong last; null once work goes on. @type {{ code: string, message: string, retryable: boolean } | null} */
   #fault = null;
   /** Units this tab handed in, in this visit. */
   done = 0;
@@ -91,7 +116,9 @@ export class Contribution {
   /** One line about what went wrong last and whether it is tried again; empty where nothing did. */
   get error() {
     if (!this.#fault) return "";
-    return text.contribution.error(this.#fault.message, this.#fault.retryable && this.active);
+    const { code, message, retryable } = this.#fault;
+    const what = text.sayIfKnown(`fault_${code}`, "fault_other", { note: message.replace(/[.\s]+$/, "") });
+    return text.say(retryable && this.active ? "retries" : "retries_not", { what });
   }
 
   /** At work, or about to be. */
@@ -173,7 +200,7 @@ export class Contribution {
     return new Promise((done, failed) => {
       const timer = setTimeout(() => {
         this.#asked = null;
-        failed(new Error(text.contribution.worker_silent));
+        failed(new Error(text.say("fault_worker_silent")));
       }, ANSWERS_MS_MAX);
       this.#asked = {
         done: (message) => {
@@ -205,29 +232,27 @@ export class Contribution {
   /** @param {URL} address @returns {Promise<Worker>} */
   #load(address) {
     return new Promise((done, failed) => {
-      const worker = new Worker(address, { type: "module", name: "many-hands" });
+      const worker = new Worker(scripts.createScriptURL(address.href), { type: "module", name: "many-hands" });
       this.#worker = worker;
       this.#abandon = failed;
       let ready = false;
-      /** @param {string} what */
-      const broken = (what) => {
+      /** @param {Failure} error */
+      const broken = (error) => {
         clearTimeout(timer);
         if (this.#worker !== worker) return;
         this.#abandon = null;
         this.#close();
-        const error = new Error(what);
         failed(error);
         this.#asked?.failed(error);
         this.#asked = null;
         if (ready && this.active) this.#fail(error);
       };
-      const timer = setTimeout(() => broken(text.contribution.worker_silent), READY_MS_MAX);
+      const timer = setTimeout(() => broken(new Failure("worker_silent")), READY_MS_MAX);
       worker.onerror = (event) => {
         event.preventDefault();
-        const what = ready ? text.contribution.worker_crashed : text.contribution.worker_failed;
-        broken(event.message ? `${what} (${event.message})` : what);
+        broken(new Failure(ready ? "worker_crashed" : "worker_load", event.message));
       };
-      worker.onmessageerror = () => broken(text.contribution.worker_crashed);
+      worker.onmessageerror = () => broken(new Failure("worker_crashed"));
       worker.onmessage = (event) => {
         const message = /** @type {FromWorker} */ (event.data);
         if (message.type === "ready") {
@@ -243,7 +268,7 @@ export class Contribution {
 
   #close() {
     this.#worker?.terminate();
-    this.#abandon?.(new Error(text.visit.stopped));
+    this.#abandon?.(new Error(text.say("visit_stopped")));
     this.#abandon = null;
     this.#worker = null;
     this.#ready = null;
@@ -323,7 +348,7 @@ export class Contribution {
     clearTimeout(this.#stopTimer);
     const asked = this.state === "stopping";
     this.#close();
-    this.#asked?.failed(new Error(text.visit.stopped));
+    this.#asked?.failed(new Error(text.say("visit_stopped")));
     this.#asked = null;
     this.recent = this.recent.filter((unit) => !["leased", "computing", "computed"].includes(unit.phase));
     if (asked) this.#fault = null;
@@ -333,7 +358,8 @@ export class Contribution {
 
   /** @param {unknown} error */
   #fail(error) {
-    this.#fault = { message: error instanceof Error ? error.message : String(error), retryable: false };
+    const code = error instanceof Failure ? error.code : "other";
+    this.#fault = { code, message: error instanceof Error ? error.message : String(error), retryable: false };
     this.#enter("failed");
   }
 }

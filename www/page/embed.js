@@ -3,6 +3,9 @@
 // be a person's who saw what they pressed. The site can lower, pause and stop; it cannot start, and hears no more than the
 // state and the sums of this visit. The other end is embed/many-hands.js.
 
+import { element } from "./dom.js";
+import * as text from "./text.js";
+
 /** @typedef {import("./contribution.js").Contribution} Contribution */
 /** @typedef {import("../types").VisitState} VisitState */
 
@@ -61,6 +64,8 @@ export class Host {
    */
   constructor(visit, start, onAsk) {
     this.visit = visit;
+    // The head of the page is not shown in a frame.
+    element("footer").prepend(element("language-row"));
     const query = new URLSearchParams(location.search);
     dress((name) => query.get(name));
     addEventListener("message", ({ source, origin, data }) => {
@@ -68,7 +73,10 @@ export class Host {
       if (source !== parent || data?.manyHands !== VERSION) return;
       this.#origin = origin;
       if (data.type === "hello") this.#again();
-      else if (data.type === "look") dress((name) => data.look?.[name]);
+      else if (data.type === "look") {
+        dress((name) => data.look?.[name]);
+        void text.suggest(data.look?.language);
+      }
       else if (data.type === "ask") onAsk();
       else if (data.type === "pause" && visit.active && visit.state !== "paused") visit.pause();
       else if (data.type === "stop") visit.stop();

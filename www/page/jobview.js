@@ -30,12 +30,14 @@ export class JobDisplay {
   #accuracy = new RoundChart(element("accuracy-chart"), {
     colour: "accent",
     format: text.percentRound,
+    round: text.number,
     floor: 0,
     ceiling: 1,
   });
   #loss = new RoundChart(element("loss-chart"), {
     colour: "second",
-    format: (value) => String(Number(value.toPrecision(3))),
+    format: text.tick,
+    round: text.number,
     floor: 0,
   });
   /** @type {JobView | null} */
@@ -59,9 +61,9 @@ export class JobDisplay {
    */
   show(job, helping) {
     this.#shown = job;
-    document.title = `${job.title} · ${text.fixed.name}`;
-    setText(element("job-category"), text.category[job.category] ?? job.category);
-    setText(element("job-state"), text.jobState[job.state]);
+    document.title = `${job.title} · ${text.say("name")}`;
+    setText(element("job-category"), text.say(`category_${job.category}`));
+    setText(element("job-state"), text.say(`job_${job.state}`));
     element("job-state").dataset["state"] = job.state;
     setText(element("job-title"), job.title);
     setText(element("job-description"), job.description);
@@ -88,24 +90,26 @@ export class JobDisplay {
     byId("progress", HTMLProgressElement).value = job.state === "finished" ? 1 : Math.min(1, share);
     setText(
       element("progress-text"),
-      train ? text.job.round(train.rounds_merged, train.rounds_max) : text.job.units(job.units_settled, job.units_total),
+      train
+        ? text.say("round_of", { round: train.rounds_merged, max: train.rounds_max })
+        : text.say("units_of", { settled: job.units_settled, total: job.units_total }),
     );
     const note =
       job.state === "finished"
         ? reached
-          ? text.job.reached
-          : text.job.finished
+          ? text.say("note_reached")
+          : text.say("note_finished")
         : job.state === "running"
           ? train
             ? ""
-            : text.job.matmul
-          : text.job[job.state];
+            : text.say("note_matmul")
+          : text.say(`note_${job.state}`);
     setText(element("job-note"), note);
   }
 
   /** @param {number} now @param {boolean} helping */
   #hands(now, helping) {
-    setText(element("hands-text"), helping ? text.job.hands_with_you(now) : text.job.hands(now));
+    setText(element("hands-text"), helping ? text.say("hands_with_you", { others: Math.max(0, now - 1) }) : text.say("hands", { people: now }));
     const host = element("hands");
     const count = Math.min(DOTS_MAX, helping ? Math.max(1, now) : now);
     while (host.childElementCount > count) host.lastElementChild?.remove();
@@ -116,29 +120,35 @@ export class JobDisplay {
   /** @param {TrainView} train */
   #train(train) {
     const parameters = parametersOf(train.model);
-    const shape = shapeOf(train.model, text.job.layers);
-    setText(element("job-model"), parameters ? text.job.model(parameters, shape) : shape);
+    const shape = shapeOf(train.model, (layers) => text.say("model_layers", { layers }));
+    setText(element("job-model"), parameters ? text.say("model_size", { shape, parameters }) : shape);
     const { target_accuracy: accuracy, target_bits_per_byte: bits } = train;
-    setText(element("accuracy-target"), accuracy === undefined ? "" : text.job.target(accuracy));
-    setText(element("loss-target"), bits === undefined ? "" : text.job.target_bits(bits));
+    setText(element("accuracy-target"), accuracy === undefined ? "" : text.say("target_share", { share: accuracy }));
+    setText(element("loss-target"), bits === undefined ? "" : text.say("target_bits", { bits }));
     const ofText = isOfText(train.model);
-    setText(element("loss-title"), ofText ? text.job.bits_title : text.fixed.loss_title);
-    setText(element("table-loss"), ofText ? text.job.bits_title : text.fixed.loss_title);
-    setText(element("chart-note"), ofText ? text.job.text_note : text.job.examples_note);
+    const what = text.say(ofText ? "bits_title" : "loss_title");
+    setText(element("loss-title"), what);
+    setText(element("table-loss"), what);
+    setText(element("chart-note"), text.say(ofText ? "text_note" : "examples_note"));
     const rounds = train.history.map((entry) => entry.round);
     const [first, last] = [train.history[0], train.history.at(-1)];
-    const some = first && last;
+    /** @param {"accuracy_summary" | "accuracy_summary_target" | "loss_summary"} key @param {(entry: RoundView) => number} of */
+    const summary = (key, of) => {
+      if (!first || !last) return text.say("no_history");
+      const rounds = { first_round: first.round, last_round: last.round };
+      return text.say(key, { what, first: of(first), last: of(last), ...rounds, target: accuracy ?? 0 });
+    };
     this.#accuracy.update(
       rounds,
       train.history.map((entry) => entry.accuracy),
       accuracy ?? null,
-      some ? text.job.accuracy_summary(first, last, accuracy) : text.job.no_history,
+      summary(accuracy === undefined ? "accuracy_summary" : "accuracy_summary_target", (entry) => entry.accuracy),
     );
     this.#loss.update(
       rounds,
       train.history.map(lossOf),
       bits ?? null,
-      some ? text.job.loss_summary(element("loss-title").textContent, first.round, lossOf(first), last.round, lossOf(last)) : text.job.no_history,
+      summary("loss_summary", lossOf),
     );
     this.#caption(null);
     this.#table();
@@ -150,7 +160,7 @@ export class JobDisplay {
     const entry = index === null ? history.at(-1) : history[index];
     setText(element("accuracy-now"), entry ? text.percent(entry.accuracy) : "–");
     setText(element("loss-now"), entry ? text.loss(lossOf(entry)) : "–");
-    setText(element("loss-round"), entry ? text.job.at_round(entry.round) : "");
+    setText(element("loss-round"), entry ? text.say("at_round", { round: entry.round }) : "");
   }
 
   #table() {

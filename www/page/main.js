@@ -4,13 +4,14 @@
 
 import { CallError, info as fetchInfo, jobs as fetchJobs } from "./coordinator.js";
 import { Contribution, DATA_BYTES_MAX, DUTY_PERCENT } from "./contribution.js";
-import { build, element, setText } from "./dom.js";
+import { build, byId, element, setText } from "./dom.js";
 import { JobDisplay } from "./jobview.js";
 import { follow } from "./live.js";
 import { workerTrains } from "./model.js";
 import { Panel } from "./panel.js";
 import * as text from "./text.js";
 
+/** @typedef {"insecure" | "offline" | "stopped" | "no_jobs" | "refused" | "old_browser"} Notice */
 /** @typedef {import("../types").InfoView} InfoView */
 /** @typedef {import("../types").JobView} JobView */
 /** @typedef {import("../types").Link} Link */
@@ -45,23 +46,42 @@ const terms = { site, duty_percent: lowered("duty", DUTY_PERCENT), data_bytes_ma
 /** @type {Tune} */
 const tune = query.get("tune") === "off" ? "off" : "auto";
 
-for (const target of document.querySelectorAll("[data-text]")) {
-  const key = /** @type {keyof typeof text.fixed} */ (target.getAttribute("data-text"));
-  setText(target, text.fixed[key]);
-}
+/** Says again what the page says instead of a job; nothing where there is a job. */
+let sayNotice = () => {};
 
 /**
  * Something the whole page has to say instead of a job.
- * @param {string} title
- * @param {string} detail
+ * @param {Notice} what
  * @param {string} state for `data-state`
+ * @param {text.Values} [values]
+ * @param {text.Key} [detail] where it is not that of `what`
  */
-function notice(title, detail, state) {
+function notice(what, state, values = {}, detail = `${what}_text`) {
   element("main").hidden = true;
   element("notice").hidden = false;
-  setText(element("notice-title"), title);
-  setText(element("notice-text"), detail);
+  sayNotice = () => {
+    setText(element("notice-title"), text.say(`${what}_title`));
+    setText(element("notice-text"), text.say(detail, values));
+  };
+  sayNotice();
   root.dataset["state"] = state;
+}
+
+/** Says everything in the page's language, and again whenever that changes. @param {() => void} render what is not fixed */
+function speak(render) {
+  const chooser = byId("language", HTMLSelectElement);
+  chooser.append(...text.languages.map((tag) => build("option", { value: tag, lang: tag }, text.nameOf(tag))));
+  chooser.addEventListener("change", () => void text.choose(chooser.value));
+  const say = () => {
+    for (const target of document.querySelectorAll("[data-text]")) {
+      setText(target, text.say(/** @type {text.Key} */ (target.getAttribute("data-text"))));
+    }
+    chooser.value = text.language;
+    sayNotice();
+    render();
+  };
+  text.onChange(say);
+  say();
 }
 
 function run() {
@@ -135,6 +155,7 @@ function run() {
     if (!job) return;
     element("main").hidden = false;
     element("notice").hidden = true;
+    sayNotice = () => {};
     const helping = ["working", "self_test", "tuning", "waiting"].includes(visit.state);
     display.show(job, helping);
     panel.offer(job);
@@ -144,7 +165,7 @@ function run() {
     offerTryout(asked || job.state === "finished" ? job.train : undefined);
     element("link").hidden = false;
     element("link").dataset["link"] = link;
-    setText(element("link-text"), text.link[link]);
+    setText(element("link-text"), text.say(`link_${link}`));
     host?.tell();
     if (framed) element("about").setAttribute("href", `./?job=${job.id}`);
     mirror(job);
@@ -169,11 +190,11 @@ function run() {
 
   /** @param {JobView} current */
   function banner(current) {
-    if (link === "offline") return text.page.lost_text;
-    if (info?.stopped) return `${text.page.stopped_title}. ${text.page.stopped_text}`;
-    if (current.state === "finished") return text.job.finished;
-    if (current.train && !workerTrains(current.train.model)) return text.job.needs_more;
-    return current.state === "running" ? "" : text.job[current.state];
+    if (link === "offline") return text.say("lost_text");
+    if (info?.stopped) return `${text.say("stopped_title")}. ${text.say("stopped_text")}`;
+    if (current.state === "finished") return text.say("note_finished");
+    if (current.train && !workerTrains(current.train.model)) return text.say("needs_more");
+    return current.state === "running" ? "" : text.say(`note_${current.state}`);
   }
 
   /** What tests may read: the same facts that are on the page. @param {JobView} current */
@@ -205,10 +226,10 @@ function run() {
 
   function renderList() {
     element("jobs").hidden = list.length < 2;
-    element("jobs").setAttribute("aria-label", text.fixed.jobs_title);
+    element("jobs").setAttribute("aria-label", text.say("jobs_title"));
     element("jobs").replaceChildren(
       ...list.map((entry) => {
-        const button = build("button", { type: "button" }, entry.title, build("span", {}, text.jobState[entry.state]));
+        const button = build("button", { type: "button" }, entry.title, build("span", {}, text.say(`job_${entry.state}`)));
         if (entry.id === job?.id) button.setAttribute("aria-current", "true");
         // Consent names one job: while this tab works for it, another can be looked at only after Stop.
         if (visit.active && entry.id !== job?.id) button.setAttribute("disabled", "");
@@ -242,19 +263,19 @@ function run() {
       } else if (first) {
         choose(first);
       } else if (wantedJob !== null) {
-        notice(text.page.no_jobs_title, text.page.no_such_job(wantedJob), "no_jobs");
+        notice("no_jobs", "no_jobs", { id: wantedJob }, "no_such_job_text");
       } else if (info.stopped) {
-        notice(text.page.stopped_title, text.page.stopped_text, "operator_stopped");
+        notice("stopped", "operator_stopped");
       } else {
-        notice(text.page.no_jobs_title, text.page.no_jobs_text, "no_jobs");
+        notice("no_jobs", "no_jobs");
       }
       schedule(REFRESH_MS);
     } catch (error) {
       failures += 1;
       if (!job) {
         const unreachable = !(error instanceof CallError) || error.code === "unreachable";
-        if (unreachable) notice(text.page.offline_title, text.page.offline_text(location.origin), "no_coordinator");
-        else notice(text.page.refused_title, text.page.refused_text(error.message), "refused");
+        if (unreachable) notice("offline", "no_coordinator", { origin: location.origin });
+        else notice("refused", "refused", { note: error.message });
       }
       schedule(Math.min(RETRY_MS_MAX, RETRY_MS_MIN * 2 ** (failures - 1)));
     }
@@ -269,6 +290,11 @@ function run() {
     }, ms);
   }
   document.addEventListener("visibilitychange", () => schedule(0));
+  speak(() => {
+    tryout?.retell();
+    if (job) renderList();
+    render();
+  });
   schedule(0);
 }
 
@@ -285,9 +311,11 @@ function pick(list, wanted) {
 }
 
 if (!isSecureContext) {
-  notice(text.page.insecure_title, text.page.insecure_text, "insecure");
+  speak(() => {});
+  notice("insecure", "insecure");
 } else if (!("locks" in navigator) || !("any" in AbortSignal)) {
-  notice(text.page.old_browser_title, text.page.old_browser_text, "unsupported");
+  speak(() => {});
+  notice("old_browser", "unsupported");
 } else {
   run();
 }

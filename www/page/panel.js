@@ -14,6 +14,18 @@ import * as text from "./text.js";
 /** What a unit's own data is taken to weigh in the estimate; the view does not say. */
 const SHARD_BYTES = 1e6;
 
+/** Mark of a phase, so that colour is never alone. @type {Record<import("../types").UnitPhase, string>} */
+const MARKS = {
+  leased: "↓",
+  computing: "…",
+  computed: "↑",
+  submitted: "↑",
+  accepted: "✓",
+  rejected: "✗",
+  pending: "?",
+  given_back: "↩",
+};
+
 /**
  * Runs `action` on a press that the browser vouches for.
  * @param {string} id
@@ -46,7 +58,7 @@ export class Panel {
     this.visit = visit;
     this.terms = terms;
     onPress("start", () => {
-      line("covered", isSeen() ? "" : text.consent.covered);
+      line("covered", isSeen() ? "" : text.say("covered"));
       if (!isSeen()) return;
       onStart();
       element("visit-title").focus();
@@ -66,15 +78,16 @@ export class Panel {
 
   /** The consent text for a job. @param {JobView} job */
   offer(job) {
-    const { consent } = text;
     // One unit fetches the model and hands in an update of the same size; its data comes on top, once per shard.
     const parameters = job.train ? parametersOf(job.train.model) : 0;
-    const data = consent.data(parameters ? parameters * 8 + SHARD_BYTES : 0, this.terms.data_bytes_max);
-    const device = "gpu" in navigator ? consent.gpu : consent.cpu;
-    setText(element("consent-what"), consent.what(job.title, !!job.train));
-    setText(element("consent-whom"), consent.whom(job.owner));
-    setText(element("consent-cost"), consent.cost(device, this.terms.duty_percent, data));
-    setText(element("consent-kept"), consent.kept);
+    const [unit, most] = [parameters * 8 + SHARD_BYTES, this.terms.data_bytes_max];
+    const data = text.say(parameters ? "consent_data" : "consent_data_unknown", { unit, most });
+    const device = text.say("gpu" in navigator ? "device_gpu" : "device_cpu");
+    const share = this.terms.duty_percent / 100;
+    setText(element("consent-what"), text.say(job.train ? "consent_what_train" : "consent_what_matmul", { title: job.title }));
+    setText(element("consent-whom"), text.say("consent_whom", { owner: job.owner }));
+    setText(element("consent-cost"), text.say(share < 1 ? "consent_cost_share" : "consent_cost_all", { share, device, data }));
+    setText(element("consent-kept"), text.say("consent_kept"));
   }
 
   /**
@@ -96,7 +109,7 @@ export class Panel {
   #visit(open) {
     const { visit } = this;
     element("visit").dataset["state"] = visit.state;
-    setText(element("visit-state"), text.visit[visit.state]);
+    setText(element("visit-state"), text.say(`visit_${visit.state}`));
     line("visit-detail", this.#detail());
     line("visit-error", visit.error);
     this.#buttons(open);
@@ -112,10 +125,9 @@ export class Panel {
 
   #detail() {
     const { visit } = this;
-    if (visit.detail) return visit.detail;
-    if (visit.state === "waiting") return text.contribution.no_work;
-    if (visit.state === "paused") return text.contribution.paused;
-    if (visit.state === "stopped") return text.contribution.stopped;
+    if (visit.state === "waiting") return text.say(visit.detail ? "detail_waiting_why" : "detail_waiting", { note: visit.detail });
+    if (visit.state === "paused") return text.say("detail_paused");
+    if (visit.state === "stopped") return text.say("detail_stopped");
     return "";
   }
 
@@ -130,7 +142,7 @@ export class Panel {
     restart.hidden = visit.active || !open;
     pause.disabled = !["working", "tuning", "waiting", "paused", "unreachable"].includes(visit.state);
     stop.disabled = visit.state === "stopping";
-    setText(pause, visit.state === "paused" ? text.fixed.resume : text.fixed.pause);
+    setText(pause, text.say(visit.state === "paused" ? "resume" : "pause"));
     // A button that goes away must not take the keyboard's place in the page with it.
     if ((had === pause || had === stop) && had instanceof HTMLElement && had.hidden) element("visit-title").focus();
   }
@@ -139,11 +151,10 @@ export class Panel {
   #unit(unit) {
     element("unit").hidden = !unit;
     if (!unit) return;
-    const { contribution } = text;
-    setText(element("unit-name"), contribution.unit(unit.unit, unit.kind));
-    const parts = [text.phase[unit.phase]];
-    if (unit.phase === "computing" && unit.step && unit.steps) parts.push(contribution.step(unit.step, unit.steps));
-    if (typeof unit.loss === "number") parts.push(contribution.loss(unit.loss));
+    setText(element("unit-name"), text.say(`unit_${unit.kind}`, { unit: unit.unit }));
+    const parts = [text.say(`phase_${unit.phase}`)];
+    if (unit.phase === "computing" && unit.step && unit.steps) parts.push(text.say("unit_step", { step: unit.step, steps: unit.steps }));
+    if (typeof unit.loss === "number") parts.push(text.say("unit_loss", { loss: unit.loss }));
     setText(element("unit-step"), parts.join(" · "));
     const progress = byId("unit-progress", HTMLProgressElement);
     const ended = unit.phase !== "leased" && unit.phase !== "computing";
@@ -157,27 +168,26 @@ export class Panel {
     const { adapter, key, totals } = this.visit;
     element("adapter-row").hidden = !adapter;
     if (adapter) {
-      const kind = adapter.backend === "webgpu" ? text.contribution.gpu : text.contribution.cpu;
-      const name = adapter.adapter ? `${kind}: ${adapter.adapter}` : kind;
-      setText(element("adapter"), adapter.reason ? `${name} (${adapter.reason})` : name);
+      const kind = text.say(adapter.backend === "webgpu" ? "runs_gpu" : "runs_cpu");
+      const device = adapter.adapter ? text.say("runs_on", { kind, adapter: adapter.adapter }) : kind;
+      setText(element("adapter"), adapter.reason ? text.say("runs_why", { device, note: adapter.reason }) : device);
     }
     element("given-row").hidden = totals.credit_flop === 0;
-    setText(element("given"), text.contribution.given(totals.credit_flop));
+    setText(element("given"), text.say("given", { flop: totals.credit_flop }));
     element("my-key-row").hidden = !key;
     if (key) {
-      const how = key.stored ? text.contribution.key_stored : text.contribution.key_memory;
-      setText(element("my-key"), `${text.shortKey(key.id)}, ${how}`);
+      setText(element("my-key"), text.say(key.stored ? "key_stored" : "key_memory", { key: text.shortKey(key.id) }));
     }
   }
 
   /** @param {UnitMessage} unit */
   #recent(unit) {
-    const reason = unit.reason ? ` (${unit.reason})` : "";
+    const said = { unit: text.say(`unit_${unit.kind}`, { unit: unit.unit }), phase: text.say(`phase_${unit.phase}`), note: unit.reason ?? "" };
     return build(
       "li",
       { "data-phase": unit.phase },
-      build("span", { class: "mark", "aria-hidden": "true" }, text.phaseMark[unit.phase]),
-      `${text.contribution.unit(unit.unit, unit.kind)}: ${text.phase[unit.phase]}${reason}`,
+      build("span", { class: "mark", "aria-hidden": "true" }, MARKS[unit.phase]),
+      text.say(unit.reason ? "unit_line_why" : "unit_line", said),
     );
   }
 }

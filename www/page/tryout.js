@@ -4,7 +4,7 @@
 
 import { build, byId, element, setText } from "./dom.js";
 import { isOfText } from "./model.js";
-import * as text from "./trytext.js";
+import * as text from "./text.js";
 
 /** @typedef {import("./contribution.js").Contribution} Contribution */
 /** @typedef {import("../types").Answer} Answer */
@@ -23,6 +23,15 @@ const SAMPLES_MAX = 5;
 /** Seeds are whole numbers below this. */
 const SEEDS = 2 ** 32;
 
+/** About what the worker weighs, which the first try may have to download. */
+const WORKER_BYTES = 400_000;
+/** Jobs whose classes the page has words for; manifests have no field for them yet. */
+const FASHION = ["fashion-mlp", "fashion-cnn"];
+
+/** What a job calls one of its classes. @param {string} jobName @param {number} label */
+const className = (jobName, label) =>
+  text.sayIfKnown(FASHION.includes(jobName) ? `fashion_${label}` : "", "class_number", { label });
+
 const newSeed = () => Math.floor(Math.random() * SEEDS);
 
 export class Tryout {
@@ -34,6 +43,10 @@ export class Tryout {
   /** The same from round to round, so that what changes is the model. */
   #seed = newSeed();
   #shown = 0;
+  /** @type {() => string} */
+  #status = () => "";
+  /** The cards of the answers shown. @type {(() => HTMLElement[]) | null} */
+  #answered = null;
 
   /**
    * @param {Contribution} visit
@@ -42,7 +55,7 @@ export class Tryout {
   constructor(visit, currentJob) {
     this.#visit = visit;
     this.#currentJob = currentJob;
-    setText(element("try-status"), text.tryout.download);
+    this.#tell(() => text.say("try_download", { worker: WORKER_BYTES }));
     this.#button.addEventListener("click", (event) => {
       const job = this.#currentJob();
       if (!event.isTrusted || !job?.train || this.#button.getAttribute("aria-disabled") === "true") return;
@@ -51,8 +64,25 @@ export class Tryout {
     });
   }
 
+  /** Says all of it again, in the language that the page has now. */
+  retell() {
+    this.#tell(this.#status);
+    if (this.#shown > 0) setText(this.#button, text.say("try_again"));
+    if (this.#answered) element("answers").replaceChildren(...this.#answered());
+    for (const after of document.querySelectorAll("#samples [data-round]")) {
+      setText(after, text.say("try_after", { round: Number(after.getAttribute("data-round")) }));
+    }
+  }
+
+  /** @param {() => string} status what happened last, in words */
+  #tell(status) {
+    this.#status = status;
+    setText(element("try-status"), status());
+  }
+
   /** Another job is shown. */
   clear() {
+    this.#answered = null;
     element("answers").replaceChildren();
     element("samples").replaceChildren();
     this.#asked = "";
@@ -62,7 +92,7 @@ export class Tryout {
   /** @param {JobView} job @param {TrainView} train */
   show(job, train) {
     const writes = isOfText(train.model);
-    setText(element("try-intro"), writes ? text.tryout.texts : text.tryout.pictures);
+    setText(element("try-intro"), text.say(writes ? "try_texts" : "try_pictures"));
     element("prompt-row").hidden = !writes;
     const { state } = this.#visit;
     const helping = state === "working" || state === "waiting";
@@ -75,7 +105,7 @@ export class Tryout {
     this.#asked = train.checkpoint;
     // Not `disabled`: that would throw the keyboard's focus away.
     this.#button.setAttribute("aria-disabled", "true");
-    if (this.#shown === 0) setText(element("try-status"), text.tryout.loading);
+    if (this.#shown === 0) this.#tell(() => text.say("try_loading"));
     try {
       const prompt = byId("prompt", HTMLInputElement).value;
       const message = await this.#visit.ask(job.id, ROWS, prompt, this.#seed);
@@ -83,10 +113,10 @@ export class Tryout {
       if (this.#currentJob()?.id !== job.id) return;
       if (message.type === "sample") this.#sample(message);
       else this.#answers(message, job.name);
-      setText(this.#button, text.tryout.again);
+      setText(this.#button, text.say("try_again"));
     } catch (error) {
       const what = error instanceof Error ? error.message : String(error);
-      setText(element("try-status"), text.tryout.failed(what));
+      this.#tell(() => text.say("try_failed", { note: what }));
     } finally {
       this.#button.removeAttribute("aria-disabled");
     }
@@ -94,9 +124,11 @@ export class Tryout {
 
   /** @param {AnswersMessage} message @param {string} jobName */
   #answers({ rows, bytes }, jobName) {
-    element("answers").replaceChildren(...rows.map((answer) => card(answer, jobName)));
+    this.#answered = () => rows.map((answer) => card(answer, jobName));
+    element("answers").replaceChildren(...this.#answered());
     const right = rows.filter((answer) => answer.answer === answer.label).length;
-    setText(element("try-status"), text.tryout.score(right, rows.length, bytes));
+    this.#tell(() => text.say("try_score", { right, total: rows.length, bytes }));
+    this.#shown += 1;
     document.documentElement.dataset["answers"] = String(rows.length);
   }
 
@@ -104,10 +136,10 @@ export class Tryout {
   #sample(sample) {
     const list = element("samples");
     const written = build("p", { class: "written" }, build("span", { class: "soft" }, sample.prompt), sample.text);
-    list.prepend(build("li", {}, build("p", { class: "small" }, text.tryout.after(sample.round)), written));
+    list.prepend(build("li", {}, build("p", { class: "small", "data-round": String(sample.round) }, text.say("try_after", { round: sample.round })), written));
     while (list.childElementCount > SAMPLES_MAX) list.lastElementChild?.remove();
     this.#shown += 1;
-    setText(element("try-status"), text.tryout.wrote(sample.bytes));
+    this.#tell(() => text.say("try_wrote", { bytes: sample.bytes }));
     Object.assign(document.documentElement.dataset, { samples: String(this.#shown), sampleRound: String(sample.round) });
   }
 }
@@ -118,18 +150,18 @@ export class Tryout {
  */
 function card(answer, jobName) {
   const right = answer.answer === answer.label;
-  const label = text.className(jobName, answer.label);
+  const label = className(jobName, answer.label);
   return build(
     "li",
     { class: right ? "right" : "wrong" },
-    draw(answer, text.tryout.picture(label)),
-    build("p", { class: "said" }, text.className(jobName, answer.answer)),
-    build("p", { class: "soft" }, text.tryout.sure(answer.probability)),
+    draw(answer, text.say("answer_picture", { label })),
+    build("p", { class: "said" }, className(jobName, answer.answer)),
+    build("p", { class: "soft" }, text.say("answer_sure", { probability: answer.probability })),
     build(
       "p",
       { class: "verdict" },
       build("span", { class: "mark", "aria-hidden": "true" }, right ? "✓" : "✗"),
-      right ? text.tryout.right : text.tryout.wrong(label),
+      right ? text.say("answer_right") : text.say("answer_wrong", { label }),
     ),
   );
 }

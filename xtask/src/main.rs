@@ -34,6 +34,9 @@ enum Command {
     BuildWeb,
     /// Pack the element for other sites as an npm package into target/npm/.
     PackageNpm,
+    /// Tell a page that Trunk is building which languages there are; Trunk runs this.
+    #[command(hide = true)]
+    Languages,
     /// Write the WGSL files that are generated from templates.
     Shaders,
     /// Check the repository's shape.
@@ -84,6 +87,7 @@ fn dispatch(command: &Command) -> Result<ExitCode> {
             setup::set_up(setup::Purpose::Web)?;
             println!("packed: {}", npm::package()?.display());
         }
+        Command::Languages => web::languages::tell()?,
         Command::Shaders => shaders::main()?,
         Command::Tidy => tidy::main()?,
         Command::Bench(bench) => bench::main(bench)?,

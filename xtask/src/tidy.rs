@@ -3,9 +3,11 @@
 
 mod arrows;
 mod map;
+mod markup;
 mod reach;
 mod rust_text;
 mod sizes;
+mod words;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,6 +34,8 @@ pub fn main() -> Result<()> {
     complaints.extend(arrows::check_packages(arrows::dependencies_of)?);
     complaints.extend(map::check(&tree));
     complaints.extend(reach::check(&tree));
+    complaints.extend(words::check(&tree));
+    complaints.extend(markup::check(&tree));
     if complaints.is_empty() {
         println!("tidy: {} files, nothing to complain of", tree.len());
         return Ok(());

@@ -4,6 +4,7 @@
 pub mod compress;
 pub mod finish;
 mod imports;
+pub mod languages;
 mod strip;
 
 use std::fs;

@@ -94,10 +94,12 @@ async fn the_page_is_served_with_a_strict_policy() {
     page.is(200);
     assert!(page.header("content-type").starts_with("text/html"));
     let policy = page.header("content-security-policy");
-    for part in ["default-src 'none'", "script-src 'self' 'wasm-unsafe-eval'", "frame-ancestors 'none'", "base-uri 'none'"] {
+    let parts = ["default-src 'none'", "script-src 'self';", "frame-ancestors 'none'", "base-uri 'none'"];
+    let typed = ["require-trusted-types-for 'script'", "trusted-types manyhands-worker;"];
+    for part in parts.iter().chain(&typed) {
         assert!(policy.contains(part), "{policy}");
     }
-    assert!(!policy.contains("unsafe-inline") && !policy.contains("'unsafe-eval'"));
+    assert!(!policy.contains("unsafe-") && !policy.contains("http") && !policy.contains('*'), "{policy}");
     assert_eq!(page.header("x-content-type-options"), "nosniff");
     assert_eq!(page.header("referrer-policy"), "no-referrer");
     assert_eq!(page.header("cross-origin-opener-policy"), "same-origin");

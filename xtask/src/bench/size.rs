@@ -21,6 +21,8 @@ const EMBEDDED: [&str; 2] = ["embed/many-hands.js", "page/embed.js"];
 const RELAXED: &str = "const whole = new URL(relaxed ? \"";
 const PLAIN: &str = "\" : \"";
 const WASM: &str = "fetch(new URL(\"";
+/// Where the languages' words are, of which a visitor loads one file at once: the largest counts, and no other is measured.
+const WORDS: &str = "words/";
 /// Jobs by what they compute.
 const FAMILIES: [(&str, Phase); 4] =
     [("matmul", Phase::FirstUnit), ("mlp", Phase::Training), ("cnn", Phase::Training), ("gpt", Phase::Training)];
@@ -66,6 +68,9 @@ pub struct Report {
 pub fn measure(dist: &Path) -> Result<Report> {
     let mut contents = BTreeMap::new();
     read_dir(dist, "", &mut contents)?;
+    let words = contents.iter().filter(|(path, _)| path.starts_with(WORDS));
+    let largest = words.max_by_key(|(_, bytes)| bytes.len()).map(|(path, _)| path.clone());
+    contents.retain(|path, _| !path.starts_with(WORDS) || Some(path) == largest.as_ref());
     ensure!(contents.contains_key(PAGE), "{} holds no {PAGE}: build the page first", dist.display());
     let (before, [relaxed, plain]) = (loaded_at_once(&contents), whole_workers(&contents));
     let mut files = Vec::new();
@@ -100,6 +105,7 @@ fn read_dir(dir: &Path, prefix: &str, contents: &mut BTreeMap<String, Vec<u8>>) 
 fn loaded_at_once(contents: &BTreeMap<String, Vec<u8>>) -> Vec<&str> {
     let mut found: Vec<&str> = vec![PAGE];
     found.extend(EMBEDDED.iter().filter(|path| contents.contains_key(**path)));
+    found.extend(contents.keys().find(|path| path.starts_with(WORDS)).map(String::as_str));
     let mut index = 0;
     while let Some(&path) = found.get(index) {
         let text = contents.get(path).map(|bytes| String::from_utf8_lossy(bytes)).unwrap_or_default();
@@ -272,10 +278,15 @@ mod tests {
             ("worker-3.js", "fetch(new URL(\"worker-3.wasm\", x))"),
             ("worker-3.wasm", "x"),
             ("README.md", ""),
+            ("words/ar.json", "{}"),
+            ("words/en.json", "{ }"),
         ]);
         let report = measure(dir.path()).unwrap();
         let of = |phase| -> Vec<&str> { report.files.iter().filter(|f| f.phase == phase).map(|f| f.path.as_str()).collect() };
-        assert_eq!(of(Phase::BeforeStart), ["a.css", "b.js", "font.woff2", "index.html", "page/a.js", "page/main.js"]);
+        assert_eq!(
+            of(Phase::BeforeStart),
+            ["a.css", "b.js", "font.woff2", "index.html", "page/a.js", "page/main.js", "words/en.json"]
+        );
         assert_eq!(of(Phase::FirstUnit), ["page/late.js", "worker-1.js", "worker-1.wasm"]);
         assert_eq!(of(Phase::Training), ["worker-2.js", "worker-2.wasm"]);
         assert_eq!(of(Phase::TrainingPlain), ["worker-3.js", "worker-3.wasm"]);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Tree, ending, rust_text};
+use super::{Tree, ending, rust_text, words};
 
 pub fn check(tree: &Tree) -> Vec<String> {
     let used = rust_files(tree);
@@ -114,8 +114,8 @@ fn page_files(tree: &Tree) -> Vec<String> {
     let mut complaints = Vec::new();
     for path in tree.keys().filter(|path| path.starts_with("www/")) {
         let name = path.rsplit('/').next().expect("split gives at least one part");
-        // The entry, and the type checker's settings.
-        if matches!(path.as_str(), "www/index.html" | "www/tsconfig.json") {
+        // The entry, the type checker's settings, and the languages, which the build finds by itself.
+        if matches!(path.as_str(), "www/index.html" | "www/tsconfig.json") || path.starts_with(words::FOLDER) {
             continue;
         }
         // Types are imported without their ending.

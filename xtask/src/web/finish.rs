@@ -25,8 +25,10 @@ const LOADER: &str = "manyhands-worker_loader.js";
 /// Where the page names the worker, for `trunk serve`.
 const META: &str = "<meta name=\"manyhands-worker\" content=\"./manyhands-worker_loader.js\"";
 const META_START: &str = "<meta name=\"manyhands-worker\" content=\"./";
-/// Begins the whole worker's script, which begins workers of its own with itself.
-const HERE: &str = "self.manyhandsHere = import.meta.url;\n";
+/// Begins the whole worker's script, which begins workers of its own with itself. The coordinator's policy for workers lets
+/// them make one Trusted Types policy; this one, asked by the browser itself, lets a worker begin with this script alone.
+const HERE: &str = "self.manyhandsHere = import.meta.url;\nself.trustedTypes?.createPolicy(\"default\", \
+     { createScriptURL: (address) => (address === import.meta.url ? address : null) });\n";
 /// Where wasm-bindgen puts JavaScript of other crates; its files would need hashes of their own.
 const SNIPPETS: &str = "snippets";
 
