@@ -5,6 +5,7 @@
 /** @typedef {import("../types").JobState} JobState */
 /** @typedef {import("../types").Link} Link */
 /** @typedef {import("../types").UnitPhase} UnitPhase */
+/** @typedef {import("../types").PaceReason} PaceReason */
 
 export const locale = "en";
 
@@ -67,6 +68,8 @@ export const fixed = {
   stop_label: "How to stop",
   stop_text: "Pause or Stop at any time, or close the tab. Stop ends the work within a second.",
   consent_note: "Nothing is downloaded or run before you press Start. Start signs a statement of this consent with a key made for it in this browser.",
+  duty_label: "At most",
+  background_label: "Go on while this tab is hidden",
   start: "Start",
   not_now: "Not now",
   declined_title: "All right",
@@ -187,12 +190,30 @@ export const consent = {
   cpu: "all processor cores but one (this browser offers no WebGPU)",
   /** @param {string} device @param {number} duty @param {string} data */
   cost: (device, duty, data) =>
-    `${duty >= 100 ? "As much as it can get" : `Up to ${duty} %`} of ${device} while the tab is open, also in the background. ${data}. The electricity is yours; a laptop gets warm and its battery drains.`,
+    `${duty >= 100 ? "As much as it can get" : `Up to ${duty} %`} of ${device} while the tab is in sight, or hidden if you choose so; all your tabs of this site together. ${data}. The electricity is yours; a laptop gets warm and its battery drains.`,
   /** @param {number} unit bytes for one unit, 0 where unknown @param {number} most bytes agreed to */
   data: (unit, most) =>
-    `${unit > 0 ? `About ${bytes(unit)} of data` : "Usually a few MB of data"} for each unit of work, at most ${bytes(most)} in one visit`,
+    `${unit > 0 ? `About ${bytes(unit)} of data` : "Usually a few MB of data"} for each unit of work, at most ${bytes(most)} a day`,
   covered: "Start was not in full sight just now. Look at it for a moment, with nothing in front of it, and press again.",
   kept: "No cookies, no tracking. A signing key is made in this browser and stays there; the coordinator sees its public half and, like any web server, your IP address.",
+};
+
+export const pace = {
+  /** @param {number} share */
+  limit: (share) => (share >= 100 ? "as much as it can get" : `${share} % of the time`),
+  /** @param {number} most */
+  more: (most) => `Less at any time. For more than the ${most} % you agreed to, stop and start again: that is a new consent.`,
+  /** Why less is taken than the visitor allows. @type {Record<PaceReason, string>} */
+  why: {
+    "": "",
+    hidden: "Held while this tab is hidden; it goes on when you are back.",
+    saver: "Held while your browser is to save data.",
+    battery: "Held while the battery is low; it goes on when the computer is plugged in.",
+    frames: "Slower for now: this page did not move smoothly.",
+    pressure: "Slower for now: the computer is busy.",
+    slow: "Slower for now: the device got slower, as hot ones do.",
+    shared: "Your tabs of this site take turns: together they keep to the limit.",
+  },
 };
 
 /** @type {Record<VisitState, string>} */
