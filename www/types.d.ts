@@ -104,10 +104,24 @@ export type ToWorker =
       /** Units computed at once where no GPU computes; as many as suit the computer where it is not said. */
       lanes?: number;
     }
+  /** The visitor's newest limit, within what was agreed to. */
+  | { type: "limit"; duty_percent: number }
+  | ({ type: "conditions" } & Conditions)
   | { type: "pause" }
   | { type: "resume" }
   | { type: "stop" }
   | { type: "try"; job: number; rows: number; prompt: string; seed: number };
+
+/** What the page sees of how much its visitor would notice. */
+export interface Conditions {
+  visible: boolean;
+  in_use: boolean;
+  background: boolean;
+  dropped: number | null;
+  pressure: "nominal" | "serious" | "critical";
+  battery: number | null;
+  saver: boolean;
+}
 
 // worker → page
 export type WorkerState =
@@ -155,6 +169,10 @@ export interface TotalsMessage {
   pending: number | bigint;
   credit_flop: number | bigint;
 }
+/** Why a visit takes less than its limit. */
+export type PaceReason = "" | "hidden" | "saver" | "battery" | "frames" | "pressure" | "slow" | "shared";
+/** The share of time that work takes from now on; 0 where it is held. */
+export interface PaceMessage { type: "pace"; duty_percent: number; reason: PaceReason }
 export interface Answer {
   /** Grey values, 0 to 255, row by row. */
   pixels: ArrayLike<number>;
@@ -177,6 +195,7 @@ export type FromWorker =
   | KeyMessage
   | UnitMessage
   | TotalsMessage
+  | PaceMessage
   | AnswersMessage
   | SampleMessage
   | ErrorMessage;

@@ -64,7 +64,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Some(path) => (key::open(path)?, true),
         None => (key::fresh()?, false),
     };
-    let host = NativeHost::new(&args.coordinator, identity, stored, TuningFile::beside(args.key_file.as_deref()))?;
+    let tuning = TuningFile::beside(args.key_file.as_deref());
+    let host = NativeHost::new(&args.coordinator, identity, stored, tuning, args.duty)?;
     greet(&host, &args.coordinator).await?;
     let choice = match (args.cpu, args.gpu) {
         (true, _) => Choice::Cpu,

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use crate::engine::EngineError;
+use crate::governor::{LONG_SLICE_MS, Slice};
+use crate::plan::CALL_FLOP_MAX;
 
 /// A future a [`Pace`] hands out; `Send` natively, where engines run on threads.
 #[cfg(not(target_arch = "wasm32"))]
@@ -29,9 +31,22 @@ impl<T> Shared for T {}
 pub trait Pace: Shared {
     /// Milliseconds from any fixed origin. A constant means "no clock": slices then keep their first size.
     fn now_ms(&self) -> f64;
-    /// Resolves when the next slice may begin; called with the length of the slice just done. A worker lets its event
-    /// loop run here, and a duty limit idles here.
-    fn breathe(&self, worked_ms: f64) -> PaceFuture;
+    /// How long a slice should take.
+    fn slice_ms(&self) -> f64 {
+        LONG_SLICE_MS
+    }
+    /// Operations per millisecond that slices ran at lately, for a computation to begin with; none before any did.
+    fn speed(&self) -> Option<f64> {
+        None
+    }
+    /// Most work of one kernel call, which a slice cannot interrupt.
+    fn call_flop_max(&self) -> u64 {
+        CALL_FLOP_MAX
+    }
+    /// Hears of work done.
+    fn worked(&self, _slice: Slice) {}
+    /// Resolves when the next slice may begin. A worker lets its event loop run here, and a duty limit idles here.
+    fn breathe(&self) -> PaceFuture;
 }
 
 /// The pace where nobody supplied one: natively the monotonic clock and one turn of the executor; in wasm, where the
@@ -52,7 +67,7 @@ impl Pace for DefaultPace {
         0.0
     }
 
-    fn breathe(&self, _worked_ms: f64) -> PaceFuture {
+    fn breathe(&self) -> PaceFuture {
         Box::pin(TurnOnce(false))
     }
 }
@@ -151,10 +166,30 @@ impl Control {
         self.0.pace.now_ms()
     }
 
+    /// How long a slice should take, in milliseconds.
+    pub fn slice_ms(&self) -> f64 {
+        self.0.pace.slice_ms()
+    }
+
+    /// See [`Pace::speed`].
+    pub fn speed(&self) -> Option<f64> {
+        self.0.pace.speed()
+    }
+
+    /// See [`Pace::call_flop_max`].
+    pub fn call_flop_max(&self) -> u64 {
+        self.0.pace.call_flop_max()
+    }
+
+    /// Engines tell of all their work, whether they breathe after it or not: what comes next may have to rest for it.
+    pub fn worked(&self, slice: Slice) {
+        self.0.pace.worked(slice);
+    }
+
     /// Engines await this between slices: it lets others run, waits out a pause, and fails once stopped.
-    pub async fn between_slices(&self, worked_ms: f64) -> Result<(), EngineError> {
+    pub async fn between_slices(&self) -> Result<(), EngineError> {
         if !self.is_stopped() {
-            self.0.pace.breathe(worked_ms).await;
+            self.0.pace.breathe().await;
         }
         self.until_paused(false).await;
         if self.is_stopped() { Err(EngineError::Stopped) } else { Ok(()) }
@@ -218,7 +253,7 @@ mod tests {
     #[test]
     fn yields_once_then_goes_on() {
         let (control, count) = (Control::new(), Arc::new(Count(AtomicUsize::new(0))));
-        let mut slice = Box::pin(control.between_slices(1.0));
+        let mut slice = Box::pin(control.between_slices());
         assert!(poll(slice.as_mut(), &count).is_pending());
         assert_eq!(count.0.load(Ordering::SeqCst), 1);
         assert!(matches!(poll(slice.as_mut(), &count), Poll::Ready(Ok(()))));
@@ -228,7 +263,7 @@ mod tests {
     fn pause_holds_and_resume_wakes() {
         let (control, count) = (Control::new(), Arc::new(Count(AtomicUsize::new(0))));
         control.pause();
-        let mut slice = Box::pin(control.between_slices(1.0));
+        let mut slice = Box::pin(control.between_slices());
         assert!(poll(slice.as_mut(), &count).is_pending());
         assert!(poll(slice.as_mut(), &count).is_pending());
         assert!(poll(slice.as_mut(), &count).is_pending());
@@ -253,14 +288,14 @@ mod tests {
     fn stop_is_final_and_ends_a_pause() {
         let (control, count) = (Control::new(), Arc::new(Count(AtomicUsize::new(0))));
         control.pause();
-        let mut slice = Box::pin(control.between_slices(1.0));
+        let mut slice = Box::pin(control.between_slices());
         assert!(poll(slice.as_mut(), &count).is_pending());
         assert!(poll(slice.as_mut(), &count).is_pending());
         control.clone().stop();
         assert!(matches!(poll(slice.as_mut(), &count), Poll::Ready(Err(EngineError::Stopped))));
         control.resume();
         control.pause();
-        let mut again = Box::pin(control.between_slices(1.0));
+        let mut again = Box::pin(control.between_slices());
         assert!(matches!(poll(again.as_mut(), &count), Poll::Ready(Err(EngineError::Stopped))));
     }
 }

@@ -128,6 +128,7 @@ impl CpuEngine {
             let count = rows.len() / plan.inputs as usize * each;
             logits.extend_from_slice(&state.buffers[plan.logits.0][..count]);
         }
+        slicer.end();
         Ok(logits)
     }
 }
@@ -144,6 +145,7 @@ impl CpuResident<'_> {
         for _ in 0..times {
             self.state.run(&self.program.ops, 0, &mut slicer).await?;
         }
+        slicer.end();
         Ok(())
     }
 
@@ -170,6 +172,7 @@ impl CpuTrainer<'_> {
             self.state.run(&self.plan.program.ops, 0, &mut slicer).await?;
             losses.push(self.state.buffers[self.plan.loss.0][0]);
         }
+        slicer.end();
         control.set_progress(steps, steps);
         Ok(losses)
     }
@@ -246,15 +249,16 @@ impl State {
     /// Runs calls of the program, of which `first` came before.
     async fn run(&mut self, ops: &[Op], first: usize, slicer: &mut Slicer<'_>) -> Result<(), EngineError> {
         for (op, index) in ops.iter().zip(first..) {
+            if slicer.is_full_for(op.flop()) {
+                slicer.breathe().await?;
+            }
             self.settle(index);
             match self.arithmetic {
                 Arithmetic::Fast => cpu::run(op, &mut self.buffers, &mut self.scratch),
                 #[cfg(any(not(target_arch = "wasm32"), feature = "reference"))]
                 Arithmetic::Reference => reference::run(op, &mut self.buffers),
             }
-            if slicer.add(op.flop()) {
-                slicer.breathe().await?;
-            }
+            slicer.add(op.flop());
         }
         Ok(())
     }

@@ -172,7 +172,7 @@ impl Engine {
         let (Some(m), Some(k), Some(n)) = (extent(m), extent(k), extent(n)) else {
             return Err(EngineError::Input(format!("extents {m}, {k}, {n} must be at least 1")));
         };
-        let mut program = Program::default();
+        let mut program = Program { call_flop_max: control.call_flop_max(), ..Program::default() };
         let pairs = [(m, k), (k, n), (m, n)].map(|(r, c)| u64::from(r) * u64::from(c));
         let [ia, ib, ic] = pairs.map(|values| program.buffer(values));
         program.matmul(Matmul {

@@ -78,6 +78,7 @@ impl GpuEngine {
             let mut run = Run::new(self, &recording);
             run.calls(&mut slicer).await?;
             run.finish().await?;
+            slicer.end();
             let count = rows.len() / plan.inputs as usize * each;
             logits.append(&mut self.read(&[(recording.slice(plan.logits), count)]).await?.swap_remove(0));
         }
@@ -98,7 +99,9 @@ impl GpuResident<'_> {
         for _ in 0..times {
             run.calls(&mut slicer).await?;
         }
-        run.finish().await
+        run.finish().await?;
+        slicer.end();
+        Ok(())
     }
 
     pub(crate) async fn read(&self, buffers: &[Buffer]) -> Result<Vec<Vec<f32>>, EngineError> {
@@ -134,6 +137,7 @@ impl GpuTrainer<'_> {
             self.batch = (self.batch + 1) % self.batches;
         }
         run.finish().await?;
+        slicer.end();
         control.set_progress(steps, steps);
         Ok(self.engine.read(&[(losses.slice(..), steps as usize)]).await?.swap_remove(0))
     }

@@ -6,6 +6,7 @@ mod beside;
 pub mod control;
 mod cpu;
 pub mod engine;
+pub mod governor;
 #[cfg(feature = "gpu")]
 mod gpu;
 pub mod init;

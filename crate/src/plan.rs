@@ -10,7 +10,7 @@ pub use manyhands_programs::memory::Placement;
 pub use manyhands_programs::{AttentionBackward, Buffer, CALL_FLOP_MAX, Call, ImageOp, Matmul, Op, Program, Saved, SequenceOp};
 pub use memory::MemoryUse;
 pub use network::{ForwardPlan, State, StateKind, Trace, Traced, TrainPlan, What};
-pub use slicer::Slicer;
+pub use slicer::{FIRST_SPEED, Slicer};
 
 use manyhands_programs::{EVERY_LAYER, NOT_BUILT};
 

@@ -6,8 +6,10 @@ mod adapter;
 #[cfg(feature = "every-layer")]
 pub mod aside;
 mod database;
+mod day;
 mod fetch;
 pub mod fields;
+mod governor;
 mod host;
 mod identity;
 mod locks;
@@ -18,9 +20,11 @@ mod timer;
 
 #[cfg(feature = "gpu")]
 pub use adapter::{adapter_name, next_device_with_subgroups};
-pub use database::Database;
+pub use database::{Database, NAME};
+pub use day::DataDay;
 pub use fetch::exchange;
+pub use governor::WebGovernor;
 pub use host::{WebHost, origin};
 pub use identity::{KeyOptions, WebIdentity, sha256, verify};
 pub use locks::{Lock, lock};
-pub use pace::WebPace;
+pub use pace::{Bounds, Tempo, WebPace};

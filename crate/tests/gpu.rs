@@ -206,7 +206,7 @@ impl<F: Fn() + Send + Sync> Pace for AtFirstBreath<F> {
         0.0
     }
 
-    fn breathe(&self, _worked_ms: f64) -> PaceFuture {
+    fn breathe(&self) -> PaceFuture {
         self.0();
         Box::pin(std::future::ready(()))
     }

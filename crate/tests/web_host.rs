@@ -6,14 +6,23 @@ use futures::FutureExt;
 use futures::future::join;
 use js_sys::Reflect;
 use manyhands::control::Control;
+use manyhands::governor::Slice;
 use manyhands::volunteer::host::{Host, HostError, Method, Request, StoredSession};
 use manyhands::volunteer::identity::verify;
-use manyhands::web::{self, Database, KeyOptions, WebHost, WebIdentity, lock, sha256};
+use manyhands::volunteer::{Switch, Wish};
+use manyhands::web::{
+    self, Bounds, DataDay, Database, KeyOptions, Tempo, WebGovernor, WebHost, WebIdentity, WebPace, lock, sha256,
+};
 use manyhands_protocol::KeyId;
+use std::rc::Rc;
 use wasm_bindgen::JsValue;
 use wasm_bindgen_test::{wasm_bindgen_test, wasm_bindgen_test_configure};
 
 wasm_bindgen_test_configure!(run_in_dedicated_worker);
+
+fn free() -> Rc<Tempo> {
+    Tempo::new(Bounds::NONE)
+}
 
 /// A name no other test uses.
 fn fresh(name: &str) -> String {
@@ -106,7 +115,8 @@ async fn two_tabs_that_start_together_make_one_key() {
 async fn a_lock_has_one_holder_and_a_waiter_that_gives_up_does_not_keep_it() {
     let name = fresh("lock");
     let held = lock(&name).await;
-    let host = WebHost::open(KeyOptions { database: None, webcrypto_ed25519: true, unstored: None }).await.expect("a host");
+    let host =
+        WebHost::open(KeyOptions { database: None, webcrypto_ed25519: true, unstored: None }, free(), 0).await.expect("a host");
     {
         let mut gives_up = Box::pin(lock(&name).fuse());
         futures::select! {
@@ -122,7 +132,10 @@ async fn a_lock_has_one_holder_and_a_waiter_that_gives_up_does_not_keep_it() {
 async fn tabs_share_a_session_under_its_lock() {
     let name = fresh("session");
     let options = KeyOptions { database: Some(&name), webcrypto_ed25519: true, unstored: None };
-    let (one, two) = (WebHost::open(options.clone()).await.expect("a tab"), WebHost::open(options).await.expect("a tab"));
+    let (one, two) = (
+        WebHost::open(options.clone(), free(), 0).await.expect("a tab"),
+        WebHost::open(options, free(), 0).await.expect("a tab"),
+    );
     assert_eq!(one.key(), two.key());
     let coordinator = KeyId([3; 32]);
 
@@ -149,7 +162,8 @@ async fn tabs_share_a_session_under_its_lock() {
 
 #[wasm_bindgen_test]
 async fn an_answer_is_read_no_further_than_its_bound() {
-    let host = WebHost::open(KeyOptions { database: None, webcrypto_ed25519: true, unstored: None }).await.expect("a host");
+    let host =
+        WebHost::open(KeyOptions { database: None, webcrypto_ed25519: true, unstored: None }, free(), 0).await.expect("a host");
     let get = |answer_bytes_max| Request {
         method: Method::Get,
         path: "/",
@@ -175,16 +189,91 @@ async fn sha256_of_abc() {
 
 #[wasm_bindgen_test]
 async fn a_computation_breathes_and_idles() {
-    let host = WebHost::open(KeyOptions { database: None, webcrypto_ed25519: true, unstored: None }).await.expect("a host");
-    let busy: Control = host.control(100);
+    let tempo = free();
+    let options = KeyOptions { database: None, webcrypto_ed25519: true, unstored: None };
+    let host = WebHost::open(options, tempo.clone(), 0).await.expect("a host");
+    let busy: Control = host.control();
     for _ in 0..100 {
-        busy.between_slices(1.0).await.expect("goes on");
+        busy.worked(Slice { flop: 1, ms: 1.0 });
+        busy.between_slices().await.expect("goes on");
     }
-    let half = host.control(50);
+    tempo.set(Bounds { duty_percent: 50.0, ..Bounds::NONE });
+    let half = host.control();
     let start_ms = half.now_ms();
-    half.between_slices(40.0).await.expect("goes on");
-    // Timers may fire a little early by this clock.
-    assert!(half.now_ms() - start_ms >= 38.0);
+    half.worked(Slice { flop: 1, ms: 80.0 });
+    half.between_slices().await.expect("goes on");
+    // Timers may fire a little early by this clock, and what was idled before counts a little.
+    assert!(half.now_ms() - start_ms >= 55.0);
     half.stop();
-    assert!(half.between_slices(1.0).await.is_err());
+    assert!(half.between_slices().await.is_err());
+}
+
+/// Two tabs count as one, to the byte; the next day begins anew.
+#[wasm_bindgen_test]
+async fn tabs_share_the_day_s_data() {
+    const MOST: u64 = 1_000_000;
+    let name = fresh("day");
+    let (one, two) = join(DataDay::open(Some(&name), MOST), DataDay::open(Some(&name), MOST)).await;
+    let mut taken = 0;
+    loop {
+        let got = join(one.take(30_001), two.take(70_003)).await;
+        taken += u64::from(got.0) * 30_001 + u64::from(got.1) * 70_003;
+        assert!(taken <= MOST, "{taken}");
+        if got == (false, false) {
+            break;
+        }
+    }
+    // Each may hold what is less than it was asked for last.
+    assert!(taken > MOST - 30_001 - 70_003, "{taken}");
+    let again = DataDay::open(Some(&name), MOST).await;
+    assert!(!again.take(MOST / 2).await, "a new tab finds the day's data used");
+    let kept = Database::open_with(&format!("{name}-day"), &["day"]).await.expect("opens");
+    let record = kept.get("day", "moved").await.expect("reads");
+    let day = field(&record, "day").as_f64().expect("a date");
+    Reflect::set(&record, &"day".into(), &(day - 1.0).into()).expect("an object");
+    kept.put("day", "moved", &record).await.expect("writes");
+    assert!(again.take(MOST / 2).await, "yesterday's data still counts");
+    assert!(DataDay::open(Some(&name), 0).await.take(u64::MAX).await && DataDay::open(None, 1).await.take(2).await, "no bound");
+}
+
+/// Slices of one tab in milliseconds of the test's clock, as they begin.
+async fn slices(governor: Rc<WebGovernor>, count: usize, tell: impl Fn(f64)) {
+    let control = Control::with_pace(WebPace::new(governor.tempo()));
+    for _ in 0..count {
+        control.between_slices().await.expect("goes on");
+        tell(control.now_ms());
+        control.worked(Slice { flop: 1000, ms: 10.0 });
+    }
+}
+
+/// Two tabs with work compute in turns, and one that is held has none.
+#[wasm_bindgen_test]
+async fn tabs_with_work_take_turns() {
+    let begun = std::cell::RefCell::new(Vec::new());
+    let tab = |name: usize, count| {
+        let governor = WebGovernor::new(50, Switch::new(), |_| ());
+        if name == 2 {
+            governor.wish(Wish::Pause);
+        }
+        let (turns, begun) = (governor.clone(), &begun);
+        async move {
+            let work = slices(governor, count, |at_ms| begun.borrow_mut().push((name, at_ms)));
+            futures::select_biased! {
+                () = work.fuse() => {}
+                never = turns.take_turns().fuse() => match never {},
+            }
+        }
+    };
+    let all = join(tab(0, 60), tab(1, 60));
+    futures::select_biased! {
+        _ = all.fuse() => {}
+        () = tab(2, 1).fuse() => panic!("a tab that is held computes"),
+    }
+    let begun = begun.into_inner();
+    let mut turns: Vec<usize> = begun.iter().map(|(name, _)| *name).collect();
+    turns.dedup();
+    // Twenty slices of ten milliseconds, each followed by as long a rest, fill a turn.
+    assert!((4..=12).contains(&turns.len()), "{turns:?}");
+    let all_ms = begun.last().expect("slices").1 - begun[0].1;
+    assert!(all_ms >= 0.9 * 119.0 * 20.0, "both together work half of the time: {all_ms} ms");
 }

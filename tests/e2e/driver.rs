@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use manyhands_tests::browser::{Visitor, number};
 
-const PAGE: &str = "data:text/html,<html data-state='idle'><button id='start' disabled>Start</button><script>\
+const PAGE: &str = "data:text/html,<html data-state='idle'><input type='range' id='duty'><button id='start' disabled>Start</button><script>\
     const d = document.documentElement.dataset, b = document.getElementById('start');\
     setTimeout(() => { b.disabled = false; }, 300);\
     b.onclick = () => { console.log('pressed'); d.state = 'working'; setTimeout(() => { d.accepted = '3'; }, 300); };\

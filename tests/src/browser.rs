@@ -5,16 +5,18 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use fantoccini::elements::Element;
+use fantoccini::key::Key;
 use fantoccini::wd::{TimeoutConfiguration, WindowHandle};
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::process::{Process, kill_marked, kill_one};
+use crate::process::{Process, kill_marked, kill_one, processor_time};
 
 /// What to type where the browser is missing.
 const INSTALL: &str = "install it with: apt-get install chromium chromium-driver";
@@ -38,6 +40,8 @@ const SWITCHES: &[&str] = &[
     "--disable-sync",
     "--disable-gpu-watchdog",
     "--window-size=1200,1600",
+    // What else this machine does is nobody's business here; a test that wants pressure makes it.
+    "--disable-blink-features=ComputePressure",
     // Lets a script of a test speak to the browser's debugger.
     "--remote-allow-origins=*",
     // A name that browsers do not trust over plain HTTP, as they do loopback.
@@ -158,9 +162,16 @@ impl Visitor {
         Ok(self.client.switch_to_window(window.clone()).await?)
     }
 
-    /// Clicks the button that starts work, once it is there and enabled.
+    /// Allows as much as may be chosen, and clicks the button that starts work, once it is there and enabled.
     pub async fn press_start(&self) -> Result<()> {
+        self.press_key("duty", Key::End).await?;
         self.press("start").await
+    }
+
+    /// Presses a key on the element with this id, once it can be seen.
+    pub async fn press_key(&self, id: &str, key: Key) -> Result<()> {
+        let found = self.seen(id).await?;
+        found.send_keys(&char::from(key).to_string()).await.with_context(|| format!("a key on #{id}"))
     }
 
     /// Presses Start in a frame once the frame believes that a person sees it.
@@ -193,13 +204,17 @@ impl Visitor {
 
     /// A real click on the element with this id.
     pub async fn press(&self, id: &str) -> Result<()> {
+        self.seen(id).await?.click().await.with_context(|| format!("pressing #{id}"))
+    }
+
+    async fn seen(&self, id: &str) -> Result<Element> {
         let css = format!("#{id}:not([disabled])");
         let wait = self.client.wait().at_most(PAGE_LIMIT).every(Duration::from_millis(100));
-        let button = wait.for_element(Locator::Css(&css)).await.with_context(|| format!("no button #{id} to press"))?;
+        let button = wait.for_element(Locator::Css(&css)).await.with_context(|| format!("no #{id} to press"))?;
         self.wait_in_page(&format!("document.getElementById({id:?})?.checkVisibility() === true"), PAGE_LIMIT)
             .await
             .with_context(|| format!("#{id} is not visible"))?;
-        button.click().await.with_context(|| format!("pressing #{id}"))
+        Ok(button)
     }
 
     /// The state that the page mirrors for tests.
@@ -327,6 +342,21 @@ impl Visitor {
         self.switch_to(&page).await?;
         let ran = ran?;
         ran.as_u64().with_context(|| format!("in place of a count: {ran}"))
+    }
+
+    /// Processor time so far of what computes for the browser's pages: the GPU process, and the pages' workers.
+    pub fn device_time(&self) -> Duration {
+        let mark = self.profile.path().to_string_lossy();
+        processor_time(&mark, "--type=gpu-process", None) + processor_time(&mark, "--type=renderer", Some("DedicatedWorker"))
+    }
+
+    /// Cores' worth of that time over so long a while.
+    pub async fn device_share(&self, during: Duration) -> f64 {
+        let (before, begun) = (self.device_time(), Instant::now());
+        tokio::time::sleep(during).await;
+        let share = (self.device_time() - before).as_secs_f64() / begun.elapsed().as_secs_f64();
+        println!("{share:.3} cores over {during:?}");
+        share
     }
 
     /// Ends the process that holds all of the browser's devices, as a crash of a driver would. The browser starts another.

@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod browser;
+pub mod frames;
 pub mod jobs;
 pub mod process;
 pub mod proxy;

@@ -113,6 +113,38 @@ pub fn kill_one(mark: &str, argument: &str) -> bool {
     found.is_some_and(|id| Command::new("kill").args(["-9", &id.to_string()]).status().is_ok_and(|status| status.success()))
 }
 
+/// Processor time so far, of all threads together, of processes one of whose arguments contains `mark`: of those that also
+/// have `argument` in whole, or of their threads of this name alone. What ended is counted in whole processes only.
+pub fn processor_time(mark: &str, argument: &str, thread: Option<&str>) -> Duration {
+    let processes = marked(mark).into_iter().filter(|&id| arguments(id).contains(argument));
+    let ticks: u64 = match thread {
+        None => processes.map(|id| ticks(Path::new(&format!("/proc/{id}/stat")), None)).sum(),
+        Some(_) => processes
+            .filter_map(|id| std::fs::read_dir(format!("/proc/{id}/task")).ok())
+            .flat_map(|tasks| tasks.filter_map(Result::ok))
+            .map(|task| ticks(&task.path().join("stat"), thread))
+            .sum(),
+    };
+    Duration::from_millis(ticks * 1000 / TICKS_PER_S)
+}
+
+/// Of every Linux, as the kernel tells them to programs.
+const TICKS_PER_S: u64 = 100;
+
+/// User and system time in a `stat` file of proc(5), in ticks; 0 for one that is gone or has another name.
+fn ticks(stat: &Path, name: Option<&str>) -> u64 {
+    let text = std::fs::read_to_string(stat).unwrap_or_default();
+    // The name is in brackets, may hold any character, and is cut off after fifteen.
+    let Some(((_, own), rest)) = text.rsplit_once(") ").and_then(|(head, rest)| Some((head.split_once('(')?, rest))) else {
+        return 0;
+    };
+    if name.is_some_and(|name| !own.starts_with(name)) {
+        return 0;
+    }
+    // Fields 14 and 15; the rest begins with field 3.
+    rest.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
+}
+
 fn marked(mark: &str) -> Vec<u32> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let processes = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
@@ -146,6 +178,23 @@ mod tests {
         let (_folder, mut slow) = shell("exec sleep 600");
         assert!(slow.line_after("port ", Duration::from_millis(50)).is_err());
         assert!(slow.wait(Duration::from_millis(50)).is_err());
+    }
+
+    #[test]
+    fn processor_time_is_what_the_kernel_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().to_str().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "#!/bin/sh\nwhile [ $((i += 1)) -lt 300000 ]; do :; done; echo busy; exec sleep 600\n").unwrap();
+        let mut busy = Process::start(Command::new("sh").arg(&file).arg("--kind=busy"), &folder.path().join("log")).unwrap();
+        assert_eq!(processor_time(mark, "--kind=idle", None), Duration::ZERO);
+        let time = || processor_time(mark, "--kind=busy", None);
+        let name = |name| processor_time(mark, "--kind=busy", Some(name));
+        let begun = Instant::now();
+        while time() < Duration::from_millis(20) && begun.elapsed() < Duration::from_secs(10) {}
+        let (whole, threads, none) = (time(), name("sh"), name("another"));
+        assert!(whole >= Duration::from_millis(20) && threads >= whole && none == Duration::ZERO, "{whole:?} {threads:?}");
+        busy.line_after("busy", Duration::from_secs(60)).unwrap();
     }
 
     #[test]

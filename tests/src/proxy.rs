@@ -3,7 +3,7 @@
 //! than where a request begins.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -29,6 +29,8 @@ pub struct Count {
     pub open: usize,
     /// Most that were open at once.
     pub open_max: usize,
+    /// Both ways, heads among them, while a connection's newest request is one of these.
+    pub bytes: u64,
 }
 
 /// A running proxy; it ends with the runtime it was started on.
@@ -60,6 +62,12 @@ impl Proxy {
         find(&self.counts.borrow(), part)
     }
 
+    /// [`Count::bytes`] of one kind, by method, too.
+    pub fn bytes(&self, method: &str, part: &str) -> u64 {
+        let counts = self.counts.borrow();
+        counts.iter().filter(|(watched, _)| watched.method == method && watched.part == part).map(|(_, count)| count.bytes).sum()
+    }
+
     /// Waits until what was seen of a kind is as `wanted` says.
     pub async fn until(&self, part: &str, limit: Duration, wanted: impl Fn(Count) -> bool) -> Result<Count> {
         let mut counts = self.counts.subscribe();
@@ -83,28 +91,53 @@ fn find(counts: &[(Watched, Count)], part: &str) -> Count {
 async fn connection(client: TcpStream, target: SocketAddr, counts: Counts) {
     let Ok(server) = TcpStream::connect(target).await else { return };
     let ((mut client_in, mut client_out), (mut server_in, mut server_out)) = (client.into_split(), server.into_split());
-    let mut tally = Tally { counts, current: None };
+    let (current, told) = (Mutex::new(None), counts.clone());
+    let mut tally = Tally { counts, current: &current };
     let up = async {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(read @ 1..) = client_in.read(&mut buffer).await {
             let refused = tally.see(&buffer[..read]);
+            tally.moved(read);
             if refused || server_out.write_all(&buffer[..read]).await.is_err() {
                 break;
             }
         }
     };
-    let down = tokio::io::copy(&mut server_in, &mut client_out);
+    let down = async {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(read @ 1..) = server_in.read(&mut buffer).await {
+            moved(&told, kind(&current), read);
+            if client_out.write_all(&buffer[..read]).await.is_err() {
+                break;
+            }
+        }
+    };
     // Either side's end ends the connection.
-    tokio::select! { () = up => {}, _ = down => {} }
+    tokio::select! { () = up => {}, () = down => {} }
 }
 
 /// One connection's part in the counts.
-struct Tally {
+struct Tally<'a> {
     counts: Counts,
-    current: Option<usize>,
+    current: &'a Mutex<Option<usize>>,
 }
 
-impl Tally {
+fn kind(current: &Mutex<Option<usize>>) -> Option<usize> {
+    *current.lock().expect("no code panics while it holds this lock")
+}
+
+/// Counts bytes of a connection whose newest request is of this kind.
+fn moved(counts: &Counts, kind: Option<usize>, bytes: usize) {
+    if let Some(kind) = kind {
+        counts.send_modify(|counts| counts[kind].1.bytes += bytes as u64);
+    }
+}
+
+impl Tally<'_> {
+    fn moved(&self, bytes: usize) {
+        moved(&self.counts, kind(self.current), bytes);
+    }
+
     /// Whether this is a request to refuse. Browsers send the head of a request at the beginning of a write.
     fn see(&mut self, bytes: &[u8]) -> bool {
         let line = std::str::from_utf8(bytes.split(|&b| b == b'\r').next().unwrap_or_default()).ok();
@@ -120,20 +153,20 @@ impl Tally {
             count.total += 1;
             count.open += 1;
             count.open_max = count.open_max.max(count.open);
-            self.current = Some(index);
+            *self.current.lock().expect("no code panics while it holds this lock") = Some(index);
             refused = watched.refused;
         });
         refused
     }
 
     fn leave(&mut self) {
-        if let Some(index) = self.current.take() {
+        if let Some(index) = self.current.lock().expect("no code panics while it holds this lock").take() {
             self.counts.send_modify(|counts| counts[index].1.open -= 1);
         }
     }
 }
 
-impl Drop for Tally {
+impl Drop for Tally<'_> {
     fn drop(&mut self) {
         self.leave();
     }
@@ -153,7 +186,7 @@ mod tests {
         one.write_all(b"GET /v1/jobs/1/events HTTP/1.1\r\n\r\n").await.unwrap();
         let mut buffer = [0; 64];
         assert!(one_there.read(&mut buffer).await.unwrap() > 0);
-        assert_eq!(proxy.count("/events"), Count { total: 1, open: 1, open_max: 1 });
+        assert_eq!(proxy.count("/events"), Count { total: 1, open: 1, open_max: 1, bytes: 34 });
         one_there.write_all(b"data").await.unwrap();
         assert_eq!(one.read(&mut buffer).await.unwrap(), 4);
         let mut two = TcpStream::connect(&address).await.unwrap();
@@ -162,7 +195,7 @@ mod tests {
         assert!(two_there.read(&mut buffer).await.unwrap() > 0);
         two.write_all(b"POST /v1/sessions HTTP/1.1\r\n\r\nbody").await.unwrap();
         assert!(two_there.read(&mut buffer).await.unwrap() > 0);
-        assert_eq!(proxy.count("/events"), Count { total: 2, open: 1, open_max: 2 });
+        assert_eq!(proxy.count("/events"), Count { total: 2, open: 1, open_max: 2, bytes: 72 });
         assert_eq!(proxy.count("/sessions").total, 1);
         proxy.refuse("/events", true);
         one.write_all(b"GET /v1/jobs/1/events HTTP/1.1\r\n\r\n").await.unwrap();

@@ -8,20 +8,28 @@ mod opening;
 mod tryout;
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use futures::FutureExt;
 use manyhands::volunteer::{DataUse, Event, HostError, Settings, State, Switch, Volunteer, VolunteerError, Wish};
 #[cfg(feature = "every-layer")]
 use manyhands::web::aside;
-use manyhands::web::{KeyOptions, WebHost, origin};
+use manyhands::web::{KeyOptions, WebGovernor, WebHost, origin};
 use messages::{Start, ToWorker};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::spawn_local;
 use web_sys::{DedicatedWorkerGlobalScope, MessageEvent};
 
 thread_local! {
-    /// The running visit's switch, and its data.
-    static VISIT: RefCell<Option<(Switch, DataUse)>> = const { RefCell::new(None) };
+    static VISIT: RefCell<Option<Running>> = const { RefCell::new(None) };
+}
+
+/// What steers the running visit, and its data.
+#[derive(Clone)]
+struct Running {
+    switch: Switch,
+    governor: Rc<WebGovernor>,
+    data: DataUse,
 }
 
 /// Code of a unit that only the whole worker can compute: no news to the page.
@@ -64,48 +72,48 @@ fn post(message: &JsValue) {
 }
 
 fn act(message: ToWorker) {
-    let wish = match message {
+    let steer = |act: &dyn Fn(&WebGovernor)| VISIT.with_borrow(|visit| visit.iter().for_each(|visit| act(&visit.governor)));
+    match message {
         ToWorker::Start(start) => {
-            return begin(start, async |start, switch, data| {
-                let outcome = visit(start, switch, data).await.outcome;
+            begin(start, async |start, running| {
+                let outcome = visit(start, running).await.outcome;
                 post(&messages::stopped(&outcome.err().map(|e| e.to_string()).unwrap_or_default()));
             });
         }
         #[cfg(not(feature = "every-layer"))]
-        ToWorker::Try { .. } => return,
+        ToWorker::Try { .. } => {}
         #[cfg(feature = "every-layer")]
         ToWorker::Try { job, wish } => {
             // What is tried during a visit is a part of what was consented to; without one nothing was.
-            let data = VISIT.with_borrow(|visit| visit.as_ref().map_or_else(|| DataUse::new(0, 0), |(_, data)| data.clone()));
-            return spawn_local(async move {
+            let data = VISIT.with_borrow(|visit| visit.as_ref().map_or_else(|| DataUse::new(0, 0), |visit| visit.data.clone()));
+            spawn_local(async move {
                 post(&match tryout::run(job, &wish, data).await {
                     Ok(tried) => messages::tried(tried),
                     Err(fault) => messages::error("try_failed", &fault, true),
                 });
             });
         }
-        ToWorker::Pause => Wish::Pause,
-        ToWorker::Resume => Wish::Run,
-        ToWorker::Stop => Wish::Stop,
-    };
-    VISIT.with_borrow(|visit| {
-        if let Some((switch, _)) = visit {
-            switch.set(wish);
-        }
-    });
+        ToWorker::Pause => steer(&|governor| governor.wish(Wish::Pause)),
+        ToWorker::Resume => steer(&|governor| governor.wish(Wish::Run)),
+        ToWorker::Stop => steer(&|governor| governor.wish(Wish::Stop)),
+        ToWorker::Conditions(conditions) => steer(&|governor| governor.look(conditions)),
+        ToWorker::Limit(percent) => steer(&|governor| governor.limit(percent)),
+    }
 }
 
 /// Begins a visit, unless one is running.
-fn begin(start: Start, visit: impl AsyncFnOnce(Start, Switch, DataUse) + 'static) {
+fn begin(start: Start, visit: impl AsyncFnOnce(Start, Running) + 'static) {
     let (switch, data) = (Switch::new(), DataUse::new(start.data_bytes_used, start.data_bytes_max));
+    let governor = WebGovernor::new(start.duty_percent, switch.clone(), |decision| post(&messages::pace(decision)));
+    let running = Running { switch, governor, data };
     let is_first = VISIT.with_borrow_mut(|visit| {
         let is_first = visit.is_none();
-        visit.get_or_insert_with(|| (switch.clone(), data.clone()));
+        visit.get_or_insert_with(|| running.clone());
         is_first
     });
     if is_first {
         spawn_local(async move {
-            visit(start, switch, data).await;
+            visit(start, running).await;
             VISIT.set(None);
         });
     }
@@ -126,11 +134,11 @@ impl From<Result<(), VolunteerError>> for Visited {
 }
 
 /// One visit, to its end, of which the caller tells. The worker that a visit began with told how it started.
-async fn visit(start: Start, switch: Switch, data: DataUse) -> Visited {
+async fn visit(start: Start, Running { switch, governor, data }: Running) -> Visited {
     let options = KeyOptions { unstored: start.key, ..KeyOptions::default() };
     let opened = futures::select_biased! {
         _ = switch.until(|w| w == Wish::Stop).fuse() => return Ok(()).into(),
-        opened = WebHost::open(options).fuse() => opened,
+        opened = WebHost::open(options, governor.tempo(), start.data_bytes_max).fuse() => opened,
     };
     let host = match opened {
         Ok(host) => host,
@@ -172,6 +180,9 @@ async fn visit(start: Start, switch: Switch, data: DataUse) -> Visited {
         }
         post(&messages::event(event));
     };
-    let outcome = volunteer.run(tell).await;
+    let outcome = futures::select_biased! {
+        outcome = volunteer.run(tell).fuse() => outcome,
+        never = governor.take_turns().fuse() => match never {},
+    };
     Visited { outcome, kept: (volunteer.host.unstored_key(), volunteer.data.used_bytes()) }
 }

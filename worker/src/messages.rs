@@ -3,11 +3,13 @@
 //! serializer; nothing here acts on a message.
 //!
 //! Page to worker: `start {job: number|null, site: "", backend: "auto"|"gpu"|"cpu", tune: "auto"|"off",
-//! duty_percent, data_bytes_max, lanes?}`, `pause`, `resume`, `stop`, `try {job, rows, prompt, seed}`.
+//! duty_percent, data_bytes_max, lanes?}`, `pause`, `resume`, `stop`, `limit {duty_percent}`, `conditions {visible, in_use,
+//! background, dropped: number|null, pressure: "nominal"|"serious"|"critical", battery: number|null, saver}`,
+//! `try {job, rows, prompt, seed}`.
 //!
 //! Worker to page: `ready`, `state {state, detail}`, `adapter {backend: "webgpu"|"wasm", adapter, reason}`,
 //! `key {id, stored}`, `unit {job, unit, kind, phase, step, steps, loss|null, reason}`, `totals {accepted, rejected,
-//! pending, credit_flop}`, `answers {rows: [{pixels: Uint8Array, width, height, label, answer, probability}], bytes}`,
+//! pending, credit_flop}`, `pace {duty_percent, reason}` whenever the governor decides otherwise, `answers {rows: [{pixels: Uint8Array, width, height, label, answer, probability}], bytes}`,
 //! `sample {round, prompt, text, bytes}`, `error {code, message, retryable}`. After `state stopped` the worker may be started again.
 //! `ready` comes a second time when the whole worker takes over from the small one that a visit begins with; both speak
 //! the same messages.
@@ -15,6 +17,7 @@
 #[cfg(feature = "every-layer")]
 use js_sys::Array;
 use js_sys::Uint8Array;
+use manyhands::governor::{Conditions, Decision, Pressure};
 use manyhands::tuner::Tune;
 use manyhands::volunteer::{Choice, Event};
 use manyhands::web::fields::{Fields, Record};
@@ -27,6 +30,9 @@ pub enum ToWorker {
     Pause,
     Resume,
     Stop,
+    /// The visitor's newest limit, in percent.
+    Limit(u32),
+    Conditions(Conditions),
     #[cfg_attr(not(feature = "every-layer"), expect(dead_code, reason = "answers are the whole worker's"))]
     Try {
         job: JobId,
@@ -96,7 +102,7 @@ impl ToWorker {
                     _ => return Err("backend"),
                 },
                 tune: fields.text("tune").as_deref().and_then(Tune::parse).ok_or("tune")?,
-                duty_percent: fields.whole("duty_percent").filter(|d| (1..=100).contains(d)).ok_or("duty_percent")? as u32,
+                duty_percent: duty_percent(&fields)?,
                 data_bytes_max: fields.whole("data_bytes_max").ok_or("data_bytes_max")?,
                 #[cfg(feature = "every-layer")]
                 lanes: fields.whole("lanes"),
@@ -109,6 +115,8 @@ impl ToWorker {
             Some("pause") => Ok(ToWorker::Pause),
             Some("resume") => Ok(ToWorker::Resume),
             Some("stop") => Ok(ToWorker::Stop),
+            Some("limit") => Ok(ToWorker::Limit(duty_percent(&fields)?)),
+            Some("conditions") => Ok(ToWorker::Conditions(conditions(&fields)?)),
             Some("try") => Ok(ToWorker::Try {
                 job: JobId(fields.whole("job").ok_or("job")?),
                 wish: TryWish {
@@ -120,6 +128,28 @@ impl ToWorker {
             _ => Err("type"),
         }
     }
+}
+
+fn duty_percent(fields: &Fields) -> Result<u32, &'static str> {
+    fields.whole("duty_percent").filter(|percent| (1..=100).contains(percent)).map(|percent| percent as u32).ok_or("duty_percent")
+}
+
+fn conditions(fields: &Fields) -> Result<Conditions, &'static str> {
+    let share = |name| fields.number(name).filter(|share| (0.0..=1.0).contains(share));
+    Ok(Conditions {
+        visible: fields.flag("visible").ok_or("visible")?,
+        in_use: fields.flag("in_use").ok_or("in_use")?,
+        background: fields.flag("background").ok_or("background")?,
+        dropped: share("dropped"),
+        pressure: match fields.text("pressure").as_deref() {
+            Some("nominal") => Pressure::Nominal,
+            Some("serious") => Pressure::Serious,
+            Some("critical") => Pressure::Critical,
+            _ => return Err("pressure"),
+        },
+        battery: share("battery"),
+        saver: fields.flag("saver").ok_or("saver")?,
+    })
 }
 
 /// One held-out example with the model's answer.
@@ -173,6 +203,10 @@ pub fn ready() -> JsValue {
 
 pub fn error(code: &str, text: &str, retryable: bool) -> JsValue {
     message("error").with("code", code).with("message", text).with("retryable", retryable).into()
+}
+
+pub fn pace(decision: Decision) -> JsValue {
+    message("pace").with("duty_percent", decision.duty_percent).with("reason", decision.reason.name()).into()
 }
 
 pub fn stopped(detail: &str) -> JsValue {

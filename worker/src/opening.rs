@@ -5,13 +5,13 @@
 use std::cell::{Cell, RefCell};
 
 use js_sys::{Function, Promise, Reflect, Uint8Array};
-use manyhands::volunteer::{DataUse, Switch, VolunteerError, Wish};
+use manyhands::volunteer::{VolunteerError, Wish};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{MessageEvent, MessageEventInit};
 
 use crate::messages::{self, BEGUN, DATA_BYTES_USED, GOES_ON, KEY, LEASE, Start, ToWorker};
-use crate::{VISIT, act, begin, post, scope, visit};
+use crate::{Running, VISIT, act, begin, post, scope, visit};
 
 /// Global function that the script defines: loads the whole worker, checked by its hash, which then listens in our place.
 const LOAD: &str = "manyhandsWhole";
@@ -19,6 +19,8 @@ const LOAD: &str = "manyhandsWhole";
 thread_local! {
     /// Messages for the whole worker.
     static LATER: RefCell<Vec<JsValue>> = const { RefCell::new(Vec::new()) };
+    /// The newest conditions and limit, which it has to know as well.
+    static KNOWN: RefCell<[Option<JsValue>; 2]> = const { RefCell::new([None, None]) };
     /// Whether it is being loaded: from then on every message is for it.
     static LOADING: Cell<bool> = const { Cell::new(false) };
 }
@@ -28,12 +30,12 @@ pub fn hear(message: ToWorker, raw: JsValue) {
     let keep = |raw| LATER.with_borrow_mut(|later| later.push(raw));
     match message {
         _ if LOADING.get() => keep(raw),
-        ToWorker::Start(start) => begin(start, async move |start, switch, data| {
-            let wish = switch.clone();
-            match first_unit(start, &raw, switch, data).await {
+        ToWorker::Start(start) => begin(start, async move |start, running| {
+            let (wish, governor) = (running.switch.clone(), running.governor.clone());
+            match first_unit(start, &raw, running).await {
                 Ok(()) if wish.wish() != Wish::Stop => {
-                    let pause = (wish.wish() == Wish::Pause).then(|| messages::plain("pause"));
-                    hand_over([raw].into_iter().chain(pause).collect()).await;
+                    let pause = governor.is_paused().then(|| messages::plain("pause"));
+                    hand_over([raw].into_iter().chain(KNOWN.take().into_iter().flatten()).chain(pause).collect()).await;
                 }
                 Ok(()) => post(&messages::stopped("")),
                 Err(error) => post(&messages::stopped(&error.to_string())),
@@ -47,16 +49,26 @@ pub fn hear(message: ToWorker, raw: JsValue) {
                 spawn_local(hand_over(vec![raw]));
             }
         }
-        message => act(message),
+        message => {
+            let known = match message {
+                ToWorker::Conditions(_) => Some(0),
+                ToWorker::Limit(_) => Some(1),
+                _ => None,
+            };
+            if let Some(known) = known {
+                KNOWN.with_borrow_mut(|all| all[known] = Some(raw));
+            }
+            act(message);
+        }
     }
 }
 
 /// The visit as far as it goes here; writes into `raw` how the whole worker goes on.
-async fn first_unit(start: Start, raw: &JsValue, switch: Switch, data: DataUse) -> Result<(), VolunteerError> {
+async fn first_unit(start: Start, raw: &JsValue, running: Running) -> Result<(), VolunteerError> {
     // Setting a field fails only on frozen objects, which messages are not.
     let set = |name: &str, value: JsValue| drop(Reflect::set(raw, &name.into(), &value));
     set(GOES_ON, true.into());
-    let visited = visit(start, switch, data).await;
+    let visited = visit(start, running).await;
     let (key, data_bytes_used) = visited.kept;
     set(DATA_BYTES_USED, (data_bytes_used as f64).into());
     if let Some(key) = key {

@@ -8,7 +8,7 @@ use manyhands::engine::{Engine, Sampler, Sampling};
 use manyhands::tensors;
 use manyhands::volunteer::{DataUse, HostError, Method, Request, VolunteerError};
 use manyhands::web::fields::{Fields, whole};
-use manyhands::web::{WebPace, exchange, origin, sha256};
+use manyhands::web::{Bounds, DataDay, NAME, Tempo, WebPace, exchange, origin, sha256};
 use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
 use manyhands_protocol::{BlobHash, JobId, limits};
 use wasm_bindgen::JsValue;
@@ -28,7 +28,8 @@ type Fault = String;
 
 /// The job's newest model on what is wished.
 pub async fn run(job: JobId, wish: &TryWish, data: DataUse) -> Result<Tried, Fault> {
-    let line = Line { data, bytes: Cell::new(0) };
+    let day = DataDay::open(Some(NAME), data.bytes_max()).await;
+    let line = Line { data, day, bytes: Cell::new(0) };
     let what = answer(&line, job, wish).await?;
     Ok(Tried { what, bytes: line.bytes.get() })
 }
@@ -55,7 +56,7 @@ async fn answer(line: &Line, job: JobId, wish: &TryWish) -> Result<What, Fault> 
     }
     let mut sampler = Sampler::new(&model, &parameters).map_err(|e| e.to_string())?;
     let how = Sampling { temperature: TEMPERATURE, top_k: TOP_K, seed: wish.seed };
-    let control = Control::with_pace(WebPace::new(100));
+    let control = Control::with_pace(WebPace::new(Tempo::new(Bounds::NONE)));
     let text = sampler.write(&prompt, WRITTEN_BYTES, how, &control).await.map_err(|e| e.to_string())?;
     let [prompt, text] = [prompt, text].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     Ok(What::Sample { round: train.value("rounds_merged").and_then(small).unwrap_or(0), prompt, text })
@@ -190,6 +191,7 @@ fn model(fields: &Fields) -> Option<Model> {
 /// What is fetched for one answer.
 struct Line {
     data: DataUse,
+    day: DataDay,
     /// Bytes of this answer.
     bytes: Cell<u64>,
 }
@@ -207,7 +209,7 @@ impl Line {
     async fn get(&self, path: &str, bytes_max: u64) -> Result<Vec<u8>, Fault> {
         let answer_bytes_max = bytes_max.min(self.data.left_bytes());
         let request = Request { method: Method::Get, path, token: None, content_type: None, body: &[], answer_bytes_max };
-        let response = match exchange(&origin(), request).await {
+        let response = match exchange(&origin(), request, &self.day).await {
             Err(HostError::TooLarge(_)) if answer_bytes_max < bytes_max => return Err(VolunteerError::DataLimit.to_string()),
             answer => answer.map_err(|e| e.to_string())?,
         };

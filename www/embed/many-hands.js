@@ -25,9 +25,10 @@ const NOTHING = Object.freeze({ units: 0, accepted: 0, rejected: 0, pending: 0, 
 
 /**
  * Attributes: `job` (its number; the coordinator's choice without it), `site` (the name it was registered under), `duty`
- * (at most this share of the device, in percent), `data` (at most so many megabytes a visit), `scheme` (`light`, `dark`), `accent`
+ * (at most this share of the device, 5 to 100 percent), `data` (at most so many megabytes a day), `scheme` (`light`, `dark`), `accent`
  * (`teal`, `blue`, `violet`, `rose`), `radius` (`none`, `small`), `density` (`compact`), `language` (its tag; what the visitor
- * chooses in the frame counts more), `coordinator` (its address, where the script does not come from it). The part `frame` styles the outer box. Its own children are shown where no frame comes up.
+ * chooses in the frame counts more), `coordinator` (its address, where the script does not come from it). The part `frame`
+ * styles the outer box. Its own children are shown where no frame comes up.
  *
  * Events, both without details: `statechange` and `contributionchange`.
  */
@@ -128,6 +129,8 @@ export class ManyHandsElement extends HTMLElement {
     const frame = document.createElement("iframe");
     frame.setAttribute("sandbox", "allow-scripts allow-same-origin allow-popups");
     frame.setAttribute("part", "frame");
+    // The frame notices when this computer is busy; a page that allows it nothing leaves it to other signs.
+    frame.allow = "compute-pressure";
     frame.referrerPolicy = "no-referrer";
     frame.title = "Many Hands";
     frame.height = "0";

@@ -10,6 +10,8 @@ import * as text from "./text.js";
 /** @typedef {import("../types").UnitMessage} UnitMessage */
 /** @typedef {import("../types").AdapterMessage} AdapterMessage */
 /** @typedef {import("../types").KeyMessage} KeyMessage */
+/** @typedef {import("../types").PaceMessage} PaceMessage */
+/** @typedef {import("./governor.js").Watch} Watch */
 /** @typedef {import("../types").AnswersMessage} AnswersMessage */
 /** @typedef {import("../types").SampleMessage} SampleMessage */
 /** @typedef {import("../types").Backend} Backend */
@@ -20,8 +22,10 @@ import * as text from "./text.js";
  * What Start consents to, beside the job; the consent text says the same numbers.
  * @typedef {{ site: string, duty_percent: number, data_bytes_max: number }} Terms
  */
-/** The most of it. */
-export const DUTY_PERCENT = 100;
+/** The share that is offered, and the least that can be chosen (as in crate/src/governor.rs). */
+export const DUTY_PERCENT = 30;
+export const DUTY_PERCENT_MIN = 5;
+/** In a day, over all tabs. */
 export const DATA_BYTES_MAX = 1_000_000_000;
 
 /** Stop must end the work within a second: after this the worker is ended, answer or not. */
@@ -92,6 +96,12 @@ export class Contribution {
   adapter = null;
   /** @type {KeyMessage | null} */
   key = null;
+  /** What the governor decided last. @type {PaceMessage | null} */
+  pace = null;
+  /** Go on while the page is hidden. */
+  #background = false;
+  /** @type {Watch | null} */
+  #watch = null;
   /** Of the key, over all tabs and visits. @type {Totals} */
   totals = { accepted: 0, rejected: 0, pending: 0, credit_flop: 0 };
   /** Newest first. @type {UnitMessage[]} */
@@ -139,14 +149,16 @@ export class Contribution {
    */
   async start(job, backend, tune, terms) {
     if (this.active) return;
-    Object.assign(this, { done: 0, recent: [], adapter: null });
+    Object.assign(this, { done: 0, recent: [], adapter: null, pace: null });
     this.#fault = null;
     this.#enter("loading");
     try {
-      const worker = await this.#open();
+      const [worker, { Watch }] = await Promise.all([this.#open(), import("./governor.js")]);
       if (this.state !== "loading") return;
       this.#enter("starting");
       this.#post(worker, { type: "start", job, backend, tune, ...terms });
+      this.#watch = new Watch((seen) => this.#tell(seen), this.#background);
+      this.#tell(this.#watch.conditions);
     } catch (error) {
       // A stop during the load is no failure.
       if (this.state === "loading") this.#fail(error);
@@ -159,6 +171,20 @@ export class Contribution {
 
   resume() {
     if (this.#worker) this.#post(this.#worker, { type: "resume" });
+  }
+
+  /** Takes no more than this from now on. @param {number} percent */
+  limit(percent) {
+    if (this.active && this.#worker) this.#post(this.#worker, { type: "limit", duty_percent: percent });
+  }
+
+  get background() {
+    return this.#background;
+  }
+
+  set background(background) {
+    this.#background = background;
+    if (this.#watch) this.#watch.background = background;
   }
 
   stop() {
@@ -266,7 +292,14 @@ export class Contribution {
     });
   }
 
+  /** @param {import("../types").Conditions} seen */
+  #tell(seen) {
+    if (this.active && this.#worker) this.#post(this.#worker, { type: "conditions", ...seen });
+  }
+
   #close() {
+    this.#watch?.end();
+    this.#watch = null;
     this.#worker?.terminate();
     this.#abandon?.(new Error(text.say("visit_stopped")));
     this.#abandon = null;
@@ -294,6 +327,9 @@ export class Contribution {
         break;
       case "key":
         this.key = message;
+        break;
+      case "pace":
+        this.pace = message;
         break;
       case "totals":
         this.totals = {

@@ -3,7 +3,7 @@
 // It decides nothing about work; that is the worker's and the coordinator's.
 
 import { CallError, info as fetchInfo, jobs as fetchJobs } from "./coordinator.js";
-import { Contribution, DATA_BYTES_MAX, DUTY_PERCENT } from "./contribution.js";
+import { Contribution, DATA_BYTES_MAX, DUTY_PERCENT, DUTY_PERCENT_MIN } from "./contribution.js";
 import { build, byId, element, setText } from "./dom.js";
 import { JobDisplay } from "./jobview.js";
 import { follow } from "./live.js";
@@ -42,7 +42,8 @@ const lowered = (name, most, unit = 1) => {
   const asked = Math.floor(Number(query.get(name)));
   return framed && asked >= 1 ? Math.min(most, asked * unit) : most;
 };
-const terms = { site, duty_percent: lowered("duty", DUTY_PERCENT), data_bytes_max: lowered("data", DATA_BYTES_MAX, 1_000_000) };
+const dutyMost = Math.max(DUTY_PERCENT_MIN, lowered("duty", 100));
+const terms = { site, duty_percent: Math.min(dutyMost, DUTY_PERCENT), data_bytes_max: lowered("data", DATA_BYTES_MAX, 1_000_000) };
 /** @type {Tune} */
 const tune = query.get("tune") === "off" ? "off" : "auto";
 
@@ -105,6 +106,7 @@ function run() {
   const panel = new Panel(
     visit,
     terms,
+    dutyMost,
     () => {
       if (job) void visit.start(job.id, backend, tune, terms);
     },
@@ -221,6 +223,8 @@ function run() {
       round: String(current.train?.rounds_merged ?? 0),
       accuracy: last ? String(last.accuracy) : "",
       error: visit.error,
+      duty: String(visit.pace?.duty_percent ?? ""),
+      pace: visit.pace?.reason ?? "",
     });
   }
 

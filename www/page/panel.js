@@ -2,6 +2,7 @@
 // Shows the offer (consent) and this tab's contribution, and turns presses of its buttons into calls. Only a press by a
 // person starts anything: synthetic events are ignored.
 
+import { DUTY_PERCENT_MIN } from "./contribution.js";
 import { build, byId, element, setText } from "./dom.js";
 import { parametersOf } from "./model.js";
 import * as text from "./text.js";
@@ -48,15 +49,21 @@ function line(id, value) {
 }
 
 export class Panel {
+  /** What a new consent may be to; the slider's end while none is given. */
+  #most;
+
   /**
    * @param {Contribution} visit
-   * @param {Terms} terms
+   * @param {Terms} terms what Start consents to; the visitor chooses the share
+   * @param {number} most the largest share that may be chosen
    * @param {() => void} onStart
    * @param {() => boolean} isSeen whether a person who presses Start sees what they press
    */
-  constructor(visit, terms, onStart, isSeen) {
+  constructor(visit, terms, most, onStart, isSeen) {
     this.visit = visit;
     this.terms = terms;
+    this.#most = most;
+    this.#limits();
     onPress("start", () => {
       line("covered", isSeen() ? "" : text.say("covered"));
       if (!isSeen()) return;
@@ -74,6 +81,25 @@ export class Panel {
     });
     onPress("pause", () => (visit.state === "paused" ? visit.resume() : visit.pause()));
     onPress("stop", () => visit.stop());
+  }
+
+  /** The visitor's own limits: before Start they are a part of the consent, after it they can only be lowered. */
+  #limits() {
+    const { visit, terms } = this;
+    const [duty, background] = ["duty", "background"].map((id) => byId(id, HTMLInputElement));
+    if (!duty || !background) return;
+    duty.min = String(DUTY_PERCENT_MIN);
+    duty.max = String(this.#most);
+    duty.value = String(terms.duty_percent);
+    duty.addEventListener("input", (event) => {
+      if (!event.isTrusted) return;
+      if (visit.active) visit.limit(duty.valueAsNumber);
+      else terms.duty_percent = duty.valueAsNumber;
+      visit.onChange();
+    });
+    background.addEventListener("change", (event) => {
+      if (event.isTrusted) visit.background = background.checked;
+    });
   }
 
   /** The consent text for a job. @param {JobView} job */
@@ -103,6 +129,25 @@ export class Panel {
     line("banner", banner);
     element("panel").hidden = !banner && visit.state === "idle" && !offering;
     if (!element("visit").hidden) this.#visit(open);
+    this.#showLimits(offering);
+  }
+
+  /** @param {boolean} offering */
+  #showLimits(offering) {
+    const { visit, terms } = this;
+    const [limits, duty] = [element("limits"), byId("duty", HTMLInputElement)];
+    limits.hidden = !offering && !visit.active;
+    const place = element(offering ? "consent" : "visit").querySelector(".choice");
+    if (place && limits.nextElementSibling !== place) place.before(limits);
+    // A new offer begins with what was chosen last.
+    if (offering && duty.max !== String(this.#most)) {
+      terms.duty_percent = duty.valueAsNumber;
+      duty.max = String(this.#most);
+    } else if (visit.active) {
+      duty.max = String(terms.duty_percent);
+    }
+    setText(element("duty-now"), text.say(duty.valueAsNumber < 100 ? "pace_share" : "pace_all", { share: duty.valueAsNumber / 100 }));
+    line("duty-note", visit.active && terms.duty_percent < this.#most ? text.say("pace_more", { share: terms.duty_percent / 100 }) : "");
   }
 
   /** @param {boolean} open */
@@ -126,6 +171,8 @@ export class Panel {
   #detail() {
     const { visit } = this;
     if (visit.state === "waiting") return text.say(visit.detail ? "detail_waiting_why" : "detail_waiting", { note: visit.detail });
+    const reason = visit.pace?.reason ?? "";
+    if (visit.active && reason) return text.say(`pace_${reason}`);
     if (visit.state === "paused") return text.say("detail_paused");
     if (visit.state === "stopped") return text.say("detail_stopped");
     return "";

@@ -2,10 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::ensure;
 use manyhands::control::{Control, Pace, PaceFuture};
+use manyhands::governor::{Ledger, Slice};
 use manyhands::volunteer::host::*;
 use manyhands::volunteer::identity::{Identity, verify};
 use manyhands::volunteer::lane::Thread;
@@ -27,10 +29,18 @@ pub struct NativeHost {
     stored: bool,
     sessions: RefCell<HashMap<String, StoredSession>>,
     tuning: TuningFile,
+    /// 1 to 100.
+    duty_percent: u32,
 }
 
 impl NativeHost {
-    pub fn new(coordinator: &str, identity: Identity, stored: bool, tuning: TuningFile) -> anyhow::Result<NativeHost> {
+    pub fn new(
+        coordinator: &str,
+        identity: Identity,
+        stored: bool,
+        tuning: TuningFile,
+        duty_percent: u32,
+    ) -> anyhow::Result<NativeHost> {
         let base = coordinator.trim_end_matches('/').to_owned();
         ensure!(
             base.starts_with("http://"),
@@ -39,7 +49,7 @@ impl NativeHost {
         // The protocol has no redirects, and a token must not follow one.
         let redirects = reqwest::redirect::Policy::none();
         let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(redirects).build()?;
-        Ok(NativeHost { http, base, identity, stored, sessions: RefCell::default(), tuning })
+        Ok(NativeHost { http, base, identity, stored, sessions: RefCell::default(), tuning, duty_percent })
     }
 }
 
@@ -120,11 +130,15 @@ impl Host for NativeHost {
         f64::from(getrandom::u32().unwrap_or(0)) / (f64::from(u32::MAX) + 1.0)
     }
 
-    fn control(&self, duty_percent: u32) -> Control {
-        if duty_percent >= 100 { Control::new() } else { Control::with_pace(DutyPace { duty_percent, origin: Instant::now() }) }
+    fn control(&self) -> Control {
+        if self.duty_percent >= 100 {
+            return Control::new();
+        }
+        let duty_percent = f64::from(self.duty_percent);
+        Control::with_pace(DutyPace { duty_percent, ledger: Mutex::default(), origin: Instant::now() })
     }
 
-    async fn open_aside(&self, _duty_percent: u32) -> Result<Thread, HostError> {
+    async fn open_aside(&self) -> Result<Thread, HostError> {
         Ok(Thread)
     }
 
@@ -180,8 +194,15 @@ impl Host for NativeHost {
 
 /// Idles after each slice, on the computation's own thread.
 struct DutyPace {
-    duty_percent: u32,
+    duty_percent: f64,
+    ledger: Mutex<Ledger>,
     origin: Instant,
+}
+
+impl DutyPace {
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().expect("no code panics while it holds this lock")
+    }
 }
 
 impl Pace for DutyPace {
@@ -189,8 +210,14 @@ impl Pace for DutyPace {
         self.origin.elapsed().as_secs_f64() * 1e3
     }
 
-    fn breathe(&self, worked_ms: f64) -> PaceFuture {
-        let idle_ms = manyhands::volunteer::device::idle_ms(worked_ms, self.duty_percent);
-        Box::pin(async move { std::thread::sleep(Duration::from_secs_f64(idle_ms / 1e3)) })
+    fn worked(&self, slice: Slice) {
+        self.ledger().work(slice.ms, self.duty_percent);
+    }
+
+    fn breathe(&self) -> PaceFuture {
+        let begun = Instant::now();
+        std::thread::sleep(Duration::from_secs_f64(self.ledger().owed_ms().max(0.0) / 1e3));
+        self.ledger().rest(begun.elapsed().as_secs_f64() * 1e3);
+        Box::pin(std::future::ready(()))
     }
 }

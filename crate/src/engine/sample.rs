@@ -95,6 +95,7 @@ impl Sampler {
         for &byte in bytes {
             self.read_one(byte, &mut slicer).await?;
         }
+        slicer.end();
         Ok(())
     }
 
@@ -109,10 +110,11 @@ impl Sampler {
         }
         coming.push(byte);
         for byte in coming {
-            self.step(byte);
-            if slicer.add(self.flop) {
+            if slicer.is_full_for(self.flop) {
                 slicer.breathe().await?;
             }
+            self.step(byte);
+            slicer.add(self.flop);
         }
         Ok(())
     }
@@ -142,6 +144,7 @@ impl Sampler {
             written.push(byte);
             self.read_one(byte, &mut slicer).await?;
         }
+        slicer.end();
         Ok(written)
     }
 

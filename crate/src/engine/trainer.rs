@@ -64,7 +64,7 @@ impl Engine {
         shard: &Shard,
         control: &Control,
     ) -> Result<Trained, EngineError> {
-        let mut trainer = self.trainer(work, parameters, shard).await?;
+        let mut trainer = self.trainer_cut(work, parameters, shard, control.call_flop_max()).await?;
         let losses = trainer.run(work.inner_steps, control).await?;
         let after = trainer.parameters().await?;
         let delta: Vec<_> = parameters.iter().zip(&after).map(|(before, after)| cpu::subtract(before, after)).collect();

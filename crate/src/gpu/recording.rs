@@ -183,15 +183,16 @@ impl<'a> Run<'a> {
         let mut pass = self.encoder().begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         for (index, call) in calls.clone().zip(&recording.calls[calls.clone()]) {
             let Some(call) = call else { continue };
+            if slicer.is_full_for(call.flop) {
+                return (index, true);
+            }
             if call.groups[0] > 0 {
                 let [x, y, z] = call.groups;
                 pass.set_pipeline(&call.pipeline);
                 pass.set_bind_group(0, &call.bind_group, &[]);
                 pass.dispatch_workgroups(x, y, z);
             }
-            if slicer.add(call.flop) {
-                return (index + 1, true);
-            }
+            slicer.add(call.flop);
         }
         (calls.end, false)
     }

@@ -1,51 +1,69 @@
-//! How much work goes between two breaths: a budget in floating-point operations that follows the time slices take.
+//! How much work goes between two breaths: as many operations as take a slice's time at the speed of the slices before.
 
 use crate::control::Control;
 use crate::engine::EngineError;
+use crate::governor::Slice;
 
-/// How long a slice should take. Ten of them fit into the second within which Stop must work.
-const SLICE_MS: f64 = 50.0;
-/// Work of the first slice: 30 to 60 milliseconds on a software adapter.
-const FIRST_FLOP: u64 = 1 << 27;
-const LEAST_FLOP: u64 = 1 << 22;
-const MOST_FLOP: u64 = 1 << 44;
+/// Speed of the first slice of all, in operations per millisecond: about a software adapter's.
+pub const FIRST_SPEED: f64 = (1 << 27) as f64 / 50.0;
+const LEAST_FLOP: f64 = (1 << 20) as f64;
+const MOST_FLOP: f64 = (1u64 << 44) as f64;
+/// How much of a slice's speed goes into what the next is planned by. Calls differ: one slice says little; but one that was
+/// too long is felt.
+const WEIGHT: f64 = 0.3;
+const SLOWER_WEIGHT: f64 = 0.6;
 
-/// The budget of one computation.
+/// The slices of one computation.
 pub struct Slicer<'a> {
     control: &'a Control,
-    budget_flop: u64,
+    speed: f64,
     spent_flop: u64,
     started_ms: f64,
+    endless: bool,
 }
 
 impl<'a> Slicer<'a> {
     pub fn new(control: &'a Control) -> Self {
-        Self { control, budget_flop: FIRST_FLOP, spent_flop: 0, started_ms: control.now_ms() }
+        let speed = control.speed().unwrap_or(FIRST_SPEED);
+        Self { control, speed, spent_flop: 0, started_ms: control.now_ms(), endless: false }
     }
 
     /// One slice without an end, for measurements.
     pub fn endless(control: &'a Control) -> Self {
-        Self { budget_flop: u64::MAX, ..Self::new(control) }
+        Self { endless: true, ..Self::new(control) }
     }
 
-    /// Counts work; true once the slice is full.
-    pub fn add(&mut self, flop: u64) -> bool {
+    /// Whether so much more would make this slice too long. One that is empty takes a call of any size.
+    pub fn is_full_for(&self, flop: u64) -> bool {
+        let most = (self.speed * self.control.slice_ms()).clamp(LEAST_FLOP, MOST_FLOP);
+        !self.endless && self.spent_flop > 0 && self.spent_flop.saturating_add(flop) as f64 > most
+    }
+
+    /// Counts work.
+    pub fn add(&mut self, flop: u64) {
         self.spent_flop = self.spent_flop.saturating_add(flop);
-        self.spent_flop >= self.budget_flop
     }
 
     /// Ends a slice whose work is done, lets others run and begins the next.
     pub async fn breathe(&mut self) -> Result<(), EngineError> {
-        let worked_ms = self.control.now_ms() - self.started_ms;
-        if worked_ms > 2.0 * SLICE_MS {
-            self.budget_flop = (self.budget_flop / 2).max(LEAST_FLOP);
-        } else if worked_ms > 0.0 && worked_ms < SLICE_MS / 2.0 && self.spent_flop >= self.budget_flop {
-            self.budget_flop = (self.budget_flop * 2).min(MOST_FLOP);
-        }
-        self.spent_flop = 0;
-        self.control.between_slices(worked_ms).await?;
+        self.end();
+        self.control.between_slices().await?;
         self.started_ms = self.control.now_ms();
         Ok(())
+    }
+
+    /// Ends the last slice of a computation, whose work is done.
+    pub fn end(&mut self) {
+        let (flop, now_ms) = (std::mem::take(&mut self.spent_flop), self.control.now_ms());
+        let ms = now_ms - self.started_ms;
+        self.started_ms = now_ms;
+        if flop == 0 || ms <= 0.0 {
+            return;
+        }
+        // A slice that something else held up must not make the next ones tiny.
+        let seen = (flop as f64 / ms).clamp(self.speed / 4.0, self.speed * 4.0);
+        self.speed += if seen < self.speed { SLOWER_WEIGHT } else { WEIGHT } * (seen - self.speed);
+        self.control.worked(Slice { flop, ms });
     }
 }
 
@@ -53,50 +71,75 @@ impl<'a> Slicer<'a> {
 mod tests {
     use super::*;
     use crate::control::{Pace, PaceFuture};
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Arc, Mutex};
 
     /// A clock that the test moves, by a millisecond per so much work.
+    #[derive(Clone, Default)]
     struct Scripted {
-        now_ms: std::sync::Arc<AtomicU64>,
-        slices: std::sync::Arc<Mutex<Vec<f64>>>,
+        now_us: Arc<AtomicU64>,
+        slices: Arc<Mutex<Vec<Slice>>>,
+        slice_ms: u32,
     }
 
     impl Pace for Scripted {
         fn now_ms(&self) -> f64 {
-            self.now_ms.load(Ordering::SeqCst) as f64
+            self.now_us.load(Ordering::SeqCst) as f64 / 1e3
         }
 
-        fn breathe(&self, worked_ms: f64) -> PaceFuture {
-            self.slices.lock().unwrap().push(worked_ms);
+        fn slice_ms(&self) -> f64 {
+            f64::from(self.slice_ms)
+        }
+
+        fn worked(&self, slice: Slice) {
+            self.slices.lock().unwrap().push(slice);
+        }
+
+        fn breathe(&self) -> PaceFuture {
             Box::pin(std::future::ready(()))
         }
     }
 
-    fn slices(flop_per_ms: u64, work: u64) -> Vec<f64> {
-        let (now_ms, slices) = <(std::sync::Arc<AtomicU64>, std::sync::Arc<Mutex<Vec<f64>>>)>::default();
-        let control = Control::with_pace(Scripted { now_ms: now_ms.clone(), slices: slices.clone() });
+    /// Runs calls of these sizes in turn until so many milliseconds of work are done.
+    fn slices(slice_ms: u32, flop_per_ms: u64, calls: &[u64], work_ms: u64) -> Vec<Slice> {
+        let pace = Scripted { slice_ms, ..Scripted::default() };
+        let control = Control::with_pace(pace.clone());
         let mut slicer = Slicer::new(&control);
-        let (call, mut done, mut unaccounted) = (1u64 << 20, 0u64, 0u64);
-        while done < work {
-            done += call;
-            unaccounted += call;
-            now_ms.fetch_add(unaccounted / flop_per_ms, Ordering::SeqCst);
-            unaccounted %= flop_per_ms;
-            if slicer.add(call) {
+        let mut calls = calls.iter().cycle();
+        while pace.now_ms() < work_ms as f64 {
+            let call = *calls.next().unwrap();
+            if slicer.is_full_for(call) {
                 pollster::block_on(slicer.breathe()).unwrap();
             }
+            slicer.add(call);
+            pace.now_us.fetch_add(call * 1000 / flop_per_ms, Ordering::SeqCst);
         }
-        let slices = slices.lock().unwrap();
+        slicer.end();
+        let slices = pace.slices.lock().unwrap();
         slices.clone()
     }
 
     #[test]
-    fn slices_settle_near_the_aim() {
-        for flop_per_ms in [200_000, 3_000_000, 100_000_000] {
-            let slices = slices(flop_per_ms, 60_000 * flop_per_ms.min(3_000_000));
-            let last = slices.last().copied().expect("slices were taken");
-            assert!((SLICE_MS / 4.0..=4.0 * SLICE_MS).contains(&last), "{flop_per_ms}: {last} ms");
+    fn slices_settle_at_the_aim_and_count_all_work() {
+        for slice_ms in [8, 50] {
+            for flop_per_ms in [200_000, 3_000_000, 100_000_000] {
+                let calls = [1 << 18, 1 << 16, 1 << 19];
+                let slices = slices(slice_ms, flop_per_ms, &calls, 6_000);
+                let late = &slices[slices.len() / 2..slices.len() - 1];
+                let aim = f64::from(slice_ms);
+                for slice in late {
+                    assert!(slice.ms <= aim * 1.01 && slice.ms >= aim / 2.0, "{flop_per_ms}, {slice_ms}: {slice:?}");
+                }
+                let all: f64 = slices.iter().map(|slice| slice.ms).sum();
+                assert!((6_000.0..6_010.0).contains(&all), "{all}");
+            }
         }
+    }
+
+    /// A call that is longer than a slice has one of its own.
+    #[test]
+    fn long_calls_stand_alone() {
+        let slices = slices(8, 1_000_000, &[1 << 25, 1 << 10], 1_000);
+        assert!(slices.iter().all(|slice| slice.flop <= (1 << 25) + (1 << 10)), "{slices:?}");
     }
 }

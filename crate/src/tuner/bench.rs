@@ -64,7 +64,7 @@ impl Pace for Unbroken {
         self.0.now_ms()
     }
 
-    fn breathe(&self, _worked_ms: f64) -> PaceFuture {
+    fn breathe(&self) -> PaceFuture {
         Box::pin(std::future::ready(()))
     }
 }

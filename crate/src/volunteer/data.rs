@@ -20,6 +20,11 @@ impl DataUse {
         self.used_bytes.get()
     }
 
+    /// 0 where there is no bound.
+    pub fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+
     /// What may still be sent and received.
     pub fn left_bytes(&self) -> u64 {
         if self.bytes_max == 0 { u64::MAX } else { self.bytes_max.saturating_sub(self.used_bytes()) }

@@ -118,12 +118,6 @@ async fn gpu(choice: Choice, tune: Tune, found: &dyn Fn()) -> Result<Engine, Eng
     Ok(engine)
 }
 
-/// Milliseconds to idle after `worked_ms` of work, so that the device works `duty_percent` of the time.
-pub fn idle_ms(worked_ms: f64, duty_percent: u32) -> f64 {
-    let duty = f64::from(duty_percent.clamp(1, 100));
-    worked_ms.max(0.0) * (100.0 - duty) / duty
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,14 +172,5 @@ mod tests {
         assert!(next.is_new && next.is_gpu && next.losses == 1);
         assert_eq!(next.reason, lost.to_string());
         pollster::block_on(next.engine.self_test_product()).unwrap();
-    }
-
-    #[test]
-    fn the_duty_limit_is_a_share_of_time() {
-        assert_eq!(idle_ms(10.0, 100), 0.0);
-        assert_eq!(idle_ms(10.0, 50), 10.0);
-        assert_eq!(idle_ms(10.0, 25), 30.0);
-        assert_eq!(idle_ms(10.0, 0), 990.0);
-        assert_eq!(idle_ms(f64::NAN, 50), 0.0);
     }
 }

@@ -54,6 +54,7 @@ impl VolunteerError {
         match self {
             VolunteerError::Host(HostError::Network(_)) | VolunteerError::TimedOut(_) => "unreachable",
             VolunteerError::Host(HostError::TooLarge(_)) => "answer_too_large",
+            VolunteerError::Host(HostError::DayLimit) => "day_limit",
             VolunteerError::Host(HostError::Crypto(_) | HostError::Beyond) => "crypto",
             VolunteerError::Host(HostError::Worker(_)) => "worker_failed",
             VolunteerError::Refused { code, .. } if !code.is_empty() => code,
@@ -126,7 +127,7 @@ impl VolunteerError {
             | VolunteerError::DataLimit
             | VolunteerError::Beyond(_)
             | VolunteerError::Engine(EngineError::Unsupported(_))
-            | VolunteerError::Host(HostError::Crypto(_) | HostError::Beyond) => true,
+            | VolunteerError::Host(HostError::DayLimit | HostError::Crypto(_) | HostError::Beyond) => true,
             VolunteerError::Refused { .. } => {
                 [Code::BadConsent, Code::BadSignature, Code::WrongKey, Code::WrongAlgorithm, Code::ForeignOrigin]
                     .iter()

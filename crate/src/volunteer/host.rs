@@ -43,11 +43,11 @@ pub trait Host {
     /// Uniform in [0, 1), for jitter only.
     fn random(&self) -> f64;
 
-    /// A fresh handle for one unit, whose pace keeps the platform responsive and honours the duty limit.
-    fn control(&self, duty_percent: u32) -> Control;
+    /// A fresh handle for one unit, whose pace keeps the platform responsive and honours the visitor's limit.
+    fn control(&self) -> Control;
 
-    /// A thread or worker that computes units on its CPU beside this one, each at this share of its time.
-    async fn open_aside(&self, duty_percent: u32) -> Result<Self::Aside, HostError>;
+    /// A thread or worker that computes units on its CPU beside this one, each under the same limit.
+    async fn open_aside(&self) -> Result<Self::Aside, HostError>;
 
     /// Reads the JSON of `GET /v1/info`.
     fn read_info(&self, json: &[u8]) -> Option<Info>;
@@ -139,6 +139,9 @@ pub enum HostError {
     Network(String),
     #[error("the coordinator's answer is longer than {0} bytes")]
     TooLarge(u64),
+    /// All programs of this visitor's that count together have moved as much data as they may today.
+    #[error("the amount of data for today is used up, in all tabs of this browser together")]
+    DayLimit,
     #[error("cryptography failed here: {0}")]
     Crypto(String),
     /// A worker that computes could not be started, failed or fell silent.

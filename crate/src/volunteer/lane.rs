@@ -58,11 +58,11 @@ impl<A> Lane<A> {
     }
 
     /// Makes sure that a further lane has where to compute, before a unit is leased for it.
-    pub async fn open<H: Host<Aside = A>>(&self, host: &H, duty_percent: u32) -> Result<(), HostError> {
+    pub async fn open<H: Host<Aside = A>>(&self, host: &H) -> Result<(), HostError> {
         if !self.is_first {
             let aside = match self.aside.take() {
                 Some(aside) => aside,
-                None => host.open_aside(duty_percent).await?,
+                None => host.open_aside().await?,
             };
             self.aside.set(Some(aside));
         }

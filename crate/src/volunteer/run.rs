@@ -222,7 +222,7 @@ impl<H: Host> Visit<'_, H> {
     /// Leases and works once, or waits as long as the coordinator asks.
     async fn turn(&self, lane: &Lane<H::Aside>) -> Result<(), VolunteerError> {
         let client = &self.client;
-        lane.open(client.host, client.settings.duty_percent).await?;
+        lane.open(client.host).await?;
         let begun = self.lease.borrow_mut().take();
         if let Some(signed) = begun {
             // One that is not ours any more is left to lapse.

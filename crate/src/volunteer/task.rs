@@ -27,6 +27,8 @@ pub struct Computed {
 impl Task {
     /// Computes it on this thread. Files that are not what the work says are [`VolunteerError::Tensor`].
     pub async fn compute(self, engine: &Engine, control: &Control) -> Result<Computed, VolunteerError> {
+        // Units may be shorter than a slice: what the one before owes is rested here.
+        control.between_slices().await?;
         let [first, second] = self.inputs;
         match self.work {
             Work::Matmul(w) => {

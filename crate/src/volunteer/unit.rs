@@ -49,7 +49,7 @@ impl Drop for StopOnDrop {
 impl<H: Host> Visit<'_, H> {
     /// Everything up to the signed result, while heartbeats keep the lease.
     pub async fn work(&self, leased: &Leased, lane: &Lane<H::Aside>) -> Result<Signed, VolunteerError> {
-        let control = self.client.host.control(self.client.settings.duty_percent);
+        let control = self.client.host.control();
         let _stop = StopOnDrop(control.clone());
         let paused_since_ms = Cell::new(None);
         futures::select_biased! {

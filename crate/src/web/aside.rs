@@ -1,12 +1,13 @@
 //! A further lane in a tab: a worker of its own, begun by the visit's worker with the same script, which computes units and
 //! nothing else. It shares no memory, so no site has to isolate itself. Both ends of what the two say are here.
 //!
-//! Visit's worker to the lane's: `compute {work, first, second, duty_percent}` (the work as CBOR, its inputs as files),
-//! `hold`, `go_on`. Back: `ready` once, as to a page; `progress {step, steps}` all the while; `computed {output, losses}` or
+//! Visit's worker to the lane's: `pace {duty_percent, slice_ms, open}` whenever that changes, `compute {work, first, second}`
+//! (the work as CBOR, its inputs as files), `hold`, `go_on`. Back: `ready` once, as to a page; `progress {step, steps}` all the while; `computed {output, losses}` or
 //! `error {message}`.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use futures::channel::mpsc;
@@ -19,7 +20,7 @@ use wasm_bindgen_futures::spawn_local;
 use web_sys::{Event, MessageEvent, Worker, WorkerGlobalScope, WorkerOptions, WorkerType};
 
 use super::fields::{Fields, Record};
-use super::pace::WebPace;
+use super::pace::{Bounds, Tempo, WebPace};
 use super::timer::sleep;
 use crate::control::Control;
 use crate::engine::Engine;
@@ -35,6 +36,8 @@ const READY_MS_MAX: u64 = 60_000;
 const PROGRESS_MS: u64 = 400;
 /// A lane that is silent for so long is taken for dead: a browser tells nobody that it ended a worker.
 const SILENCE_MS_MAX: u64 = 20_000;
+/// What a lane keeps to until it is told.
+const CLOSED: Bounds = Bounds { open: false, ..Bounds::NONE };
 
 /// Units to compute at once: as many as were asked for; else one core stays free for the page and the rest of the computer.
 pub fn lanes_count(asked: Option<u64>) -> usize {
@@ -48,7 +51,9 @@ pub fn lanes_count(asked: Option<u64>) -> usize {
 pub struct WebAside {
     worker: Worker,
     heard: mpsc::UnboundedReceiver<Result<Fields, HostError>>,
-    duty_percent: u32,
+    tempo: Rc<Tempo>,
+    /// What the lane keeps to as far as it was told.
+    told: Bounds,
     _on_message: Closure<dyn FnMut(MessageEvent)>,
     _on_error: Closure<dyn FnMut(Event)>,
 }
@@ -61,7 +66,7 @@ impl Drop for WebAside {
 
 impl WebAside {
     /// Begins the worker; resolves once it is ready.
-    pub async fn open(duty_percent: u32) -> Result<WebAside, HostError> {
+    pub async fn open(tempo: Rc<Tempo>) -> Result<WebAside, HostError> {
         let options = WorkerOptions::new();
         options.set_type(WorkerType::Module);
         options.set_name(NAME);
@@ -83,7 +88,7 @@ impl WebAside {
         });
         worker.set_onmessage(Some(message.as_ref().unchecked_ref()));
         worker.set_onerror(Some(error.as_ref().unchecked_ref()));
-        let mut aside = WebAside { worker, heard, duty_percent, _on_message: message, _on_error: error };
+        let mut aside = WebAside { worker, heard, tempo, told: CLOSED, _on_message: message, _on_error: error };
         while aside.hear(READY_MS_MAX).await?.text("type").as_deref() != Some("ready") {}
         Ok(aside)
     }
@@ -94,6 +99,14 @@ impl WebAside {
             heard = self.heard.next().fuse() => heard.unwrap_or_else(|| Err(failed("it is gone"))),
             () = sleep(limit_ms).fuse() => Err(failed(&format!("nothing was heard of it for {} s", limit_ms / 1000))),
         }
+    }
+
+    /// Tells the lane what to keep to.
+    fn pace(&mut self, bounds: Bounds) -> Result<(), HostError> {
+        self.told = bounds;
+        let Bounds { duty_percent, slice_ms, open } = bounds;
+        let message = Record::new().with("type", "pace").with("duty_percent", duty_percent);
+        self.post(message.with("slice_ms", slice_ms).with("open", open), &Array::new())
     }
 
     fn post(&self, message: Record, transferred: &Array) -> Result<(), HostError> {
@@ -110,19 +123,23 @@ impl Aside for WebAside {
             .with("type", "compute")
             .with("work", Uint8Array::from(cbor::encode(&task.work).as_slice()))
             .with("first", first)
-            .with("second", second)
-            .with("duty_percent", self.duty_percent);
+            .with("second", second);
         self.post(message, &transferred)?;
+        let _wanting = self.tempo.want();
         let mut held = false;
         loop {
+            let (tempo, told) = (self.tempo.clone(), self.told);
             let heard = futures::select_biased! {
-                heard = self.hear(SILENCE_MS_MAX).fuse() => Some(heard?),
-                () = control.until_paused(!held).fuse() => None,
-            };
-            let Some(heard) = heard else {
-                held = !held;
-                self.post(Record::new().with("type", if held { "hold" } else { "go_on" }), &Array::new())?;
-                continue;
+                heard = self.hear(SILENCE_MS_MAX).fuse() => heard?,
+                bounds = tempo.other_than(told).fuse() => {
+                    self.pace(bounds)?;
+                    continue;
+                }
+                () = control.until_paused(!held).fuse() => {
+                    held = !held;
+                    self.post(Record::new().with("type", if held { "hold" } else { "go_on" }), &Array::new())?;
+                    continue;
+                }
             };
             let whole = |name| heard.whole(name).unwrap_or(0) as u32;
             match (heard.text("type").as_deref(), heard.value("output"), heard.value("losses")) {
@@ -152,6 +169,8 @@ fn address() -> String {
 thread_local! {
     /// In a lane's worker, what steers the unit it computes.
     static STEERED: RefCell<Option<Control>> = const { RefCell::new(None) };
+    /// In a lane's worker, what it keeps to.
+    static TEMPO: Rc<Tempo> = Tempo::new(CLOSED);
 }
 
 /// In a lane's worker: acts on a message of the visit's; false where it is none of these.
@@ -159,6 +178,7 @@ pub fn hear(message: &JsValue, post: fn(&JsValue)) -> bool {
     let fields = Fields::new(message.clone());
     let steer = |act: fn(&Control)| STEERED.with_borrow(|steered| steered.iter().for_each(act));
     match fields.text("type").as_deref() {
+        Some("pace") => TEMPO.with(|tempo| tempo.set(bounds(&fields))),
         Some("hold") => steer(Control::pause),
         Some("go_on") => steer(Control::resume),
         Some("compute") => spawn_local(async move {
@@ -176,12 +196,20 @@ pub fn hear(message: &JsValue, post: fn(&JsValue)) -> bool {
     true
 }
 
+/// A lane that knows nothing may do nothing.
+fn bounds(fields: &Fields) -> Bounds {
+    match (fields.number("duty_percent"), fields.number("slice_ms"), fields.flag("open")) {
+        (Some(duty_percent), Some(slice_ms), Some(open)) => Bounds { duty_percent, slice_ms, open },
+        _ => CLOSED,
+    }
+}
+
 /// The unit of a `compute` message, with signs of life meanwhile.
 async fn compute(fields: &Fields, post: fn(&JsValue)) -> Result<Computed, String> {
     let bytes = |name| fields.value(name).map(|bytes| Uint8Array::new(&bytes).to_vec()).ok_or("a message without its unit");
     let work: Work = cbor::decode_strict(&bytes("work")?).map_err(|e| e.to_string())?;
     let task = Task { work, inputs: [Arc::new(bytes("first")?), Arc::new(bytes("second")?)] };
-    let control = Control::with_pace(WebPace::new(fields.whole("duty_percent").unwrap_or(1) as u32));
+    let control = Control::with_pace(WebPace::new(TEMPO.with(Rc::clone)));
     STEERED.replace(Some(control.clone()));
     // The visit's worker tested this path when it opened it: the same program on the same processor.
     let engine = Engine::cpu();

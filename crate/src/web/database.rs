@@ -12,6 +12,8 @@ pub const NAME: &str = "manyhands";
 pub const IDENTITY: &str = "identity";
 /// What was measured of kernels: a database of its own, opened when it is needed.
 pub const TUNING: &str = "tuning";
+/// How much data moved today: a database of its own, opened when it is needed.
+pub const DAY: &str = "day";
 /// Session tokens and their ends, by coordinator and scope of consent.
 pub const SESSIONS: &str = "sessions";
 
@@ -68,6 +70,14 @@ impl Database {
             transaction.set_onabort(Some(&reject));
         });
         JsFuture::from(committed).await.map(drop)
+    }
+
+    /// Puts what `change` makes of the value under `key` in its place; no other tab writes in between.
+    pub async fn update(&self, store: &str, key: &str, change: impl FnOnce(JsValue) -> JsValue) -> Result<(), JsValue> {
+        let store = self.store(store, IdbTransactionMode::Readwrite)?;
+        // A transaction lives on through what is run by its request's own event, as this is.
+        let kept = done(&store.get(&key.into())?).await?;
+        done(&store.put_with_key(&change(kept), &key.into())?).await.map(drop)
     }
 
     /// Removes what is under `key`, if anything.

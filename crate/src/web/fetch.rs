@@ -5,6 +5,7 @@ use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortController, Headers, ReadableStreamDefaultReader, RequestInit, RequestRedirect, WorkerGlobalScope};
 
+use super::day::DataDay;
 use crate::volunteer::host::{HostError, Request, Response};
 
 /// Abandons the exchange when dropped; harmless once it is over.
@@ -16,12 +17,15 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Sends `request` to `origin` and reads the whole answer.
-pub async fn exchange(origin: &str, request: Request<'_>) -> Result<Response, HostError> {
-    send(origin, request).await.unwrap_or_else(|error| Err(HostError::Network(describe(&error))))
+/// Sends `request` to `origin` and reads the whole answer, as far as the day's data reaches.
+pub async fn exchange(origin: &str, request: Request<'_>, day: &DataDay) -> Result<Response, HostError> {
+    if !day.take(request.body.len() as u64).await {
+        return Err(HostError::DayLimit);
+    }
+    send(origin, request, day).await.unwrap_or_else(|error| Err(HostError::Network(describe(&error))))
 }
 
-async fn send(origin: &str, request: Request<'_>) -> Result<Result<Response, HostError>, JsValue> {
+async fn send(origin: &str, request: Request<'_>, day: &DataDay) -> Result<Result<Response, HostError>, JsValue> {
     let abort = AbortOnDrop(AbortController::new()?);
     let headers = Headers::new()?;
     let init = RequestInit::new();
@@ -42,26 +46,28 @@ async fn send(origin: &str, request: Request<'_>) -> Result<Result<Response, Hos
     let response: web_sys::Response = JsFuture::from(scope.fetch_with_str_and_init(&url, &init)).await?.unchecked_into();
     let retry_after_ms =
         response.headers().get("retry-after")?.and_then(|s| s.parse::<u64>().ok()).map(|s| s.saturating_mul(1000));
-    let Some(body) = read(&response, request.answer_bytes_max).await? else {
-        return Ok(Err(HostError::TooLarge(request.answer_bytes_max)));
-    };
-    Ok(Ok(Response { status: response.status(), retry_after_ms, body }))
+    let read = read(&response, request.answer_bytes_max, day).await?;
+    Ok(read.map(|body| Response { status: response.status(), retry_after_ms, body }))
 }
 
-/// The body, unless it is longer than `bytes_max`; read piece by piece, so that no more than that is ever held.
-async fn read(response: &web_sys::Response, bytes_max: u64) -> Result<Option<Vec<u8>>, JsValue> {
+/// The body, unless it is longer than `bytes_max` or than what the day has left; read piece by piece, so that no more than
+/// that is ever held.
+async fn read(response: &web_sys::Response, bytes_max: u64, day: &DataDay) -> Result<Result<Vec<u8>, HostError>, JsValue> {
     let mut bytes = Vec::new();
-    let Some(stream) = response.body() else { return Ok(Some(bytes)) };
+    let Some(stream) = response.body() else { return Ok(Ok(bytes)) };
     let reader: ReadableStreamDefaultReader = stream.get_reader().unchecked_into();
     loop {
         let piece = JsFuture::from(reader.read()).await?;
         let value = Reflect::get(&piece, &"value".into())?;
         if value.is_undefined() {
-            return Ok(Some(bytes));
+            return Ok(Ok(bytes));
         }
         let value: Uint8Array = value.unchecked_into();
         if bytes.len() as u64 + u64::from(value.length()) > bytes_max {
-            return Ok(None);
+            return Ok(Err(HostError::TooLarge(bytes_max)));
+        }
+        if !day.take(value.length().into()).await {
+            return Ok(Err(HostError::DayLimit));
         }
         let start = bytes.len();
         bytes.resize(start + value.length() as usize, 0);

@@ -1,15 +1,18 @@
 //! The volunteer's host in a Web Worker.
 
+use std::rc::Rc;
+
 use manyhands_protocol::{BlobHash, KeyId};
 use wasm_bindgen::JsCast;
 use web_sys::WorkerGlobalScope;
 
 use super::database::{self, Database};
+use super::day::DataDay;
 use super::fetch;
 use super::fields::{Fields, Record};
 use super::identity::{self, KeyOptions, WebIdentity};
 use super::locks::{self, Lock};
-use super::pace::WebPace;
+use super::pace::{Tempo, WebPace};
 use super::timer;
 use crate::control::Control;
 use crate::volunteer::host::*;
@@ -20,18 +23,22 @@ pub struct WebHost {
     database_name: Option<String>,
     identity: WebIdentity,
     database: Option<Database>,
+    tempo: Rc<Tempo>,
+    day: DataDay,
 }
 
 impl WebHost {
-    /// Opens storage and the visitor's key. The coordinator is this worker's own origin.
-    pub async fn open(options: KeyOptions<'_>) -> Result<WebHost, HostError> {
+    /// Opens storage and the visitor's key. The coordinator is this worker's own origin. Computations keep to `tempo`, and
+    /// the day's data of all tabs to `day_bytes_max`, where 0 means no bound.
+    pub async fn open(options: KeyOptions<'_>, tempo: Rc<Tempo>, day_bytes_max: u64) -> Result<WebHost, HostError> {
         let name = options.database;
         let identity = WebIdentity::open(options).await?;
         let database = match name {
             Some(name) => Database::open(name).await.ok(),
             None => None,
         };
-        Ok(WebHost { origin: origin(), database_name: name.map(str::to_owned), identity, database })
+        let day = DataDay::open(name, day_bytes_max).await;
+        Ok(WebHost { origin: origin(), database_name: name.map(str::to_owned), identity, database, tempo, day })
     }
 }
 
@@ -63,7 +70,7 @@ impl Host for WebHost {
     type TuningLock = Lock;
 
     async fn request(&self, request: Request<'_>) -> Result<Response, HostError> {
-        fetch::exchange(&self.origin, request).await
+        fetch::exchange(&self.origin, request, &self.day).await
     }
 
     async fn sha256(&self, bytes: &[u8]) -> Result<BlobHash, HostError> {
@@ -104,17 +111,17 @@ impl Host for WebHost {
         js_sys::Math::random()
     }
 
-    fn control(&self, duty_percent: u32) -> Control {
-        Control::with_pace(WebPace::new(duty_percent))
+    fn control(&self) -> Control {
+        Control::with_pace(WebPace::new(self.tempo.clone()))
     }
 
     #[cfg(feature = "every-layer")]
-    async fn open_aside(&self, duty_percent: u32) -> Result<Self::Aside, HostError> {
-        super::aside::WebAside::open(duty_percent).await
+    async fn open_aside(&self) -> Result<Self::Aside, HostError> {
+        super::aside::WebAside::open(self.tempo.clone()).await
     }
 
     #[cfg(not(feature = "every-layer"))]
-    async fn open_aside(&self, _duty_percent: u32) -> Result<Self::Aside, HostError> {
+    async fn open_aside(&self) -> Result<Self::Aside, HostError> {
         Err(HostError::Worker("the part that a visit begins with has one lane".to_owned()))
     }
 

@@ -3,8 +3,9 @@
 use futures::channel::oneshot;
 use js_sys::{Function, Promise, Reflect};
 use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
 
-use super::fields::Record;
+use super::fields::{Fields, Record};
 
 #[wasm_bindgen]
 extern "C" {
@@ -13,6 +14,9 @@ extern "C" {
 
     #[wasm_bindgen(method, catch)]
     fn request(this: &LockManager, name: &str, options: &JsValue, callback: &JsValue) -> Result<Promise, JsValue>;
+
+    #[wasm_bindgen(method, catch)]
+    fn query(this: &LockManager) -> Result<Promise, JsValue>;
 }
 
 /// A held lock; dropping it lets the next tab in.
@@ -36,6 +40,14 @@ pub async fn try_lock(name: &str) -> Option<Lock> {
     request(name, true).await
 }
 
+/// Whether anybody waits for the lock with this name.
+pub async fn is_waited_for(name: &str) -> bool {
+    let Some(Ok(asked)) = manager().map(|manager| manager.query()) else { return false };
+    let Ok(state) = JsFuture::from(asked).await else { return false };
+    let waits = |request: JsValue| Fields::new(request).text("name").as_deref() == Some(name);
+    Fields::new(state).list("pending").is_some_and(|pending| pending.into_iter().any(waits))
+}
+
 /// The lock; none where the browser says that another tab holds it.
 async fn request(name: &str, if_available: bool) -> Option<Lock> {
     let (send, receive) = oneshot::channel();
@@ -57,7 +69,7 @@ async fn request(name: &str, if_available: bool) -> Option<Lock> {
     let requested = manager().and_then(|manager| manager.request(name, &options.into(), &granted).ok());
     let Some(requested) = requested else { return Some(Lock(None)) };
     // The browser may also refuse later, by rejecting; the callback then never runs.
-    let refused = wasm_bindgen_futures::JsFuture::from(requested);
+    let refused = JsFuture::from(requested);
     match futures::future::select(receive, refused).await {
         futures::future::Either::Left((Ok(lock), _)) => lock,
         _ => Some(Lock(None)),

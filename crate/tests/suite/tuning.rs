@@ -23,7 +23,7 @@ impl Pace for Clock {
         super::now_ms()
     }
 
-    fn breathe(&self, _worked_ms: f64) -> PaceFuture {
+    fn breathe(&self) -> PaceFuture {
         Box::pin(std::future::ready(()))
     }
 }

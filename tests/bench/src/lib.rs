@@ -124,7 +124,7 @@ impl Pace for Unresting {
         js_sys::Date::now()
     }
 
-    fn breathe(&self, _worked_ms: f64) -> PaceFuture {
+    fn breathe(&self) -> PaceFuture {
         Box::pin(std::future::ready(()))
     }
 }

@@ -130,11 +130,11 @@ impl Host for ScriptHost {
         0.0
     }
 
-    fn control(&self, _duty_percent: u32) -> Control {
+    fn control(&self) -> Control {
         Control::new()
     }
 
-    async fn open_aside(&self, _duty_percent: u32) -> Result<ScriptAside, HostError> {
+    async fn open_aside(&self) -> Result<ScriptAside, HostError> {
         self.0.log.borrow_mut().push("aside opens".to_owned());
         match self.fault("aside opens") {
             None => Ok(ScriptAside(self.clone())),

@@ -1,0 +1,307 @@
+//! The visitor's limits, as they are felt: processor time by the kernel's account, frames of an animation around, bytes by
+//! a proxy's. Nothing here asks the governor how well it does.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use fantoccini::key::Key;
+use manyhands_tests::browser::{Visitor, number, text};
+use manyhands_tests::frames;
+use manyhands_tests::jobs::{self, SmallTrain};
+use manyhands_tests::proxy::Proxy;
+use manyhands_tests::server::Server;
+use manyhands_tests::site::Site;
+
+const LIMIT: Duration = Duration::from_secs(180);
+/// What the limit is measured over.
+const WINDOW: Duration = Duration::from_secs(60);
+/// Long enough to tell full work from a third of it.
+const GLANCE: Duration = Duration::from_secs(12);
+/// Nothing comes for this long: twice the longest wait between two units.
+const QUIET: Duration = Duration::from_secs(4);
+/// Windows that are measured anew because the machine had something else to do in the middle of them.
+const DISTURBED_MAX: u32 = 6;
+
+/// A job that never ends, in units of many seconds on a software adapter: the coordinator is no part of what is measured.
+fn endless(folder: &Path, inner_steps: u32) -> Result<Server> {
+    let server = Server::start(&folder.join("data"))?;
+    let endless = SmallTrain {
+        width: 784,
+        hidden: 256,
+        inner_steps,
+        units_per_round: 8,
+        rounds_max: 100_000,
+        target_accuracy: 1.0,
+        noisy_labels: true,
+    };
+    let files = jobs::train(folder, endless)?;
+    server.submit(&files.manifest, &files.data)?;
+    Ok(server)
+}
+
+/// Waits until a unit that trains is computed.
+async fn at_work(visitor: &Visitor) -> Result<()> {
+    visitor.wait_until("d.phases.startsWith('computing') && d.backend !== '' && d.duty !== ''", LIMIT).await?;
+    Ok(())
+}
+
+/// Cores' worth of device time in a window in which nothing made the governor back off: what is measured is the limit alone.
+/// In the page's own words, for a busy machine slows slices down as heat does.
+async fn undisturbed(visitor: &Visitor, window: Duration) -> Result<f64> {
+    for _ in 0..DISTURBED_MAX {
+        visitor.wait_until("['', 'shared'].includes(d.pace)", LIMIT).await?;
+        visitor
+            .run(
+                "const root = document.documentElement;
+                globalThis.paces = new Set();
+                globalThis.watching?.disconnect();
+                globalThis.watching = new MutationObserver(() => paces.add(root.dataset.pace));
+                watching.observe(root, { attributes: true, attributeFilter: ['data-pace'] });",
+            )
+            .await?;
+        let share = visitor.device_share(window).await;
+        let paces = visitor.run("return [...paces].filter((pace) => pace !== '' && pace !== 'shared').join(' ');").await?;
+        if text(&paces).is_empty() {
+            return Ok(share);
+        }
+        println!("not counted, for the governor said: {paces}");
+    }
+    anyhow::bail!("the machine was never left alone for {window:?}")
+}
+
+/// What the same visit takes without a limit, between two measurements of the limited one, and the limited one's share of it.
+async fn shares(url: &str, window: Duration, start: impl AsyncFn(&Visitor) -> Result<()>) -> Result<f64> {
+    let limited = Visitor::open(url).await?;
+    start(&limited).await?;
+    at_work(&limited).await?;
+    let first = undisturbed(&limited, window / 2).await?;
+    drop(limited);
+    let full = Visitor::open(url).await?;
+    full.press_start().await?;
+    at_work(&full).await?;
+    let whole = undisturbed(&full, window).await?;
+    drop(full);
+    let limited = Visitor::open(url).await?;
+    start(&limited).await?;
+    at_work(&limited).await?;
+    let second = undisturbed(&limited, window / 2).await?;
+    println!("{first:.3} and {second:.3} of {whole:.3} cores");
+    Ok((first + second) / 2.0 / whole)
+}
+
+/// As the page offers it.
+async fn offered(visitor: &Visitor) -> Result<()> {
+    visitor.press("start").await
+}
+
+/// Stands in for a worker whose governor does nothing: what the visitor chose does not reach it.
+const UNGOVERNED: &str = "globalThis.Worker = class extends Worker {
+    postMessage(message) {
+        if (message.type === 'conditions' || message.type === 'limit') return;
+        super.postMessage(message.type === 'start' ? { ...message, duty_percent: 100 } : message);
+    }
+};";
+
+#[tokio::test]
+async fn thirty_percent_of_a_gpu_is_that_much_processor_time() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = endless(folder.path(), 1000)?;
+    let url = format!("{}/?backend=gpu&tune=off", server.url);
+    let share = shares(&url, WINDOW, offered).await?;
+    println!("share {share:.3}");
+    assert!((0.25..=0.35).contains(&share), "30 % were {share:.3}");
+    // The same measurement sees a governor that does nothing.
+    let ungoverned = shares(&url, GLANCE, async |visitor: &Visitor| {
+        visitor.run(UNGOVERNED).await?;
+        visitor.press("start").await
+    })
+    .await?;
+    println!("ungoverned {ungoverned:.3}");
+    assert!(ungoverned >= 0.8, "without a governor {ungoverned:.3}");
+    Ok(())
+}
+
+/// On the CPU the limit is a share of all lanes together, here one.
+#[tokio::test]
+async fn thirty_percent_of_the_processor_is_that_much_of_its_time() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = endless(folder.path(), 8000)?;
+    let share = shares(&format!("{}/?backend=cpu", server.url), GLANCE, offered).await?;
+    assert!((0.22..=0.38).contains(&share), "30 % were {share:.3}");
+    Ok(())
+}
+
+/// Two windows of one browser take no more than one may.
+#[tokio::test]
+async fn the_limit_holds_for_all_tabs_together() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = endless(folder.path(), 1000)?;
+    let url = format!("{}/?backend=gpu&tune=off", server.url);
+    let share = shares(&url, 2 * GLANCE, async |visitor: &Visitor| {
+        visitor.press("start").await?;
+        at_work(visitor).await?;
+        visitor.open_window(&url).await?;
+        visitor.press("start").await?;
+        at_work(visitor).await?;
+        visitor.wait_until("d.pace === 'shared'", LIMIT).await.map(drop)
+    })
+    .await?;
+    assert!((0.2..=0.4).contains(&share), "two tabs at 30 % took {share:.3}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_limit_can_be_lowered_under_way_and_not_raised() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = endless(folder.path(), 1000)?;
+    let visitor = Visitor::open(&server.url).await?;
+    let cost =
+        async || Ok::<_, anyhow::Error>(text(&visitor.run("return document.getElementById('consent-cost').textContent;").await?));
+    assert!(cost().await?.contains("30 %"));
+    visitor.press_key("duty", Key::Right).await?;
+    visitor.wait_until("document.getElementById('consent-cost').textContent.includes('31 %')", LIMIT).await?;
+    visitor.press("start").await?;
+    visitor.wait_until("d.duty === '31'", LIMIT).await?;
+    visitor.press_key("duty", Key::Home).await?;
+    visitor.wait_until("d.duty === '5'", LIMIT).await?;
+    visitor.press_key("duty", Key::End).await?;
+    visitor.wait_until("d.duty === '31'", LIMIT).await?;
+    assert!(visitor.run("return document.getElementById('duty-note').textContent;").await?.to_string().contains("new consent"));
+    // A new offer begins with what was chosen last, and goes as far as any.
+    visitor.press_key("duty", Key::Left).await?;
+    visitor.press_stop().await?;
+    visitor.press("restart").await?;
+    assert!(cost().await?.contains("30 %"));
+    visitor.press_start().await?;
+    visitor.wait_until("d.duty === '100'", LIMIT).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_hidden_tab_goes_on_only_where_that_was_chosen() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Server::start(&folder.path().join("data"))?;
+    let small = SmallTrain { rounds_max: 100_000, target_accuracy: 1.0, noisy_labels: true, ..SmallTrain::default() };
+    let files = jobs::train(folder.path(), small)?;
+    server.submit(&files.manifest, &files.data)?;
+    let proxy = Proxy::start(server.address()?, &[("POST", "/v1/leases")]).await?;
+    let visitor = Visitor::open(&proxy.url).await?;
+    let page = visitor.window().await?;
+    visitor.press_start().await?;
+    visitor.wait_until("Number(d.done) >= 1", LIMIT).await?;
+    let beside = visitor.open_tab().await?;
+    visitor.switch_to(&page).await?;
+    // Looking at it by the driver does not bring it to the front by itself; where it does, nothing is hidden.
+    let hidden = async |chosen: bool| -> Result<()> {
+        visitor.switch_to(&beside).await?;
+        let before = proxy.until("/v1/leases", LIMIT, |count| count.open == 0).await?.total;
+        let asked = proxy.until("/v1/leases", QUIET, |count| count.total > before + 3).await;
+        ensure!(asked.is_ok() == chosen, "chosen: {chosen}, asked: {asked:?}");
+        visitor.switch_to(&page).await?;
+        let done = number(&visitor.state().await?, "done")?;
+        visitor.wait_until(&format!("Number(d.done) > {done}"), LIMIT).await?;
+        Ok(())
+    };
+    hidden(false).await?;
+    visitor.press("background").await?;
+    hidden(true).await?;
+    Ok(())
+}
+
+/// Stands in for what this machine has none of; `signs` moves it.
+const SIGNS: &str = r#"
+globalThis.signs = { drop: false };
+globalThis.PressureObserver = class {
+    constructor(look) { signs.pressure = (state) => look([{ state }]); }
+    async observe() {}
+    disconnect() {}
+};
+const battery = Object.assign(new EventTarget(), { charging: true, level: 1 });
+navigator.getBattery = async () => battery;
+signs.battery = (charging, level) => { Object.assign(battery, { charging, level }); battery.dispatchEvent(new Event("levelchange")); };
+const connection = Object.assign(new EventTarget(), { saveData: false });
+Object.defineProperty(navigator, "connection", { value: connection });
+signs.saver = (on) => { connection.saveData = on; connection.dispatchEvent(new Event("change")); };
+const frame = requestAnimationFrame.bind(globalThis);
+let at = 0;
+globalThis.requestAnimationFrame = (look) => frame(() => look((at += 1000 / (signs.drop && at % 3 < 1 ? 15 : 60))));
+"#;
+
+#[tokio::test]
+async fn work_backs_off_and_the_page_says_why() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = endless(folder.path(), 1000)?;
+    let visitor = Visitor::open("about:blank").await?;
+    visitor.before_pages(SIGNS).await?;
+    visitor.goto(&server.url).await?;
+    visitor.press("start").await?;
+    at_work(&visitor).await?;
+    visitor.wait_until("d.duty === '30'", LIMIT).await?;
+    for (sign, undo, duty, reason, said) in [
+        ("signs.pressure('serious')", "signs.pressure('fair')", "15", "pressure", "busy"),
+        ("signs.pressure('critical')", "signs.pressure('nominal')", "7.5", "pressure", "busy"),
+        ("signs.battery(false, 0.2)", "signs.battery(true, 0.2)", "0", "battery", "battery is low"),
+        ("signs.saver(true)", "signs.saver(false)", "0", "saver", "save data"),
+        ("signs.drop = true", "signs.drop = false", "15", "frames", "smoothly"),
+    ] {
+        visitor.run(sign).await?;
+        visitor.wait_until(&format!("d.duty === '{duty}' && d.pace === '{reason}'"), LIMIT).await?;
+        visitor.wait_until(&format!("document.getElementById('visit-detail').textContent.includes('{said}')"), LIMIT).await?;
+        if duty == "0" {
+            visitor.wait_until("d.state === 'paused'", LIMIT).await?;
+        }
+        visitor.run(undo).await?;
+        visitor.wait_until("d.duty === '30' && d.state === 'working'", LIMIT).await?;
+    }
+    Ok(())
+}
+
+/// Two windows of one browser, at one site that allows them four megabytes a day.
+#[tokio::test]
+async fn a_day_s_data_is_that_of_all_tabs_together() -> Result<()> {
+    const MOST: u64 = 4_000_000;
+    let folder = tempfile::tempdir()?;
+    let server = endless(folder.path(), 20)?;
+    let kinds = [("GET", "/v1/blobs/"), ("PUT", "/v1/blobs/")];
+    let proxy = Proxy::start(server.address()?, &kinds).await?;
+    let element = |_: &str| {
+        format!(
+            "<script type=module src='{0}/embed/v1/many-hands.js'></script><many-hands site=shop data=4></many-hands>",
+            proxy.url
+        )
+    };
+    let site = Site::start(&proxy.url, element).await?;
+    server.run(&["site", "add", "shop", "--origin", &site.origin, "--category", "demo"])?;
+    let visitor = Visitor::open(&site.origin).await?;
+    let first = visitor.window().await?;
+    let second = visitor.open_window(&site.origin).await?;
+    for window in [&first, &second] {
+        visitor.switch_to(window).await?;
+        visitor.enter_frame("many-hands").await?;
+        visitor.press_seen_start(LIMIT).await?;
+    }
+    for window in [&first, &second] {
+        visitor.switch_to(window).await?;
+        visitor.enter_frame("many-hands").await?;
+        let state = visitor.wait_until("d.state === 'failed'", LIMIT).await?;
+        assert!(text(&state["error"]).contains("data for today"), "{state}");
+    }
+    let moved = kinds.map(|(method, part)| proxy.bytes(method, part));
+    println!("{moved:?} bytes");
+    // Heads of requests and answers are no part of it, nor what is under way when the last byte is used up.
+    let all: u64 = moved.iter().sum();
+    assert!((MOST / 2..MOST + 400_000).contains(&all), "{all} bytes");
+    Ok(())
+}
+
+/// An animation in the page around drops hardly more frames with the element at work than without.
+#[tokio::test]
+async fn the_page_around_stays_smooth() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = endless(folder.path(), 1000)?;
+    let extra = frames::extra(&server, 5).await?;
+    println!("{extra:?}");
+    assert!(extra.median < 0.02, "{extra:?}");
+    Ok(())
+}
