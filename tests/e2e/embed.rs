@@ -134,7 +134,8 @@ async fn the_page_around_cannot_start_read_or_forge() -> Result<()> {
     assert_eq!((text(&state["state"]), proxy.count("/v1/sessions").total), ("idle".to_owned(), 0));
     let cost = text(&visitor.run("return document.getElementById('consent-cost').textContent;").await?);
     assert!(!cost.contains("500") && cost.contains("1 GB"), "{cost}");
-    // A click that no person made.
+    // A click that no person made, on a Start that a person could press.
+    visitor.wait_until("d.seen === 'true'", LIMIT).await?;
     visitor.run("document.getElementById('start').click(); document.getElementById('start').dispatchEvent(new MouseEvent('click', { bubbles: true }));").await?;
     assert_eq!(text(&visitor.state().await?["state"]), "idle");
     Ok(())

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use fantoccini::actions::{InputSource, KeyAction, KeyActions};
 use fantoccini::elements::Element;
 use fantoccini::key::Key;
 use fantoccini::wd::{TimeoutConfiguration, WindowHandle};
@@ -296,6 +297,26 @@ impl Visitor {
         let answer = self.ask_driver("goog/cdp/execute", json!({ "cmd": command, "params": parameters })).await?;
         ensure!(answer["value"]["error"].is_null(), "{command}: {answer}");
         Ok(())
+    }
+
+    /// A window of this size in CSS pixels, however large the browser's own is.
+    pub async fn resize(&self, width: u32, height: u32) -> Result<()> {
+        let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        self.debug("Emulation.setDeviceMetricsOverride", size).await
+    }
+
+    /// Whether the visitor's system asks for less motion.
+    pub async fn reduce_motion(&self, reduced: bool) -> Result<()> {
+        let value = if reduced { "reduce" } else { "no-preference" };
+        let features = json!([{ "name": "prefers-reduced-motion", "value": value }]);
+        self.debug("Emulation.setEmulatedMedia", json!({ "features": features })).await
+    }
+
+    /// A key, as a hand would type it: a character, or one of WebDriver's names for the others (its section 17.4.2).
+    pub async fn type_key(&self, value: char) -> Result<()> {
+        let actions = [KeyAction::Down { value }, KeyAction::Up { value }];
+        let typed = actions.into_iter().fold(KeyActions::new("keyboard".to_owned()), InputSource::then);
+        Ok(self.client.perform_actions(typed).await?)
     }
 
     /// From the next page on, this script runs before theirs.

@@ -70,7 +70,10 @@ export class Panel {
       onStart();
       element("visit-title").focus();
     });
-    onPress("restart", () => visit.reconsider());
+    onPress("restart", () => {
+      visit.reconsider();
+      element("start").focus();
+    });
     onPress("not-now", () => {
       visit.declined();
       element("declined-title").focus();

@@ -12,8 +12,6 @@
 const FALLBACK = "en";
 /** Where the visitor's own choice is kept, once they made one. */
 const CHOICE = "manyhands-language";
-/** From here on a size is told in gigabytes. */
-const GIGABYTE = 1e9;
 
 /** @type {Record<string, Intl.NumberFormatOptions>} */
 const STYLES = {
@@ -23,6 +21,7 @@ const STYLES = {
   percent_fine: { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 },
   decimal: { minimumFractionDigits: 3, maximumFractionDigits: 3 },
   compact: { notation: "compact", compactDisplay: "long", maximumSignificantDigits: 3 },
+  kilobytes: { style: "unit", unit: "kilobyte", maximumSignificantDigits: 2 },
   megabytes: { style: "unit", unit: "megabyte", maximumSignificantDigits: 2 },
   gigabytes: { style: "unit", unit: "gigabyte", maximumSignificantDigits: 2 },
 };
@@ -103,7 +102,10 @@ export async function suggest(wish) {
 
 /** A number in one of the styles. @param {number} n @param {string} style @returns {string} */
 function styled(n, style) {
-  if (style === "bytes") return n >= GIGABYTE ? styled(n / GIGABYTE, "gigabytes") : styled(n / 1e6, "megabytes");
+  if (style === "bytes") {
+    if (n >= 1e9) return styled(n / 1e9, "gigabytes");
+    return n >= 1e5 ? styled(n / 1e6, "megabytes") : styled(n / 1e3, "kilobytes");
+  }
   let format = formats.get(style);
   if (!format) formats.set(style, (format = new Intl.NumberFormat(locale, STYLES[style])));
   return format.format(n);

@@ -126,9 +126,9 @@ fn locked_version<'a>(lock: &'a str, package: &str) -> Option<&'a str> {
     after.split_once('"').map(|(version, _)| version)
 }
 
-/// wasm-opt and the type checker, where Node is present.
+/// wasm-opt, the type checker and the checker of accessibility, where Node is present.
 fn node_packages() -> Result<()> {
-    let what = "npm packages (wasm-opt, typescript)";
+    let what = "npm packages (wasm-opt, typescript, axe-core)";
     if !has_node() {
         println!("set-up: {what}: skipped, Node is not installed; the worker will be larger");
         return Ok(());
