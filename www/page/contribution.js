@@ -86,6 +86,8 @@ export class Contribution {
   detail = "";
   /** What went wrong last; null once work goes on. @type {{ code: string, message: string, retryable: boolean } | null} */
   #fault = null;
+  /** Who asked for the last pause. @type {"visitor" | "site"} */
+  pausedBy = "visitor";
   /** Units this tab handed in, in this visit. */
   done = 0;
   /** @type {AdapterMessage | null} */
@@ -121,6 +123,11 @@ export class Contribution {
     return text.say(retryable && this.active ? "retries" : "retries_not", { what });
   }
 
+  /** Code of what went wrong last; empty where nothing did. */
+  get fault() {
+    return this.#fault?.code ?? "";
+  }
+
   /** At work, or about to be. */
   get active() {
     return !["idle", "declined", "stopped", "failed"].includes(this.state);
@@ -153,7 +160,9 @@ export class Contribution {
     }
   }
 
-  pause() {
+  /** @param {"visitor" | "site"} by */
+  pause(by) {
+    this.pausedBy = by;
     if (this.#worker) this.#post(this.#worker, { type: "pause" });
   }
 

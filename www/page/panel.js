@@ -26,6 +26,18 @@ const MARKS = {
   given_back: "↩",
 };
 
+/** Faults that are ends of their own: what was agreed to is used up, or the page is too old. @type {Record<string, "used_up" | "outdated">} */
+const ENDS = { data_limit: "used_up", consent_expired: "used_up", version: "outdated" };
+
+/** Whether the browser keeps anything for this page: where it refuses, in a frame for instance, a key lasts for a visit. */
+function isKept() {
+  try {
+    return localStorage !== null;
+  } catch {
+    return false;
+  }
+}
+
 /**
  * Runs `action` on a press that the browser vouches for.
  * @param {string} id
@@ -75,8 +87,9 @@ export class Panel {
       visit.reconsider();
       element("start").focus();
     });
-    onPress("pause", () => (visit.state === "paused" ? visit.resume() : visit.pause()));
+    onPress("pause", () => (visit.state === "paused" ? visit.resume() : visit.pause("visitor")));
     onPress("stop", () => visit.stop());
+    onPress("reload", () => location.reload());
   }
 
   /** The consent text for a job. @param {JobView} job */
@@ -90,7 +103,8 @@ export class Panel {
     setText(element("consent-what"), text.say(job.train ? "consent_what_train" : "consent_what_matmul", { title: job.title }));
     setText(element("consent-whom"), text.say("consent_whom", { owner: job.owner }));
     setText(element("consent-cost"), text.say(share < 1 ? "consent_cost_share" : "consent_cost_all", { share, device, data }));
-    setText(element("consent-kept"), text.say("consent_kept"));
+    const kept = isKept() ? (window.parent === window ? "consent_kept" : "consent_kept_framed") : "consent_kept_visit";
+    setText(element("consent-kept"), text.say(kept));
   }
 
   /**
@@ -112,7 +126,9 @@ export class Panel {
   #visit(open) {
     const { visit } = this;
     element("visit").dataset["state"] = visit.state;
-    setText(element("visit-state"), text.say(`visit_${visit.state}`));
+    const end = visit.state === "failed" ? ENDS[visit.fault] : undefined;
+    element("visit").dataset["end"] = end ?? "";
+    setText(element("visit-state"), text.say(`visit_${end ?? visit.state}`));
     line("visit-detail", this.#detail());
     line("visit-error", visit.error);
     this.#buttons(open);
@@ -129,7 +145,7 @@ export class Panel {
   #detail() {
     const { visit } = this;
     if (visit.state === "waiting") return text.say(visit.detail ? "detail_waiting_why" : "detail_waiting", { note: visit.detail });
-    if (visit.state === "paused") return text.say("detail_paused");
+    if (visit.state === "paused") return text.say(visit.pausedBy === "site" ? "detail_paused_site" : "detail_paused");
     if (visit.state === "stopped") return text.say("detail_stopped");
     return "";
   }
@@ -137,12 +153,14 @@ export class Panel {
   /** @param {boolean} open */
   #buttons(open) {
     const { visit } = this;
-    const [pause, stop, restart] = ["pause", "stop", "restart"].map((id) => byId(id, HTMLButtonElement));
-    if (!pause || !stop || !restart) return;
+    const [pause, stop, restart, reload] = ["pause", "stop", "restart", "reload"].map((id) => byId(id, HTMLButtonElement));
+    if (!pause || !stop || !restart || !reload) return;
     const had = document.activeElement;
     pause.hidden = !visit.active;
     stop.hidden = !visit.active;
-    restart.hidden = visit.active || !open;
+    const outdated = visit.state === "failed" && ENDS[visit.fault] === "outdated";
+    restart.hidden = visit.active || !open || outdated;
+    reload.hidden = !outdated;
     pause.disabled = !["working", "tuning", "waiting", "paused", "unreachable"].includes(visit.state);
     stop.disabled = visit.state === "stopping";
     setText(pause, text.say(visit.state === "paused" ? "resume" : "pause"));
