@@ -164,7 +164,7 @@ async fn used_up_data_are_an_end_and_no_failure() -> Result<()> {
     visitor.press_seen_start(LIMIT).await?;
     visitor.wait_until("d.state === 'failed'", LIMIT).await?;
     assert_eq!(seen(&visitor, "visit-state").await?, "Done for now");
-    assert!(seen(&visitor, "visit-error").await?.starts_with("The amount of data you agreed to is used up."));
+    assert_eq!(seen(&visitor, "visit-error").await?, "The amount of data you agreed to is used up.");
     assert_eq!(seen(&visitor, "restart").await?, "Start again");
     visitor.screenshot(&artefacts()?.join("state-used-up.png")).await?;
     Ok(())

@@ -26,9 +26,6 @@ const MARKS = {
   given_back: "↩",
 };
 
-/** Faults that are ends of their own: what was agreed to is used up, or the page is too old. @type {Record<string, "used_up" | "outdated">} */
-const ENDS = { data_limit: "used_up", consent_expired: "used_up", version: "outdated" };
-
 /** Whether the browser keeps anything for this page: where it refuses, in a frame for instance, a key lasts for a visit. */
 function isKept() {
   try {
@@ -126,9 +123,8 @@ export class Panel {
   #visit(open) {
     const { visit } = this;
     element("visit").dataset["state"] = visit.state;
-    const end = visit.state === "failed" ? ENDS[visit.fault] : undefined;
-    element("visit").dataset["end"] = end ?? "";
-    setText(element("visit-state"), text.say(`visit_${end ?? visit.state}`));
+    element("visit").dataset["end"] = visit.end ?? "";
+    setText(element("visit-state"), text.say(`visit_${visit.end ?? visit.state}`));
     line("visit-detail", this.#detail());
     line("visit-error", visit.error);
     this.#buttons(open);
@@ -158,7 +154,7 @@ export class Panel {
     const had = document.activeElement;
     pause.hidden = !visit.active;
     stop.hidden = !visit.active;
-    const outdated = visit.state === "failed" && ENDS[visit.fault] === "outdated";
+    const outdated = visit.end === "outdated";
     restart.hidden = visit.active || !open || outdated;
     reload.hidden = !outdated;
     pause.disabled = !["working", "tuning", "waiting", "paused", "unreachable"].includes(visit.state);
