@@ -97,12 +97,19 @@ pub struct Visitor {
 impl Visitor {
     /// Starts a browser and opens `url`.
     pub async fn open(url: &str) -> Result<Visitor> {
-        let visitor = Visitor::start().await?;
+        let visitor = Visitor::start(json!({})).await?;
         visitor.goto(url).await?;
         Ok(visitor)
     }
 
-    async fn start() -> Result<Visitor> {
+    /// One whose browser keeps nothing for any page, and lets none keep anything.
+    pub async fn open_forgetful(url: &str) -> Result<Visitor> {
+        let visitor = Visitor::start(json!({ "profile.default_content_setting_values.cookies": 2 })).await?;
+        visitor.goto(url).await?;
+        Ok(visitor)
+    }
+
+    async fn start(preferences: Value) -> Result<Visitor> {
         let chromium = program("chromium")?;
         let profile = tempfile::Builder::new().prefix("manyhands-visitor-").tempdir()?;
         let log = profile.path().join("chromedriver.log");
@@ -114,7 +121,7 @@ impl Visitor {
         arguments.push(format!("--user-data-dir={}", profile.path().join("profile").display()));
         let capabilities = json!({
             "browserName": "chrome",
-            "goog:chromeOptions": { "binary": chromium, "args": arguments },
+            "goog:chromeOptions": { "binary": chromium, "args": arguments, "prefs": preferences },
             "goog:loggingPrefs": { "browser": "ALL" },
         });
         let Value::Object(capabilities) = capabilities else { unreachable!("an object literal") };

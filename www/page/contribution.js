@@ -39,6 +39,9 @@ const WAITING_SHOWN_MS = 4_000;
 /** Units kept for the list of the latest. */
 const RECENT_COUNT = 10;
 
+/** Ends of a visit by their fault's code. @type {Record<string, "used_up" | "outdated">} */
+const ENDS = { data_limit: "used_up", consent_expired: "used_up", version: "outdated" };
+
 /** A failure of the page's own, by the code under which its words are. */
 class Failure extends Error {
   /** @param {"worker_load" | "worker_crashed" | "worker_silent"} code @param {string} [note] */
@@ -90,6 +93,8 @@ export class Contribution {
   detail = "";
   /** What went wrong last; null once work goes on. @type {{ code: string, message: string, retryable: boolean } | null} */
   #fault = null;
+  /** Who asked for the last pause. @type {"visitor" | "site"} */
+  pausedBy = "visitor";
   /** Units this tab handed in, in this visit. */
   done = 0;
   /** @type {AdapterMessage | null} */
@@ -128,7 +133,13 @@ export class Contribution {
     if (!this.#fault) return "";
     const { code, message, retryable } = this.#fault;
     const what = text.sayIfKnown(`fault_${code}`, "fault_other", { note: message.replace(/[.\s]+$/, "") });
+    if (this.end) return what;
     return text.say(retryable && this.active ? "retries" : "retries_not", { what });
+  }
+
+  /** How the visit ended, where that was no failure: what was agreed to is used up, or the page is too old. */
+  get end() {
+    return this.state === "failed" ? ENDS[this.#fault?.code ?? ""] : undefined;
   }
 
   /** At work, or about to be. */
@@ -165,7 +176,9 @@ export class Contribution {
     }
   }
 
-  pause() {
+  /** @param {"visitor" | "site"} by */
+  pause(by) {
+    this.pausedBy = by;
     if (this.#worker) this.#post(this.#worker, { type: "pause" });
   }
 

@@ -27,6 +27,15 @@ const MARKS = {
   given_back: "↩",
 };
 
+/** Whether the browser keeps anything for this page: where it refuses, in a frame for instance, a key lasts for a visit. */
+function isKept() {
+  try {
+    return localStorage !== null;
+  } catch {
+    return false;
+  }
+}
+
 /**
  * Runs `action` on a press that the browser vouches for.
  * @param {string} id
@@ -82,8 +91,9 @@ export class Panel {
       visit.reconsider();
       element("start").focus();
     });
-    onPress("pause", () => (visit.state === "paused" ? visit.resume() : visit.pause()));
+    onPress("pause", () => (visit.state === "paused" ? visit.resume() : visit.pause("visitor")));
     onPress("stop", () => visit.stop());
+    onPress("reload", () => location.reload());
   }
 
   /** The visitor's own limits: before Start they are a part of the consent, after it they can only be lowered. */
@@ -116,7 +126,8 @@ export class Panel {
     setText(element("consent-what"), text.say(job.train ? "consent_what_train" : "consent_what_matmul", { title: job.title }));
     setText(element("consent-whom"), text.say("consent_whom", { owner: job.owner }));
     setText(element("consent-cost"), text.say(share < 1 ? "consent_cost_share" : "consent_cost_all", { share, device, data }));
-    setText(element("consent-kept"), text.say("consent_kept"));
+    const kept = isKept() ? (window.parent === window ? "consent_kept" : "consent_kept_framed") : "consent_kept_visit";
+    setText(element("consent-kept"), text.say(kept));
   }
 
   /**
@@ -157,7 +168,8 @@ export class Panel {
   #visit(open) {
     const { visit } = this;
     element("visit").dataset["state"] = visit.state;
-    setText(element("visit-state"), text.say(`visit_${visit.state}`));
+    element("visit").dataset["end"] = visit.end ?? "";
+    setText(element("visit-state"), text.say(`visit_${visit.end ?? visit.state}`));
     line("visit-detail", this.#detail());
     line("visit-error", visit.error);
     this.#buttons(open);
@@ -176,7 +188,7 @@ export class Panel {
     if (visit.state === "waiting") return text.say(visit.detail ? "detail_waiting_why" : "detail_waiting", { note: visit.detail });
     const reason = visit.pace?.reason ?? "";
     if (visit.active && reason) return text.say(`pace_${reason}`);
-    if (visit.state === "paused") return text.say("detail_paused");
+    if (visit.state === "paused") return text.say(visit.pausedBy === "site" ? "detail_paused_site" : "detail_paused");
     if (visit.state === "stopped") return text.say("detail_stopped");
     return "";
   }
@@ -184,12 +196,14 @@ export class Panel {
   /** @param {boolean} open */
   #buttons(open) {
     const { visit } = this;
-    const [pause, stop, restart] = ["pause", "stop", "restart"].map((id) => byId(id, HTMLButtonElement));
-    if (!pause || !stop || !restart) return;
+    const [pause, stop, restart, reload] = ["pause", "stop", "restart", "reload"].map((id) => byId(id, HTMLButtonElement));
+    if (!pause || !stop || !restart || !reload) return;
     const had = document.activeElement;
     pause.hidden = !visit.active;
     stop.hidden = !visit.active;
-    restart.hidden = visit.active || !open;
+    const outdated = visit.end === "outdated";
+    restart.hidden = visit.active || !open || outdated;
+    reload.hidden = !outdated;
     pause.disabled = !["working", "tuning", "waiting", "paused", "unreachable"].includes(visit.state);
     stop.disabled = visit.state === "stopping";
     setText(pause, text.say(visit.state === "paused" ? "resume" : "pause"));

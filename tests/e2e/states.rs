@@ -1,0 +1,236 @@
+//! What the page says when something is not as it should be, each brought about as it would be: no WebGPU, a software adapter,
+//! a device that computes wrongly, no work, no coordinator, the data used up, a page too old, a pause, a browser that keeps nothing.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use manyhands_tests::artefacts;
+use manyhands_tests::browser::{Visitor, text};
+use manyhands_tests::jobs::{self, SmallTrain};
+use manyhands_tests::server::Server;
+use manyhands_tests::site::Site;
+
+const LIMIT: Duration = Duration::from_secs(180);
+
+fn start(folder: &Path, small: SmallTrain) -> Result<Server> {
+    let server = Server::start(&folder.join("data"))?;
+    let files = jobs::train(folder, small)?;
+    server.submit(&files.manifest, &files.data)?;
+    Ok(server)
+}
+
+fn endless() -> SmallTrain {
+    SmallTrain { rounds_max: 100_000, target_accuracy: 1.0, noisy_labels: true, ..SmallTrain::default() }
+}
+
+/// Units of some seconds, one at a time, of close to a megabyte each way.
+fn slow() -> SmallTrain {
+    SmallTrain { width: 784, hidden: 256, inner_steps: 250, units_per_round: 1, ..endless() }
+}
+
+/// The text of what is to be seen of an element; empty where it is hidden.
+async fn seen(visitor: &Visitor, id: &str) -> Result<String> {
+    let script = format!("const at = document.getElementById('{id}'); return at.checkVisibility() ? at.textContent : '';");
+    Ok(text(&visitor.run(&script).await?))
+}
+
+/// Says that a worker begins with this script.
+fn workers_begin_with(script: &str) -> String {
+    format!(
+        "const Real = Worker;
+        globalThis.Worker = class extends Real {{
+            constructor(address, options) {{
+                const text = `{script}\nawait import(${{JSON.stringify(String(address))}});`;
+                super(URL.createObjectURL(new Blob([text], {{ type: 'text/javascript' }})), options);
+            }}
+        }};"
+    )
+}
+
+/// A visitor whose workers begin with that script, which no policy would let in.
+async fn changed(url: &str, script: &str) -> Result<Visitor> {
+    let visitor = Visitor::open("about:blank").await?;
+    visitor.ignore_policies().await?;
+    visitor.before_pages(&workers_begin_with(script)).await?;
+    visitor.goto(url).await?;
+    Ok(visitor)
+}
+
+#[tokio::test]
+async fn without_webgpu_it_computes_on_the_processor_and_says_so() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = start(folder.path(), endless())?;
+    let visitor = changed(&server.url, "delete WorkerNavigator.prototype.gpu;").await?;
+    visitor.before_pages("delete Navigator.prototype.gpu;").await?;
+    visitor.goto(&server.url).await?;
+    visitor.wait_until("d.state === 'idle' && d.jobState === 'running'", LIMIT).await?;
+    assert!(seen(&visitor, "consent-cost").await?.contains("offers no WebGPU"));
+    visitor.press_start().await?;
+    visitor.wait_until("Number(d.accepted) >= 1 && d.backend === 'wasm'", LIMIT).await?;
+    let adapter = seen(&visitor, "adapter").await?;
+    assert!(adapter.starts_with("Processor") && adapter.contains("The graphics processor is not used: "), "{adapter}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_software_adapter_is_named() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = start(folder.path(), endless())?;
+    let visitor = Visitor::open(&server.url).await?;
+    visitor.press_start().await?;
+    visitor.wait_until("Number(d.accepted) >= 1", LIMIT).await?;
+    let adapter = seen(&visitor, "adapter").await?;
+    assert!(adapter.contains("The graphics processor is not used: "), "{adapter}");
+    Ok(())
+}
+
+/// A GPU whose numbers come back with their signs changed.
+const WRONG: &str = "const real = GPUBuffer.prototype.getMappedRange;
+GPUBuffer.prototype.getMappedRange = function (...given) {
+    const range = real.apply(this, given);
+    const signs = new Uint8Array(this.usage & GPUBufferUsage.MAP_READ ? range : 0);
+    for (let at = 3; at < signs.length; at += 4) signs[at] ^= 128;
+    return range;
+};";
+
+#[tokio::test]
+async fn a_device_that_computes_wrongly_computes_nothing() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = start(folder.path(), endless())?;
+    let visitor = changed(&format!("{}/?backend=gpu", server.url), WRONG).await?;
+    visitor.press_start().await?;
+    visitor.wait_until("d.state === 'failed'", LIMIT).await?;
+    let error = seen(&visitor, "visit-error").await?;
+    assert!(error.starts_with("This device gave a wrong answer in its self-test"), "{error}");
+    assert_eq!(seen(&visitor, "mine-done").await?, "0");
+    visitor.screenshot(&artefacts()?.join("state-wrong-device.png")).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_work_now_is_said_and_ends_by_itself() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = start(folder.path(), slow())?;
+    let visitor = Visitor::open(&format!("{}/?backend=cpu", server.url)).await?;
+    visitor.press_start().await?;
+    // A unit is settled by a second key, or by the coordinator itself: until then there is none for this visitor.
+    visitor.wait_until("d.state === 'waiting' && Number(d.done) >= 2", LIMIT).await?;
+    assert_eq!(seen(&visitor, "visit-state").await?, "Waiting for work");
+    assert!(seen(&visitor, "visit-detail").await?.starts_with("There is no work for this device"));
+    visitor.wait_until("d.state === 'working'", LIMIT).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_coordinator_that_is_gone_comes_back() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut server = start(folder.path(), endless())?;
+    let visitor = Visitor::open(&format!("{}/?backend=cpu", server.url)).await?;
+    visitor.press_start().await?;
+    // Past the first unit, after which the rest of the worker is loaded.
+    visitor.wait_until("Number(d.accepted) >= 3", LIMIT).await?;
+    server.kill_9();
+    let gone = visitor.wait_until("d.state === 'unreachable' && d.link === 'offline'", LIMIT).await?;
+    assert_eq!(seen(&visitor, "visit-state").await?, "No connection, trying again");
+    assert!(seen(&visitor, "banner").await?.starts_with("The coordinator does not answer"));
+    server.restart()?;
+    let accepted = text(&gone["accepted"]);
+    visitor.wait_until(&format!("d.state === 'working' && d.link === 'live' && Number(d.accepted) > {accepted}"), LIMIT).await?;
+    assert_eq!((seen(&visitor, "banner").await?, seen(&visitor, "visit-error").await?), (String::new(), String::new()));
+    Ok(())
+}
+
+/// A frame of the page in a site of another origin, with these attributes.
+async fn framed(server: &Server, attributes: &str) -> Result<Site> {
+    let url = &server.url;
+    let element = |_: &str| {
+        format!(
+            "<script type=module src='{url}/embed/v1/many-hands.js'></script><many-hands site=shop {attributes}></many-hands>"
+        )
+    };
+    let site = Site::start(url, element).await?;
+    server.run(&["site", "add", "shop", "--origin", &site.origin, "--category", "demo"])?;
+    Ok(site)
+}
+
+#[tokio::test]
+async fn used_up_data_are_an_end_and_no_failure() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = start(folder.path(), slow())?;
+    let site = framed(&server, "data=1").await?;
+    let visitor = Visitor::open(&site.origin).await?;
+    visitor.enter_frame("many-hands").await?;
+    visitor.press_seen_start(LIMIT).await?;
+    visitor.wait_until("d.state === 'failed'", LIMIT).await?;
+    assert_eq!(seen(&visitor, "visit-state").await?, "Done for now");
+    assert_eq!(seen(&visitor, "visit-error").await?, "The amount of data you agreed to is used up.");
+    assert_eq!(seen(&visitor, "restart").await?, "Start again");
+    visitor.screenshot(&artefacts()?.join("state-used-up.png")).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pause_says_who_paused() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = start(folder.path(), endless())?;
+    let site = framed(&server, "").await?;
+    let visitor = Visitor::open(&site.origin).await?;
+    visitor.enter_frame("many-hands").await?;
+    let kept = seen(&visitor, "consent-kept").await?;
+    assert!(kept.contains("apart from any that it has for other sites"), "{kept}");
+    visitor.press_seen_start(LIMIT).await?;
+    visitor.wait_until("d.state === 'working'", LIMIT).await?;
+    visitor.leave_frame().await?;
+    visitor.run("document.querySelector('many-hands').pause();").await?;
+    visitor.enter_frame("many-hands").await?;
+    visitor.wait_until("d.state === 'paused'", LIMIT).await?;
+    assert!(seen(&visitor, "visit-detail").await?.starts_with("The page around paused it."));
+    visitor.press_pause().await?;
+    visitor.wait_until("d.state === 'working'", LIMIT).await?;
+    visitor.press_pause().await?;
+    visitor.wait_until("d.state === 'paused'", LIMIT).await?;
+    assert_eq!(seen(&visitor, "visit-detail").await?, "Nothing runs until you press Resume.");
+    Ok(())
+}
+
+/// A coordinator that speaks a later version of the protocol than the worker.
+const NEWER: &str = "const real = fetch;
+globalThis.fetch = async (asked, how) => {
+    const answer = await real(asked, how);
+    if (!String(asked.url ?? asked).endsWith('/v1/info')) return answer;
+    return new Response((await answer.text()).replace(/(.protocol_version.:)[0-9]+/, (_, name) => name + '99'), answer);
+};";
+
+#[tokio::test]
+async fn a_page_too_old_says_so_and_offers_the_new_one() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = start(folder.path(), endless())?;
+    let visitor = changed(&server.url, NEWER).await?;
+    visitor.press_start().await?;
+    visitor.wait_until("d.state === 'failed'", LIMIT).await?;
+    assert_eq!(seen(&visitor, "visit-state").await?, "This page is out of date");
+    assert_eq!(
+        (seen(&visitor, "reload").await?, seen(&visitor, "restart").await?),
+        ("Load the page again".to_owned(), String::new())
+    );
+    visitor.screenshot(&artefacts()?.join("state-outdated.png")).await?;
+    visitor.press("reload").await?;
+    visitor.wait_until("d.state === 'idle'", LIMIT).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_browser_that_keeps_nothing_gets_a_key_for_the_visit() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = start(folder.path(), endless())?;
+    let visitor = Visitor::open_forgetful(&format!("{}/?backend=cpu", server.url)).await?;
+    visitor.wait_until("d.state === 'idle' && d.jobState === 'running'", LIMIT).await?;
+    let kept = seen(&visitor, "consent-kept").await?;
+    assert!(kept.contains("This browser keeps nothing for this page"), "{kept}");
+    visitor.press_start().await?;
+    visitor.wait_until("Number(d.accepted) >= 1", LIMIT).await?;
+    let key = seen(&visitor, "my-key").await?;
+    assert!(key.ends_with(", for this visit only"), "{key}");
+    Ok(())
+}
