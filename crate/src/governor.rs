@@ -16,10 +16,10 @@ const DROPPED_FINE: f64 = 0.03;
 const SLOW_SHARE: f64 = 0.6;
 /// Above this they are as fast as ever.
 const FAST_SHARE: f64 = 0.8;
-/// Work over which speed is averaged, in milliseconds: many training steps.
-const SPEED_MS: f64 = 2_000.0;
+/// Work over which speed is averaged, in milliseconds: many training steps. Heat comes slowly.
+const SPEED_MS: f64 = 8_000.0;
 /// Work between two judgements of speed.
-const JUDGED_MS: f64 = 5_000.0;
+const JUDGED_MS: f64 = 8_000.0;
 /// Work in which the best speed known fades to a third: another kind of unit may have none like it.
 const FADING_MS: f64 = 600_000.0;
 /// Backing off leaves at least this share of the visitor's limit.
@@ -357,7 +357,7 @@ mod tests {
     fn slices_that_slow_down_ask_for_a_rest() {
         let mut governor = Governor::new(40);
         let work = |governor: &mut Governor, flop, ms| {
-            for _ in 0..1000 {
+            for _ in 0..5000 {
                 governor.worked(Slice { flop, ms });
             }
             let Decision { duty_percent, reason, .. } = governor.decide();

@@ -383,7 +383,7 @@ impl Visitor {
         let (before, begun) = (self.device_time(), Instant::now());
         tokio::time::sleep(during).await;
         let share = (self.device_time() - before).as_secs_f64() / begun.elapsed().as_secs_f64();
-        println!("{share:.3} cores over {during:?}");
+        eprintln!("{share:.3} cores over {during:?}");
         share
     }
 

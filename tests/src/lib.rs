@@ -11,6 +11,7 @@ pub mod process;
 pub mod proxy;
 pub mod python;
 pub mod server;
+pub mod share;
 pub mod site;
 
 use std::path::PathBuf;

@@ -160,8 +160,9 @@ function run() {
     sayNotice = () => {};
     const helping = ["working", "self_test", "tuning", "waiting"].includes(visit.state);
     display.show(job, helping);
-    panel.offer(job);
     panel.show(banner(job), job.state === "running" && !info?.stopped);
+    // After it: a new offer begins with what the visitor chose last.
+    panel.offer(job);
     // Trying the model takes the worker, which is downloaded for those only who asked for it: by Start, or here at last.
     const asked = visit.state !== "idle" && visit.state !== "declined";
     offerTryout(asked || job.state === "finished" ? job.train : undefined);

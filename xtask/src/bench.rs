@@ -74,11 +74,15 @@ pub enum Bench {
         #[arg(long)]
         no_build: bool,
     },
-    /// Time from Start to the first product and to the first accepted unit, in headless Chromium on WebGPU.
+    /// Time from Start to the first product and to the first accepted unit, in headless Chromium on WebGPU; then how much of
+    /// the device a visit takes, and of the frames of the page around.
     Visit {
         /// Visits, each with a fresh profile.
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
         rounds: u32,
+        /// Seconds over which a share of the device is measured; 0 leaves that and the frames out.
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(..=3600))]
+        window: u32,
         /// Also write the JSON object here.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -119,12 +123,12 @@ pub fn main(bench: &Bench) -> Result<()> {
             print!("{}", report.table());
             emit(&report.json(), json.as_deref())
         }
-        Bench::Visit { rounds, json, no_build } => {
+        Bench::Visit { rounds, window, json, no_build } => {
             setup::set_up(setup::Purpose::Visitors)?;
             if !no_build {
                 web::build()?;
             }
-            let report = visit::measure(*rounds)?;
+            let report = visit::measure(*rounds, *window)?;
             print!("{}", report.table());
             emit(&report.json(), json.as_deref())
         }

@@ -1,17 +1,20 @@
-//! `visit_times --rounds N`: how long a visitor waits from Start to the first product and to the first accepted unit, on
+//! `visit_times --rounds N --window SECONDS`: how long a visitor waits from Start to the first product and to the first accepted unit, on
 //! WebGPU in a fresh profile each round, with a coordinator and the demo job of its own and nobody else connected. Prints
-//! one JSON object per round. The page is the one that ships: its worker's messages are watched from outside.
+//! one JSON object per round, then, unless the window is 0, one of what a visit takes while it works: the share of the device
+//! under the limit that is offered and without a governor, and the frames that the page around drops more. The page is the one that ships: its worker's messages are watched from outside.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use manyhands_tests::browser::{Visitor, text};
-use manyhands_tests::jobs;
 use manyhands_tests::server::Server;
+use manyhands_tests::{frames, jobs, share};
 use serde_json::{Map, Value, json};
 
 const ROUNDS_MAX: u32 = 100;
+/// Pairs of looks at an animation, with and without work.
+const FRAME_PAIRS: usize = 9;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Notes when the visitor presses Start, and each message of the worker.
@@ -46,7 +49,7 @@ const PARTS: &[(&str, &str)] = &[
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let rounds = arguments(std::env::args().skip(1))?;
+    let (rounds, window) = arguments(std::env::args().skip(1))?;
     let folder = tempfile::tempdir()?;
     let server = Server::start(&folder.path().join("data"))?;
     let files = jobs::demo();
@@ -54,20 +57,42 @@ async fn main() -> Result<()> {
     for _ in 0..rounds {
         println!("{}", round(&server.url).await?);
     }
+    if !window.is_zero() {
+        println!("{}", limits(window).await?);
+    }
     Ok(())
 }
 
-fn arguments(mut given: impl Iterator<Item = String>) -> Result<u32> {
-    let mut rounds = 5;
+/// What a visit takes under the limit that is offered, each share measured over `window`.
+async fn limits(window: Duration) -> Result<Value> {
+    let folder = tempfile::tempdir()?;
+    let server = share::endless(folder.path(), 1000)?;
+    let url = format!("{}/?backend=gpu&tune=off", server.url);
+    let measured = share::share(&url, window, async |visitor: &Visitor| visitor.press("start").await).await?;
+    let ungoverned = share::share(&url, window / 2, async |visitor: &Visitor| {
+        visitor.run(share::UNGOVERNED).await?;
+        visitor.press("start").await
+    });
+    let ungoverned = ungoverned.await?;
+    let frames = frames::extra(&server, FRAME_PAIRS).await?;
+    Ok(json!({
+        "duty_target": 0.3, "duty_measured": measured, "duty_ungoverned": ungoverned,
+        "frame_drop_extra": frames.median, "frame_drop_without": frames.without, "frame_drop_differences": frames.differences,
+    }))
+}
+
+fn arguments(mut given: impl Iterator<Item = String>) -> Result<(u32, Duration)> {
+    let (mut rounds, mut window_s) = (5, 60);
     while let Some(name) = given.next() {
         let value = given.next().with_context(|| format!("{name} needs a value"))?;
         match name.as_str() {
             "--rounds" => rounds = value.parse().context("--rounds is a number")?,
-            _ => bail!("unknown argument {name}; usage: visit_times [--rounds N]"),
+            "--window" => window_s = value.parse().context("--window is a number")?,
+            _ => bail!("unknown argument {name}; usage: visit_times [--rounds N] [--window SECONDS]"),
         }
     }
     ensure!((1..=ROUNDS_MAX).contains(&rounds), "--rounds is 1 to {ROUNDS_MAX}");
-    Ok(rounds)
+    Ok((rounds, Duration::from_secs(window_s)))
 }
 
 async fn round(url: &str) -> Result<Value> {
