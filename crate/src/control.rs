@@ -9,7 +9,6 @@ use std::task::{Context, Poll, Waker};
 
 use crate::engine::EngineError;
 use crate::governor::{LONG_SLICE_MS, Slice};
-use crate::plan::CALL_FLOP_MAX;
 
 /// A future a [`Pace`] hands out; `Send` natively, where engines run on threads.
 #[cfg(not(target_arch = "wasm32"))]
@@ -39,9 +38,9 @@ pub trait Pace: Shared {
     fn speed(&self) -> Option<f64> {
         None
     }
-    /// Most work of one kernel call, which a slice cannot interrupt.
+    /// Most work of one kernel call, which a slice cannot interrupt, beside what the engine bounds it by.
     fn call_flop_max(&self) -> u64 {
-        CALL_FLOP_MAX
+        u64::MAX
     }
     /// Hears of work done.
     fn worked(&self, _slice: Slice) {}

@@ -28,7 +28,7 @@ use crate::control::Control;
 use crate::cpu::{Arithmetic, CpuEngine};
 #[cfg(feature = "gpu")]
 use crate::gpu::GpuEngine;
-use crate::plan::{Buffer, ForwardPlan, Matmul, Program, TrainPlan, check_built};
+use crate::plan::{Buffer, CALL_FLOP_MAX, DEVICE_CALL_FLOP_MAX, ForwardPlan, Matmul, Program, TrainPlan, check_built};
 use crate::tensors::Shard;
 
 /// Rows of one batch of [`Engine::logits`].
@@ -91,6 +91,17 @@ impl Engine {
             }
             #[cfg(feature = "gpu")]
             Engine::Gpu(gpu) => gpu.device_class(),
+        }
+    }
+
+    /// Most work of one kernel call here.
+    pub fn call_flop_max(&self) -> u64 {
+        match self {
+            Engine::Cpu(_) => CALL_FLOP_MAX,
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(gpu) if gpu.is_software() => CALL_FLOP_MAX,
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(_) => DEVICE_CALL_FLOP_MAX,
         }
     }
 
@@ -172,7 +183,8 @@ impl Engine {
         let (Some(m), Some(k), Some(n)) = (extent(m), extent(k), extent(n)) else {
             return Err(EngineError::Input(format!("extents {m}, {k}, {n} must be at least 1")));
         };
-        let mut program = Program { call_flop_max: control.call_flop_max(), ..Program::default() };
+        let call_flop_max = self.call_flop_max().min(control.call_flop_max());
+        let mut program = Program { call_flop_max, ..Program::default() };
         let pairs = [(m, k), (k, n), (m, n)].map(|(r, c)| u64::from(r) * u64::from(c));
         let [ia, ib, ic] = pairs.map(|values| program.buffer(values));
         program.matmul(Matmul {

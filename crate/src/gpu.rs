@@ -104,6 +104,16 @@ impl GpuResident<'_> {
         Ok(())
     }
 
+    /// So many passes in one submission.
+    pub(crate) async fn replay(&mut self, times: u32) -> Result<(), EngineError> {
+        let control = Control::new();
+        let (mut slicer, mut run) = (Slicer::endless(&control), Run::new(self.engine, &self.recording));
+        for _ in 0..times {
+            run.calls(&mut slicer).await?;
+        }
+        run.finish().await
+    }
+
     pub(crate) async fn read(&self, buffers: &[Buffer]) -> Result<Vec<Vec<f32>>, EngineError> {
         let sources: Vec<_> = buffers.iter().map(|&b| (self.recording.slice(b), self.program.values[b.0] as usize)).collect();
         self.engine.read(&sources).await

@@ -7,7 +7,10 @@ mod slicer;
 
 pub use manyhands_programs::joined::joined;
 pub use manyhands_programs::memory::Placement;
-pub use manyhands_programs::{AttentionBackward, Buffer, CALL_FLOP_MAX, Call, ImageOp, Matmul, Op, Program, Saved, SequenceOp};
+pub use manyhands_programs::{
+    AttentionBackward, Buffer, CALL_FLOP_MAX, Call, DEVICE_CALL_FLOP_MAX, ImageOp, Matmul, Op, Program, Saved, SequenceOp,
+    Sharing,
+};
 pub use memory::MemoryUse;
 pub use network::{ForwardPlan, State, StateKind, Trace, Traced, TrainPlan, What};
 pub use slicer::{FIRST_SPEED, Slicer};

@@ -37,6 +37,15 @@ fn a_device_without_subgroups_agrees_too() {
     pollster::block_on(suite::kernels(&engine));
 }
 
+/// The kernels that a device runs which is no program.
+#[test]
+fn what_devices_run_agrees_too() {
+    let options = GpuOptions { as_device: true, ..Default::default() };
+    let engine = pollster::block_on(Engine::gpu_with(options)).unwrap();
+    pollster::block_on(engine.self_test()).unwrap();
+    pollster::block_on(suite::kernels(&engine));
+}
+
 #[test]
 fn gpu_and_cpu_agree_and_gpu_repeats_itself() {
     let gpu = open();
@@ -116,6 +125,11 @@ fn the_self_test_catches_each_wrong_kernel() {
         ("max_pool_forward", "value > largest", "value >= largest"),
         ("max_pool_backward", "params.window + column", "params.window + 1u + column"),
         ("average_pool_forward", "q < params.width", "q + 1u < params.width"),
+        ("layer_norm_forward_shared", "parts[lane + width]", "parts[lane]"),
+        ("layer_norm_backward_shared", "means.x - n", "means.x + n"),
+        ("attention_forward_parted", "quadSwapY(pair)", "quadSwapX(pair)"),
+        ("attention_query_gradient_parted", "quadSwapY(pair)", "quadSwapX(pair)"),
+        ("attention_key_gradient_parted", "unheld < vec4u(own)", "unheld <= vec4u(own)"),
         ("average_pool_backward", "i_end = min(row / params.stride + 1u,", "i_end = min(row / params.stride,"),
     ];
     let lying = |name: &str, truth: &str, lie: &str| {
@@ -124,7 +138,8 @@ fn the_self_test_catches_each_wrong_kernel() {
         // With subgroups a software adapter prefers the kernels that need them.
         let options = GpuOptions {
             replaced_kernel: Some((kernel.name, kernel.wgsl.replace(truth, lie))),
-            without_subgroups: !kernel.needs_subgroups(),
+            as_device: ["_parted", "_shared"].iter().any(|end| name.ends_with(end)),
+            without_subgroups: !kernel.needs_subgroups() && !name.ends_with("_shared"),
             ..Default::default()
         };
         pollster::block_on(Engine::gpu_with(options)).unwrap()
@@ -133,7 +148,7 @@ fn the_self_test_catches_each_wrong_kernel() {
         let shown = match name {
             name if name.starts_with("matmul") => "matmul ",
             "convolution_quad" => "convolution_forward ",
-            name => name.trim_end_matches("_quad"),
+            name => ["_quad", "_parted", "_shared"].iter().fold(name, |name, end| name.trim_end_matches(end)),
         };
         match pollster::block_on(lying(name, truth, lie).self_test()) {
             Err(EngineError::SelfTest { kernel, .. }) => assert!(kernel.starts_with(shown), "{name}: {kernel}"),
@@ -143,12 +158,11 @@ fn the_self_test_catches_each_wrong_kernel() {
     // No device chooses these variants for itself.
     let unchosen = [
         ("matmul_naive", chunk, shallow, Variant::Naive),
-        ("matmul_tiled_8x4", "total10 += sum10;", "total10 = sum10;", Variant::Tiled8x4),
-        ("matmul_tiled_8x8", "total11 += sum11;", "total11 += sum10;", Variant::Tiled8x8),
-        ("matmul_tiled_8x8", "total11 += sum11;", "total11 += sum10;", Variant::Tiled8x8Large),
+        ("matmul_tiled", "total.b10 + sum.b10", "sum.b10", Variant::Tiled),
+        ("matmul_tiled_ahead", "total.b11 + sum.b11", "total.b11 + sum.b10", Variant::TiledAhead),
     ];
     for (name, truth, lie, variant) in unchosen {
-        let case = known::product(Shape { m: 36, k: 68, n: 36 }, Transposed::default(), Epilogue::Bias, Some(variant));
+        let case = known::product(Shape { m: 36, k: 80, n: 36 }, Transposed::default(), Epilogue::Bias, Some(variant));
         let got = pollster::block_on(lying(name, truth, lie).answer(&case));
         assert!(matches!(got, Err(EngineError::SelfTest { .. })), "{name}: {got:?}");
     }

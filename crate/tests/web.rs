@@ -44,6 +44,13 @@ mod gpu {
         suite::all(&engine, "WebGPU").await;
     }
 
+    /// The kernels that a device runs which is no program: the browser's compiler takes them, too.
+    #[wasm_bindgen_test]
+    async fn what_devices_run_agrees_too() {
+        let options = GpuOptions { as_device: true, ..Default::default() };
+        Engine::gpu_with(options).await.unwrap().self_test().await.unwrap();
+    }
+
     #[wasm_bindgen_test]
     async fn webgpu_and_wasm_agree() {
         let work = suite::work(suite::model(&[128]), 32, 40);

@@ -8,7 +8,7 @@ use manyhands_shaders::{
     convolution_weight_gradient, max_pool_backward, max_pool_forward, pool,
 };
 
-use super::{Buffer, Call, Op, Program};
+use super::{Buffer, Call, Op, Program, Sharing};
 
 /// One call on images. All is f32 but places, which are u32 bits. Outputs are written whole where a call makes all
 /// images (or splits); a call that makes a part of them leaves the rest as it is.
@@ -103,8 +103,8 @@ impl ImageOp {
     }
 
     /// How a device binds it. Buffers that kernels read both as f32 and as vec4 are bound twice.
-    pub(super) fn call(&self, quads: bool) -> Call {
-        if let Some(call) = self.quad_call().filter(|_| quads) {
+    pub(super) fn call(&self, sharing: Sharing) -> Call {
+        if let Some(call) = self.quad_call().filter(|_| sharing == Sharing::Quads) {
             return call;
         }
         match *self {

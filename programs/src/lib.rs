@@ -13,7 +13,7 @@ pub mod reference;
 mod sequence;
 
 pub use image::ImageOp;
-pub use op::{Call, Matmul, Op};
+pub use op::{Call, Matmul, Op, Sharing};
 pub use sequence::{AttentionBackward, Saved, SequenceOp};
 
 use std::collections::BTreeSet;
@@ -31,8 +31,15 @@ pub const NOT_BUILT: &str = "plans make no calls that this build has no kernels 
 /// Most work one kernel call does where nothing else is said, in floating-point operations: a tenth of a second on a software adapter.
 pub const CALL_FLOP_MAX: u64 = 1 << 28;
 
+/// The same on a device that is no program: two hundredths of a second at a TFLOP/s. A fast device idles at the end of each
+/// call, and in such calls only for a hundredth of it.
+pub const DEVICE_CALL_FLOP_MAX: u64 = 1 << 34;
+
 /// Columns that a sum over rows is widened to at most, and rows it keeps at least.
 const COLUMN_SUM_COLUMNS: u32 = 2048;
+/// The same for a large sum, as only devices are given: with so many rows and columns or more.
+const LARGE_COLUMN_SUM_COLUMNS: u32 = 1 << 16;
+const LARGE_COLUMN_SUM: [u32; 2] = [4096, 256];
 const COLUMN_SUM_ROWS: u32 = 64;
 
 /// A buffer of a [`Program`].
@@ -112,7 +119,9 @@ impl Program {
     /// what that gives is summed up again: a call has an invocation for each column, and these would be too few to occupy a
     /// device. The shape alone decides, so that it gives the same bits.
     pub fn column_sum(&mut self, x: Buffer, sums: Buffer, rows: u32, columns: u32) {
-        let most = (rows / COLUMN_SUM_ROWS).min(COLUMN_SUM_COLUMNS / columns.max(1));
+        let large = rows >= LARGE_COLUMN_SUM[0] && columns >= LARGE_COLUMN_SUM[1];
+        let widest = if large { LARGE_COLUMN_SUM_COLUMNS } else { COLUMN_SUM_COLUMNS };
+        let most = (rows / COLUMN_SUM_ROWS).min(widest / columns.max(1));
         let Some(folds) = (2..=most).rev().find(|&folds| rows.is_multiple_of(folds)) else {
             return self.ops.push(Op::ColumnSum { x, sums, rows, columns });
         };
@@ -226,6 +235,10 @@ mod tests {
         check(1024, 128, &[[64, 2048], [16, 128]]);
         check(36_864, 8, &[[144, 2048], [256, 8]]);
         check(1021, 8, &[[1021, 8]]);
+        check(4096, 256, &[[64, 16_384], [64, 256]]);
+        check(8192, 2048, &[[256, 65_536], [32, 2048]]);
+        check(4095, 256, &[[585, 1792], [7, 256]]);
+        check(4096, 255, &[[512, 2040], [8, 255]]);
         check(0, 8, &[[0, 8]]);
         check(300, 3000, &[[300, 3000]]);
     }

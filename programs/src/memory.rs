@@ -108,7 +108,7 @@ fn spans(program: &Program) -> Vec<(Buffer, Range<usize>)> {
     let mut spans: Vec<Option<Range<usize>>> = vec![None; program.values.len()];
     for (index, op) in program.ops.iter().enumerate() {
         // All kernels for an op bind the same buffers.
-        for buffer in op.call(false, |_| Variant::Naive).buffers {
+        for buffer in op.call(super::Sharing::Nothing, |_| Variant::Naive).buffers {
             let span = spans[buffer.0].get_or_insert(index..index);
             span.end = index + 1;
         }

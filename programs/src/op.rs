@@ -144,6 +144,17 @@ impl Op {
     }
 }
 
+/// Which kernels a device is better off with, where there are several for a call that is no product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// Each invocation works by itself.
+    Nothing,
+    /// Quads exchange values: made for software adapters, which pay most for loads.
+    Quads,
+    /// A workgroup has a row, and a quad a position of attention: made for devices. Only those with subgroups.
+    Workgroups,
+}
+
 /// A kernel call as a device binds and dispatches it.
 pub struct Call {
     pub kernel: &'static Kernel,
@@ -164,9 +175,8 @@ impl Call {
 }
 
 impl Op {
-    /// How a device binds this call. `choose` picks the variant of a product; `quads` says whether the device is better off
-    /// with kernels whose quads exchange values, where there are such for other calls.
-    pub fn call(&self, quads: bool, choose: impl FnOnce(&Matmul) -> Variant) -> Call {
+    /// How a device binds this call. `choose` picks the variant of a product.
+    pub fn call(&self, sharing: Sharing, choose: impl FnOnce(&Matmul) -> Variant) -> Call {
         match *self {
             Op::Matmul(op) => {
                 let variant = choose(&op);
@@ -175,7 +185,7 @@ impl Op {
                 let groups = variant.dispatch(op.shape, op.rows, op.matrices);
                 let params = matmul::Params::new(op.shape, op.rows, op.matrices);
                 let call = Call::new(variant.kernel(), &params, buffers, groups);
-                Call { constants: variant.constants(op.transposed, op.epilogue), ..call }
+                Call { constants: Variant::constants(op.transposed, op.epilogue), ..call }
             }
             _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
             Op::ColumnSum { x, sums, rows, columns } => {
@@ -225,8 +235,8 @@ impl Op {
                 let params = dropout_advance::Params { steps: 1 };
                 Call::new(&dropout_advance::KERNEL, &params, vec![step], dropout_advance::dispatch())
             }
-            Op::Sequence(ref op) => op.call(quads),
-            Op::Image(op) => op.call(quads),
+            Op::Sequence(ref op) => op.call(sharing),
+            Op::Image(op) => op.call(sharing),
         }
     }
 }

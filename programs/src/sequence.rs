@@ -4,7 +4,7 @@
 use manyhands_shaders::attention::{self, Pairs, Shape};
 use manyhands_shaders::{Kernel, embedding, gelu, layer_norm};
 
-use super::op::Call;
+use super::op::{Call, Sharing};
 use super::{Buffer, Op, Program};
 
 /// One kernel call. Ids are u32 bits, each below the vocabulary.
@@ -66,16 +66,21 @@ pub struct AttentionBackward {
 
 impl AttentionBackward {
     /// A call of one of `kernels`.
-    fn call(self, kernels: [&'static Kernel; 2], quads: bool, shape: Shape, pairs: Pairs) -> Call {
+    fn call(self, kernels: [&'static Kernel; 3], sharing: Sharing, shape: Shape, pairs: Pairs) -> Call {
         let buffers = vec![self.qkv, self.logsumexp, self.delta, self.d_out, self.d_qkv];
-        attention_call(kernels, quads, buffers, shape, pairs)
+        attention_call(kernels, sharing, buffers, shape, pairs)
     }
 }
 
-/// A call of the second of `kernels`, whose quads exchange values, where these are wanted, else of the first.
-fn attention_call(kernels: [&'static Kernel; 2], quads: bool, buffers: Vec<Buffer>, shape: Shape, pairs: Pairs) -> Call {
-    let groups = if quads { attention::dispatch_quads(shape, pairs) } else { attention::dispatch(shape, pairs) };
-    let call = Call::new(kernels[usize::from(quads)], &attention::Params::new(shape, pairs), buffers, groups);
+/// A call of the one of `kernels` that shares its work so, in the order of [`Sharing`].
+fn attention_call(kernels: [&'static Kernel; 3], sharing: Sharing, buffers: Vec<Buffer>, shape: Shape, pairs: Pairs) -> Call {
+    let [plain, quad, parted] = kernels;
+    let (kernel, groups) = match sharing {
+        Sharing::Nothing => (plain, attention::dispatch(shape, pairs)),
+        Sharing::Quads => (quad, attention::dispatch_quads(shape, pairs)),
+        Sharing::Workgroups => (parted, attention::dispatch_parted(shape, pairs)),
+    };
+    let call = Call::new(kernel, &attention::Params::new(shape, pairs), buffers, groups);
     Call { constants: attention::constants(shape), ..call }
 }
 
@@ -132,8 +137,8 @@ impl SequenceOp {
         }
     }
 
-    /// How a device binds this call; `quads` as for [`Op::call`].
-    pub fn call(&self, quads: bool) -> Call {
+    /// How a device binds this call.
+    pub fn call(&self, sharing: Sharing) -> Call {
         match *self {
             Self::EmbeddingForward { ids, token, position, out, extents } => {
                 let groups = embedding::forward::dispatch(extents);
@@ -154,12 +159,20 @@ impl SequenceOp {
                 Call::new(&gelu::backward::KERNEL, &gelu::Params::new(values), vec![x, gradient], gelu::dispatch(values))
             }
             Self::LayerNormForward { x, gain, shift, y, mean, rstd, extents } => {
-                let (buffers, groups) = (vec![x, gain, shift, y, mean, rstd], layer_norm::dispatch_rows(extents));
-                Call::new(&layer_norm::forward::KERNEL, &extents, buffers, groups)
+                let buffers = vec![x, gain, shift, y, mean, rstd];
+                let (kernel, groups) = match sharing {
+                    Sharing::Workgroups => (&layer_norm::forward_shared::KERNEL, layer_norm::dispatch_shared(extents)),
+                    _ => (&layer_norm::forward::KERNEL, layer_norm::dispatch_rows(extents)),
+                };
+                Call::new(kernel, &extents, buffers, groups)
             }
             Self::LayerNormBackward { saved: Saved { x, mean, rstd }, gain, d_y, d_x, extents, accumulate } => {
-                let (buffers, groups) = (vec![x, mean, rstd, gain, d_y, d_x], layer_norm::dispatch_rows(extents));
-                let call = Call::new(&layer_norm::backward::KERNEL, &extents, buffers, groups);
+                let buffers = vec![x, mean, rstd, gain, d_y, d_x];
+                let (kernel, groups) = match sharing {
+                    Sharing::Workgroups => (&layer_norm::backward_shared::KERNEL, layer_norm::dispatch_shared(extents)),
+                    _ => (&layer_norm::backward::KERNEL, layer_norm::dispatch_rows(extents)),
+                };
+                let call = Call::new(kernel, &extents, buffers, groups);
                 Call { constants: layer_norm::backward::constants(accumulate), ..call }
             }
             Self::LayerNormParameters { saved: Saved { x, mean, rstd }, d_y, gain, shift, extents } => {
@@ -167,8 +180,9 @@ impl SequenceOp {
                 Call::new(&layer_norm::parameters::KERNEL, &extents, buffers, groups)
             }
             Self::AttentionForward { qkv, out, logsumexp, shape, pairs } => {
-                let kernels = [&attention::forward::KERNEL, &attention::forward_quad::KERNEL];
-                attention_call(kernels, quads, vec![qkv, out, logsumexp], shape, pairs)
+                use attention::{forward, forward_parted, forward_quad};
+                let kernels = [&forward::KERNEL, &forward_quad::KERNEL, &forward_parted::KERNEL];
+                attention_call(kernels, sharing, vec![qkv, out, logsumexp], shape, pairs)
             }
             Self::AttentionDelta { out, d_out, delta, shape } => {
                 let params = attention::Params::new(shape, Pairs { first: 0, end: shape.pairs() });
@@ -177,12 +191,14 @@ impl SequenceOp {
                 Call { constants: attention::constants(shape), ..call }
             }
             Self::AttentionQueryGradient { backward, shape, pairs } => {
-                let kernels = [&attention::query_gradient::KERNEL, &attention::query_gradient_quad::KERNEL];
-                backward.call(kernels, quads, shape, pairs)
+                use attention::{query_gradient, query_gradient_parted, query_gradient_quad};
+                let kernels = [&query_gradient::KERNEL, &query_gradient_quad::KERNEL, &query_gradient_parted::KERNEL];
+                backward.call(kernels, sharing, shape, pairs)
             }
             Self::AttentionKeyGradient { backward, shape, pairs } => {
-                let kernels = [&attention::key_gradient::KERNEL, &attention::key_gradient_quad::KERNEL];
-                backward.call(kernels, quads, shape, pairs)
+                use attention::{key_gradient, key_gradient_parted, key_gradient_quad};
+                let kernels = [&key_gradient::KERNEL, &key_gradient_quad::KERNEL, &key_gradient_parted::KERNEL];
+                backward.call(kernels, sharing, shape, pairs)
             }
         }
     }

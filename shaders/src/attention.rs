@@ -12,10 +12,13 @@
 
 pub mod delta;
 pub mod forward;
+pub mod forward_parted;
 pub mod forward_quad;
 pub mod key_gradient;
+pub mod key_gradient_parted;
 pub mod key_gradient_quad;
 pub mod query_gradient;
+pub mod query_gradient_parted;
 pub mod query_gradient_quad;
 mod reference;
 
@@ -99,6 +102,14 @@ pub fn dispatch(shape: Shape, pairs: Pairs) -> [u32; 3] {
 /// A workgroup of four invocations per four positions of each pair, for the kernels whose names end in `quad`.
 pub fn dispatch_quads(shape: Shape, pairs: Pairs) -> [u32; 3] {
     linear_dispatch(u64::from(pairs.end.saturating_sub(pairs.first)) * u64::from(shape.time.div_ceil(4)))
+}
+
+/// Positions of a workgroup of the kernels whose names end in `parted`.
+pub const PARTED: u32 = 16;
+
+/// A workgroup per [`PARTED`] positions of each pair, for those.
+pub fn dispatch_parted(shape: Shape, pairs: Pairs) -> [u32; 3] {
+    linear_dispatch(u64::from(pairs.end.saturating_sub(pairs.first)) * u64::from(shape.time.div_ceil(PARTED)))
 }
 
 /// Values for the `override` declarations.

@@ -4,7 +4,9 @@
 //! Layer Normalization, 2016). Forward saves mean and rstd, from which backward makes x̂ = (x − mean)·rstd again.
 
 pub mod backward;
+pub mod backward_shared;
 pub mod forward;
+pub mod forward_shared;
 pub mod parameters;
 
 use crate::rounding::{chunked, gamma};
@@ -32,6 +34,11 @@ const fn kernel(name: &'static str, wgsl: &'static str, bindings: &'static [Bind
 pub fn dispatch_rows(params: Params) -> [u32; 3] {
     let rows = if params.channels == 0 { 0 } else { params.rows };
     linear_dispatch(u64::from(rows.div_ceil(WORKGROUP)))
+}
+
+/// Dispatch of the kernels whose names end in `shared`: a workgroup per row.
+pub fn dispatch_shared(params: Params) -> [u32; 3] {
+    linear_dispatch(u64::from(if params.channels == 0 { 0 } else { params.rows }))
 }
 
 /// Dispatch of the parameters' gradient: an invocation per chunk and channel.

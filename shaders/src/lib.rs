@@ -80,14 +80,14 @@ pub enum Binding {
 }
 
 /// Every kernel of this crate.
-pub const KERNELS: [&Kernel; 43] = [
+pub const KERNELS: [&Kernel; 48] = [
     &matmul::naive::KERNEL,
     &matmul::blocked::KERNEL,
     &matmul::blocked_vec4::KERNEL,
     &matmul::quad::KERNEL,
     &matmul::quad_vec2::KERNEL,
-    &matmul::tiled_8x4::KERNEL,
-    &matmul::tiled_8x8::KERNEL,
+    &matmul::tiled::KERNEL,
+    &matmul::tiled_ahead::KERNEL,
     &add::KERNEL,
     &clear::KERNEL,
     &column_sum::KERNEL,
@@ -101,11 +101,14 @@ pub const KERNELS: [&Kernel; 43] = [
     &dropout_advance::KERNEL,
     &attention::forward::KERNEL,
     &attention::forward_quad::KERNEL,
+    &attention::forward_parted::KERNEL,
     &attention::delta::KERNEL,
     &attention::query_gradient::KERNEL,
     &attention::query_gradient_quad::KERNEL,
+    &attention::query_gradient_parted::KERNEL,
     &attention::key_gradient::KERNEL,
     &attention::key_gradient_quad::KERNEL,
+    &attention::key_gradient_parted::KERNEL,
     &embedding::forward::KERNEL,
     &embedding::token_gradient::KERNEL,
     &embedding::position_gradient::KERNEL,
@@ -114,7 +117,9 @@ pub const KERNELS: [&Kernel; 43] = [
     &gradient_norm::squares::KERNEL,
     &gradient_norm::clip::KERNEL,
     &layer_norm::forward::KERNEL,
+    &layer_norm::forward_shared::KERNEL,
     &layer_norm::backward::KERNEL,
+    &layer_norm::backward_shared::KERNEL,
     &layer_norm::parameters::KERNEL,
     &convolution_forward::KERNEL,
     &convolution_input_gradient::KERNEL,

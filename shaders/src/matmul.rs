@@ -9,15 +9,16 @@
 //! chunk, the additions of chunk sums), which bounds `|C − A·B|` entry by entry by
 //! `γ · |A|·|B|`, `γ = ρu / (1 − ρu)`, ρ the number of roundings (Higham, Accuracy and Stability of Numerical Algorithms,
 //! 2nd ed., §3.1 and §4.2). The coordinator's check of a returned product rests on this bound. IEEE arithmetic rounds to
-//! nearest (u = 2⁻²⁴), so that chunks twice as long stay inside it: [`K_CHUNK_IEEE`].
+//! nearest (u = 2⁻²⁴), so that chunks twice as long stay inside it: [`K_CHUNK_IEEE`]. So do shorter chunks whose sums are
+//! added up in two stages ([`tiled`]).
 
 pub mod blocked;
 pub mod blocked_vec4;
 pub mod naive;
 pub mod quad;
 pub mod quad_vec2;
-pub mod tiled_8x4;
-pub mod tiled_8x8;
+pub mod tiled;
+pub mod tiled_ahead;
 
 use crate::{Binding, FLUSH, Kernel, UNIT_ROUNDOFF, WORKGROUPS_MAX, gelu, linear_dispatch};
 
@@ -145,28 +146,25 @@ pub enum Variant {
     BlockedVec4,
     Quad,
     QuadVec2,
-    Tiled8x4,
-    Tiled8x8,
-    /// [`Variant::Tiled8x8`] in workgroups four times as large.
-    Tiled8x8Large,
+    Tiled,
+    TiledAhead,
 }
 
 impl Variant {
-    /// Its own name: that of its kernel, but for one that differs from another by its workgroups alone.
+    /// That of its kernel.
     pub fn name(self) -> &'static str {
-        if self == Variant::Tiled8x8Large { "matmul_tiled_8x8_large" } else { self.kernel().name }
+        self.kernel().name
     }
 
     /// Every variant, those that any adapter runs first.
-    pub const ALL: [Variant; 8] = [
+    pub const ALL: [Variant; 7] = [
         Variant::Naive,
         Variant::Blocked,
         Variant::BlockedVec4,
         Variant::Quad,
         Variant::QuadVec2,
-        Variant::Tiled8x4,
-        Variant::Tiled8x8,
-        Variant::Tiled8x8Large,
+        Variant::Tiled,
+        Variant::TiledAhead,
     ];
 
     pub fn kernel(self) -> &'static Kernel {
@@ -176,8 +174,8 @@ impl Variant {
             Variant::BlockedVec4 => &blocked_vec4::KERNEL,
             Variant::Quad => &quad::KERNEL,
             Variant::QuadVec2 => &quad_vec2::KERNEL,
-            Variant::Tiled8x4 => &tiled_8x4::KERNEL,
-            Variant::Tiled8x8 | Variant::Tiled8x8Large => &tiled_8x8::KERNEL,
+            Variant::Tiled => &tiled::KERNEL,
+            Variant::TiledAhead => &tiled_ahead::KERNEL,
         }
     }
 
@@ -187,25 +185,24 @@ impl Variant {
         match self {
             Variant::Naive | Variant::Blocked | Variant::Quad => true,
             Variant::QuadVec2 => quad_vec2::takes(shape, transposed),
-            Variant::BlockedVec4 | Variant::Tiled8x4 | Variant::Tiled8x8 | Variant::Tiled8x8Large => {
-                blocked_vec4::takes(shape, transposed)
-            }
+            Variant::BlockedVec4 => blocked_vec4::takes(shape, transposed),
+            Variant::Tiled | Variant::TiledAhead => tiled::takes(shape),
         }
     }
 
     /// Whether the variant may be tried on a browser's software adapter. Large kernels with barriers bring down SwiftShader's
     /// compiler, and with it the browser's GPU process.
     pub fn spares_software(self) -> bool {
-        !matches!(self, Variant::Tiled8x4 | Variant::Tiled8x8 | Variant::Tiled8x8Large)
+        !matches!(self, Variant::Tiled | Variant::TiledAhead)
     }
 
-    /// Values for the `override` declarations of the variant's kernel.
-    pub fn constants(self, transposed: Transposed, epilogue: Epilogue) -> Vec<(&'static str, f64)> {
-        let mut constants = constants(transposed, epilogue).to_vec();
-        if self == Variant::Tiled8x8Large {
-            constants.extend(["ROWS", "COLUMNS"].map(|side| (side, f64::from(tiled_8x8::LARGE_WORKGROUP))));
-        }
-        constants
+    /// Values for the `override` declarations that every variant's kernel has.
+    pub fn constants(transposed: Transposed, epilogue: Epilogue) -> Vec<(&'static str, f64)> {
+        vec![
+            ("TRANSPOSE_A", f64::from(u8::from(transposed.a))),
+            ("TRANSPOSE_B", f64::from(u8::from(transposed.b))),
+            ("EPILOGUE", f64::from(epilogue as u8)),
+        ]
     }
 
     /// The variant that runs where nothing was measured: one that every adapter has.
@@ -227,20 +224,9 @@ impl Variant {
             Variant::Naive => linear_dispatch((u64::from(height) * u64::from(shape.n)).div_ceil(naive::WORKGROUP.into())),
             Variant::Blocked | Variant::BlockedVec4 => tiles([blocked::TILE_ROWS, blocked::TILE_COLUMNS]),
             Variant::Quad | Variant::QuadVec2 => tiles([quad::TILE; 2]),
-            Variant::Tiled8x4 => tiles([tiled_8x4::TILE_ROWS, tiled_8x4::TILE_COLUMNS]),
-            Variant::Tiled8x8 => tiles([8 * tiled_8x8::WORKGROUP; 2]),
-            Variant::Tiled8x8Large => tiles([8 * tiled_8x8::LARGE_WORKGROUP; 2]),
+            Variant::Tiled | Variant::TiledAhead => tiles([tiled::TILE; 2]),
         }
     }
-}
-
-/// Values for the `override` declarations that every variant has.
-fn constants(transposed: Transposed, epilogue: Epilogue) -> [(&'static str, f64); 3] {
-    [
-        ("TRANSPOSE_A", f64::from(u8::from(transposed.a))),
-        ("TRANSPOSE_B", f64::from(u8::from(transposed.b))),
-        ("EPILOGUE", f64::from(epilogue as u8)),
-    ]
 }
 
 /// `op(A) · op(B)` with its epilogue, but for what C held before, which [`accumulate_reference`] adds; `bias` may be empty where

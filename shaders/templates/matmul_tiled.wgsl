@@ -1,25 +1,34 @@
 // C[m, n] = op(A) · op(B), then what EPILOGUE says, for each of several matrices that lie one after another in A, in B and
 // in C. See matmul.rs for the family and its numerics.
-// k and n are multiples of 4, and m is where TRANSPOSE_A.
+// m and n are multiples of 4, k is one of 16.
 //
 // params  uniform            extents, the rows of C to compute, and the matrix that workgroups of z = 0 compute
 // a       vec4f, read        [m, k/4], or [k, m/4] where TRANSPOSE_A
 // b       vec4f, read        [k, n/4], or [n, k/4] where TRANSPOSE_B
 // bias    vec4f, read        [n/4] where EPILOGUE >= 2, else any buffer
-// c       vec4f, written     [m, n/4], read where EPILOGUE is 1 or 3
+// c       vec4f, written     [m, n/4], read where EPILOGUE is 1 or 3, and where k > FOLD
 //
-// A workgroup computes a tile of 8·ROWS by $COLUMNS·COLUMNS entries of C, an invocation 8x$COLUMNS of it, held as 4x4
-// matrices whose column i is row i of its part of C. Sixteen steps of k at a time are brought to workgroup memory, 4x4
-// patches by each invocation, turned so that four rows of A, and four columns of B, are one vec4.
-// Dispatch: one workgroup per tile, numbered row by row along x, then y.
-// Tiles that hang over the edge read the last rows or columns again and store nothing for them; steps past k are zeros.
-// Hazards: a sum over k is taken in chunks of K_CHUNK, which bounds its rounding error; nothing is saved for backward.
+// A workgroup of 64 invocations computes a tile of 64 by 64 entries of C, an invocation 8x8 of it: two by two blocks of 4x4,
+// each a matrix whose column i is row i of the block. Sixteen steps of k at a time go through workgroup memory, of A and of
+// B one 4x4 patch by each invocation, turned so that four rows of A, and four columns of B, are one vec4.
+//# if AHEAD
+// The patches of the next sixteen steps are fetched while these are computed: for where few workgroups share a processor.
+//# else
+// Patches are fetched right before they are needed, which leaves registers for more workgroups at a time to hide it.
+//# end
+// Dispatch: one workgroup per tile, numbered along x, then y, in bands of eight tiles of rows, which share what they read.
+// Tiles that hang over the edge read the last rows or columns again and store nothing for them.
+//
+// What hardware that serves a 16-byte access eight invocations at a time rewards: those of such an eighth that read memory
+// read whole lines of it, whichever way the operand lies; in workgroup memory they touch eight different 16-byte columns,
+// for which column j of step s lies at j ^ (2 · (s / 4)); and neighbours read the same A and every other one the same B, so
+// that two eighths are served at once.
+// Hazards: the sum of sixteen steps is taken by itself, such sums are added up in registers, at most FOLD / 16 of them, and
+// then into C: that bounds the rounding error. Nothing is saved for backward.
 // Barriers and as many registers as this crash or stall browsers' software adapters: for hardware alone.
 
-override ROWS: u32 = 8u;
-override COLUMNS: u32 = 8u;
 // A multiple of 16.
-override K_CHUNK: u32 = 64u;
+override FOLD: u32 = 960u;
 override TRANSPOSE_A: bool = false;
 override TRANSPOSE_B: bool = false;
 // 0: none, 1: + C, 2: + bias, 3: + bias + C, 4: bias and ReLU, 5: bias and GELU.
@@ -40,50 +49,80 @@ struct Params {
 @group(0) @binding(3) var<storage, read> bias: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> c: array<vec4f>;
 
-// Steps of k in workgroup memory.
+// Steps of k in workgroup memory, and a tile's side in fours.
 const STEPS = 16u;
-// What one step takes there: the rows of A, and the columns of B, in fours.
-override ROWS_4 = 2u * ROWS;
-//# if WIDE
-override COLUMNS_4 = 2u * COLUMNS;
-//# else
-override COLUMNS_4 = COLUMNS;
-//# end
-var<workgroup> tile_a: array<vec4f, STEPS * ROWS_4>;
-var<workgroup> tile_b: array<vec4f, STEPS * COLUMNS_4>;
+const SIDE_4 = 16u;
+// Tiles of a band.
+const BAND = 8u;
+var<workgroup> tile_a: array<vec4f, STEPS * SIDE_4>;
+var<workgroup> tile_b: array<vec4f, STEPS * SIDE_4>;
 
-// Four rows of A at four steps of k, column p being step p; zeros past k.
-fn patch_a(matrix: u32, row4: u32, step4: u32) -> mat4x4f {
-    let four = vec4u(0u, 1u, 2u, 3u);
-    let k4 = params.k / 4u;
-    if (step4 >= k4) {
-        return mat4x4f();
-    }
-    let first = matrix * params.m * k4;
-    if (TRANSPOSE_A) {
-        let m4 = params.m / 4u;
-        let at = first + (4u * step4 + four) * m4 + min(row4, m4 - 1u);
-        return mat4x4f(a[at.x], a[at.y], a[at.z], a[at.w]);
-    }
-    let at = first + min(4u * row4 + four, vec4u(params.m - 1u)) * k4 + step4;
-    return transpose(mat4x4f(a[at.x], a[at.y], a[at.z], a[at.w]));
+// Where an operand's patch begins, from one vec4 of it to the next, and from one turn's patch to the next turn's.
+struct Patch {
+    at: u32,
+    stride: u32,
+    advance: u32,
 }
 
-// Four columns of B at four steps of k, likewise.
-fn patch_b(matrix: u32, column4: u32, step4: u32) -> mat4x4f {
-    let four = vec4u(0u, 1u, 2u, 3u);
+// An invocation's four along the tile's side and four of k. `along` says that the operand lies in fours along the side.
+fn place(index: u32, along: bool) -> vec2u {
+    if (along) {
+        return vec2u(index % 8u + index / 32u * 8u, index / 8u % 4u);
+    }
+    return vec2u(index / 4u, index % 4u);
+}
+
+// `first` is where the matrix begins, `from4` the tile's first four and `extent4` how many there are.
+fn patch_at(first: u32, place: vec2u, along: bool, from4: u32, extent4: u32) -> Patch {
     let k4 = params.k / 4u;
-    if (step4 >= k4) {
-        return mat4x4f();
+    let four = min(from4 + place.x, extent4 - 1u);
+    if (along) {
+        return Patch(first + 4u * place.y * extent4 + four, extent4, STEPS * extent4);
     }
-    let first = matrix * k4 * params.n;
+    return Patch(first + 4u * four * k4 + place.y, k4, STEPS / 4u);
+}
+
+// The vec4 of workgroup memory that takes the first of a patch's four steps.
+fn put_at(place: vec2u) -> u32 {
+    return 4u * place.y * SIDE_4 + (place.x ^ (2u * place.y));
+}
+
+fn fetch_a(p: Patch) -> mat4x4f {
+    return mat4x4f(a[p.at], a[p.at + p.stride], a[p.at + 2u * p.stride], a[p.at + 3u * p.stride]);
+}
+
+fn fetch_b(p: Patch) -> mat4x4f {
+    return mat4x4f(b[p.at], b[p.at + p.stride], b[p.at + 2u * p.stride], b[p.at + 3u * p.stride]);
+}
+
+fn put_a(to: u32, fetched: mat4x4f) {
+    var turned = fetched;
+    if (!TRANSPOSE_A) {
+        turned = transpose(fetched);
+    }
+    tile_a[to] = turned[0];
+    tile_a[to + SIDE_4] = turned[1];
+    tile_a[to + 2u * SIDE_4] = turned[2];
+    tile_a[to + 3u * SIDE_4] = turned[3];
+}
+
+fn put_b(to: u32, fetched: mat4x4f) {
+    var turned = fetched;
     if (TRANSPOSE_B) {
-        let at = first + min(4u * column4 + four, vec4u(params.n - 1u)) * k4 + step4;
-        return transpose(mat4x4f(b[at.x], b[at.y], b[at.z], b[at.w]));
+        turned = transpose(fetched);
     }
-    let n4 = params.n / 4u;
-    let at = first + (4u * step4 + four) * n4 + min(column4, n4 - 1u);
-    return mat4x4f(b[at.x], b[at.y], b[at.z], b[at.w]);
+    tile_b[to] = turned[0];
+    tile_b[to + SIDE_4] = turned[1];
+    tile_b[to + 2u * SIDE_4] = turned[2];
+    tile_b[to + 3u * SIDE_4] = turned[3];
+}
+
+// The four blocks of an invocation, by rows and columns.
+struct Blocks {
+    b00: mat4x4f,
+    b01: mat4x4f,
+    b10: mat4x4f,
+    b11: mat4x4f,
 }
 
 // sum + x · yᵀ, column i holding x[i] · y.
@@ -96,6 +135,29 @@ fn add_outer(sum: mat4x4f, x: vec4f, y: vec4f) -> mat4x4f {
     );
 }
 
+// The sum with one step of k, whose vec4 of A and B begin at these.
+fn add_step(sum: Blocks, at_a: u32, at_b: u32) -> Blocks {
+    let x0 = tile_a[at_a];
+    let x1 = tile_a[at_a + SIDE_4 / 2u];
+    let y0 = tile_b[at_b];
+    let y1 = tile_b[at_b + SIDE_4 / 2u];
+    return Blocks(
+        add_outer(sum.b00, x0, y0),
+        add_outer(sum.b01, x0, y1),
+        add_outer(sum.b10, x1, y0),
+        add_outer(sum.b11, x1, y1),
+    );
+}
+
+// Four steps of k, the first being 4 · `quarter`.
+fn add_steps(sum: Blocks, lane: vec2u, quarter: u32) -> Blocks {
+    let at = (lane ^ vec2u(2u * quarter)) + 4u * quarter * SIDE_4;
+    let one = add_step(sum, at.y, at.x);
+    let two = add_step(one, at.y + SIDE_4, at.x + SIDE_4);
+    let three = add_step(two, at.y + 2u * SIDE_4, at.x + 2u * SIDE_4);
+    return add_step(three, at.y + 3u * SIDE_4, at.x + 3u * SIDE_4);
+}
+
 // As in gelu/forward.wgsl.
 fn gelu(x: vec4f) -> vec4f {
     let held = clamp(x, vec4f(-9.0), vec4f(9.0));
@@ -103,110 +165,104 @@ fn gelu(x: vec4f) -> vec4f {
     return x / (1.0 + exp(-w));
 }
 
-fn store_row(matrix: u32, row: u32, column4: u32, values: vec4f) {
+// Puts four columns of a row into C: added to it where `more`, and with what comes after the sum where `last`.
+fn store_row(matrix: u32, row: u32, column4: u32, values: vec4f, more: bool, last: bool) {
     let n4 = params.n / 4u;
     if (row >= params.row_end || column4 >= n4) {
         return;
     }
     let at = (matrix * params.m + row) * n4 + column4;
     var value = values;
-    if (EPILOGUE >= 2u) {
-        value += bias[column4];
-    }
-    if (EPILOGUE == 1u || EPILOGUE == 3u) {
+    if (more || EPILOGUE == 1u || EPILOGUE == 3u) {
         value += c[at];
     }
-    if (EPILOGUE == 4u) {
+    if (last && EPILOGUE >= 2u) {
+        value += bias[column4];
+    }
+    if (last && EPILOGUE == 4u) {
         value = max(value, vec4f());
     }
-    if (EPILOGUE == 5u) {
+    if (last && EPILOGUE == 5u) {
         value = gelu(value);
     }
     c[at] = value;
 }
 
-@compute @workgroup_size(COLUMNS, ROWS)
+fn store_block(matrix: u32, row: u32, column4: u32, block: mat4x4f, more: bool, last: bool) {
+    store_row(matrix, row, column4, block[0], more, last);
+    store_row(matrix, row + 1u, column4, block[1], more, last);
+    store_row(matrix, row + 2u, column4, block[2], more, last);
+    store_row(matrix, row + 3u, column4, block[3], more, last);
+}
+
+@compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) group: vec3u,
     @builtin(num_workgroups) groups: vec3u,
-    @builtin(local_invocation_id) lane: vec3u,
     @builtin(local_invocation_index) index: u32,
 ) {
     let tile = group.x + group.y * groups.x;
-    let tiles_across = (params.n + 4u * COLUMNS_4 - 1u) / (4u * COLUMNS_4);
-    let tile_row = params.row_first + tile / tiles_across * 8u * ROWS;
-    let tile_column4 = tile % tiles_across * COLUMNS_4;
-    if (tile_row >= params.row_end) {
+    let across = (params.n + 4u * SIDE_4 - 1u) / (4u * SIDE_4);
+    let down = (params.row_end - params.row_first + 4u * SIDE_4 - 1u) / (4u * SIDE_4);
+    if (tile >= across * down) {
         return;
     }
+    let band = tile / (BAND * across);
+    let height = min(BAND, down - BAND * band);
+    let within = tile - band * BAND * across;
+    let tile_row = params.row_first + (band * BAND + within % height) * 4u * SIDE_4;
+    let tile_column4 = within / height * SIDE_4;
     let matrix = params.matrix_first + group.z;
-    var total00 = mat4x4f();
-    var total10 = mat4x4f();
-    //# if WIDE
-    var total01 = mat4x4f();
-    var total11 = mat4x4f();
-    //# end
-    for (var chunk = 0u; chunk < params.k; chunk += K_CHUNK) {
-        let end = min(chunk + K_CHUNK, params.k);
-        var sum00 = mat4x4f();
-        var sum10 = mat4x4f();
-        //# if WIDE
-        var sum01 = mat4x4f();
-        var sum11 = mat4x4f();
-        //# end
-        for (var first = chunk; first < end; first += STEPS) {
-            for (var at = index; at < STEPS / 4u * (ROWS_4 + COLUMNS_4); at += ROWS * COLUMNS) {
-                if (at < STEPS / 4u * ROWS_4) {
-                    let piece = patch_a(matrix, tile_row / 4u + at % ROWS_4, first / 4u + at / ROWS_4);
-                    let to = at / ROWS_4 * 4u * ROWS_4 + at % ROWS_4;
-                    for (var step = 0u; step < 4u; step++) {
-                        tile_a[to + step * ROWS_4] = piece[step];
-                    }
-                } else {
-                    let own = at - STEPS / 4u * ROWS_4;
-                    let piece = patch_b(matrix, tile_column4 + own % COLUMNS_4, first / 4u + own / COLUMNS_4);
-                    let to = own / COLUMNS_4 * 4u * COLUMNS_4 + own % COLUMNS_4;
-                    for (var step = 0u; step < 4u; step++) {
-                        tile_b[to + step * COLUMNS_4] = piece[step];
-                    }
-                }
-            }
+    let lane = vec2u(index / 2u % 8u, index % 2u + index / 16u % 2u * 2u + index / 32u * 4u);
+
+    let place_a = place(index, TRANSPOSE_A);
+    let place_b = place(index, !TRANSPOSE_B);
+    var patch_a = patch_at(matrix * params.m * (params.k / 4u), place_a, TRANSPOSE_A, tile_row / 4u, params.m / 4u);
+    var patch_b = patch_at(matrix * params.n * (params.k / 4u), place_b, !TRANSPOSE_B, tile_column4, params.n / 4u);
+//# if AHEAD
+    var next_a = fetch_a(patch_a);
+    var next_b = fetch_b(patch_b);
+//# end
+    for (var fold = 0u; fold < params.k; fold += FOLD) {
+        let end = min(fold + FOLD, params.k);
+        var total = Blocks();
+        for (var first = fold; first < end; first += STEPS) {
+//# if AHEAD
+            put_a(put_at(place_a), next_a);
+            put_b(put_at(place_b), next_b);
             workgroupBarrier();
-            for (var step = 0u; step < STEPS; step++) {
-                let x0 = tile_a[step * ROWS_4 + 2u * lane.y];
-                let x1 = tile_a[step * ROWS_4 + 2u * lane.y + 1u];
-                //# if WIDE
-                let y0 = tile_b[step * COLUMNS_4 + 2u * lane.x];
-                let y1 = tile_b[step * COLUMNS_4 + 2u * lane.x + 1u];
-                sum01 = add_outer(sum01, x0, y1);
-                sum11 = add_outer(sum11, x1, y1);
-                //# else
-                let y0 = tile_b[step * COLUMNS_4 + lane.x];
-                //# end
-                sum00 = add_outer(sum00, x0, y0);
-                sum10 = add_outer(sum10, x1, y0);
+            patch_a.at += patch_a.advance;
+            patch_b.at += patch_b.advance;
+            if (first + STEPS < params.k) {
+                next_a = fetch_a(patch_a);
+                next_b = fetch_b(patch_b);
             }
+//# else
+            let next_a = fetch_a(patch_a);
+            let next_b = fetch_b(patch_b);
+            patch_a.at += patch_a.advance;
+            patch_b.at += patch_b.advance;
+            // The steps before were read by all.
             workgroupBarrier();
+            put_a(put_at(place_a), next_a);
+            put_b(put_at(place_b), next_b);
+            workgroupBarrier();
+//# end
+            var sum = add_steps(Blocks(), lane, 0u);
+            sum = add_steps(sum, lane, 1u);
+            sum = add_steps(sum, lane, 2u);
+            sum = add_steps(sum, lane, 3u);
+            total = Blocks(total.b00 + sum.b00, total.b01 + sum.b01, total.b10 + sum.b10, total.b11 + sum.b11);
+//# if AHEAD
+            workgroupBarrier();
+//# end
         }
-        total00 += sum00;
-        total10 += sum10;
-        //# if WIDE
-        total01 += sum01;
-        total11 += sum11;
-        //# end
-    }
-    let row = tile_row + 8u * lane.y;
-    //# if WIDE
-    let column4 = tile_column4 + 2u * lane.x;
-    //# else
-    let column4 = tile_column4 + lane.x;
-    //# end
-    for (var i = 0u; i < 4u; i++) {
-        store_row(matrix, row + i, column4, total00[i]);
-        store_row(matrix, row + 4u + i, column4, total10[i]);
-        //# if WIDE
-        store_row(matrix, row + i, column4 + 1u, total01[i]);
-        store_row(matrix, row + 4u + i, column4 + 1u, total11[i]);
-        //# end
+        let row = tile_row + 4u * lane.y;
+        let column4 = tile_column4 + lane.x;
+        let last = end == params.k;
+        store_block(matrix, row, column4, total.b00, fold > 0u, last);
+        store_block(matrix, row, column4 + SIDE_4 / 2u, total.b01, fold > 0u, last);
+        store_block(matrix, row + 2u * SIDE_4, column4, total.b10, fold > 0u, last);
+        store_block(matrix, row + 2u * SIDE_4, column4 + SIDE_4 / 2u, total.b11, fold > 0u, last);
     }
 }

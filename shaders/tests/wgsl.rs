@@ -98,10 +98,8 @@ fn overrides_default_to_the_constants_of_the_rust_side() {
     check(&matmul::naive::KERNEL, &[("WORKGROUP", matmul::naive::WORKGROUP), ("K_CHUNK", matmul::K_CHUNK)]);
     check(&matmul::blocked::KERNEL, &blocked);
     check(&matmul::blocked_vec4::KERNEL, &blocked);
-    for (kernel, workgroup) in
-        [(&matmul::tiled_8x4::KERNEL, matmul::tiled_8x4::WORKGROUP), (&matmul::tiled_8x8::KERNEL, matmul::tiled_8x8::WORKGROUP)]
-    {
-        check(kernel, &[("ROWS", workgroup), ("COLUMNS", workgroup), ("K_CHUNK", matmul::K_CHUNK)]);
+    for kernel in [&matmul::tiled::KERNEL, &matmul::tiled_ahead::KERNEL] {
+        check(kernel, &[("FOLD", matmul::tiled::FOLD)]);
     }
     check(&matmul::quad::KERNEL, &[("K_CHUNK", matmul::K_CHUNK)]);
     check(&matmul::quad_vec2::KERNEL, &[("K_CHUNK", matmul::K_CHUNK)]);

@@ -3,6 +3,7 @@
 
 mod compare;
 mod converge;
+mod gpu;
 mod module;
 mod size;
 mod visit;
@@ -44,6 +45,15 @@ pub enum Bench {
         scale: bool,
         #[command(flatten)]
         options: compare::Options,
+        /// Also write the JSON object here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// The engine on the machine's GPU, natively, beside PyTorch in f32 where that is installed: products and training steps.
+    Gpu {
+        /// Steps alone, of a transformer of so much TIME WIDTH LAYERS HEADS BATCH.
+        #[arg(long, num_args = 5)]
+        extents: Vec<u32>,
         /// Also write the JSON object here.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -105,6 +115,7 @@ pub fn main(bench: &Bench) -> Result<()> {
             }
             emit(&measured, json.as_deref())
         }
+        Bench::Gpu { extents, json } => emit(&gpu::measure(extents)?, json.as_deref()),
         Bench::Workers { models, rounds, least_ms, json } => {
             let options = compare::Options::wasm(*rounds, *least_ms);
             emit(&compare::measure("workers", &options, &[("models", serde_json::json!(models))])?, json.as_deref())

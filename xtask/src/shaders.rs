@@ -16,7 +16,7 @@ struct Shader {
     names: &'static [(&'static str, &'static str)],
 }
 
-const SHADERS: [Shader; 8] = [
+const SHADERS: [Shader; 10] = [
     Shader {
         path: "attention/query_gradient_quad.wgsl",
         template: "attention_gradient_quad.wgsl",
@@ -27,8 +27,14 @@ const SHADERS: [Shader; 8] = [
         template: "attention_gradient_quad.wgsl",
         names: &[("QUERY", ""), ("KEY", "yes")],
     },
-    Shader { path: "matmul/tiled_8x8.wgsl", template: "matmul_tiled.wgsl", names: &[("COLUMNS", "8"), ("WIDE", "yes")] },
-    Shader { path: "matmul/tiled_8x4.wgsl", template: "matmul_tiled.wgsl", names: &[("COLUMNS", "4"), ("WIDE", "")] },
+    Shader {
+        path: "attention/query_gradient_parted.wgsl",
+        template: "attention_gradient_parted.wgsl",
+        names: &[("QUERY", "yes")],
+    },
+    Shader { path: "attention/key_gradient_parted.wgsl", template: "attention_gradient_parted.wgsl", names: &[("QUERY", "")] },
+    Shader { path: "matmul/tiled.wgsl", template: "matmul_tiled.wgsl", names: &[("AHEAD", "")] },
+    Shader { path: "matmul/tiled_ahead.wgsl", template: "matmul_tiled.wgsl", names: &[("AHEAD", "yes")] },
     Shader { path: "max_pool_forward.wgsl", template: "pool_forward.wgsl", names: &[("MAX", "yes")] },
     Shader { path: "average_pool_forward.wgsl", template: "pool_forward.wgsl", names: &[("MAX", "")] },
     Shader { path: "max_pool_backward.wgsl", template: "pool_backward.wgsl", names: &[("MAX", "yes")] },

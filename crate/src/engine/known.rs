@@ -19,7 +19,7 @@ use manyhands_shaders::sgd_momentum::Rates;
 use manyhands_shaders::{add, clear, column_sum, matmul, relu_backward, relu_forward, sgd_momentum, softmax_cross_entropy};
 
 use crate::init::word;
-use crate::plan::{Buffer, Matmul, Op, Program};
+use crate::plan::{Buffer, Matmul, Op, Program, Sharing};
 
 /// One program, its inputs and its answers.
 #[derive(Debug, Clone)]
@@ -219,12 +219,12 @@ pub fn sgd_step(count: usize) -> Case {
 pub fn kernel_of(op: &Op) -> &'static str {
     match op {
         Op::Matmul(product) => product_name(product.epilogue),
-        _ => op.call(false, |_| Variant::Blocked).kernel.name,
+        _ => op.call(Sharing::Nothing, |_| Variant::Blocked).kernel.name,
     }
 }
 
 /// Shapes with edges: more than one block, tile and chunk of k, with extents that are multiples of four and not.
-const EDGES: [Shape; 2] = [Shape { m: 36, k: 132, n: 44 }, Shape { m: 35, k: 67, n: 37 }];
+const EDGES: [Shape; 2] = [Shape { m: 36, k: 144, n: 44 }, Shape { m: 35, k: 67, n: 37 }];
 
 /// `A · B` and nothing more, as the device runs it.
 pub fn plain_products() -> Vec<Case> {
@@ -313,9 +313,9 @@ mod tests {
         for kernel in manyhands_shaders::KERNELS {
             let name = match kernel.name {
                 name if name.starts_with(matmul::FAMILY) => matmul::FAMILY,
-                // Where the device has subgroups, these are what the cases of the kernels they replace run.
+                // Where a device is better off with these, they are what the cases of the kernels they replace run.
                 "convolution_quad" => "convolution_forward",
-                name => name.trim_end_matches("_quad"),
+                name => ["_quad", "_parted", "_shared"].iter().fold(name, |name, end| name.trim_end_matches(end)),
             };
             assert!(cases.iter().any(|case| case.is_of(name)), "{name}");
         }

@@ -39,6 +39,15 @@ impl Resident<'_> {
         }
     }
 
+    /// The same on a device in one submission, for measurements: no breath is taken.
+    #[cfg(feature = "gpu")]
+    pub async fn replay(&mut self, times: u32) -> Result<(), EngineError> {
+        match self {
+            Resident::Cpu(_) => Err(EngineError::Unsupported("a replay on the CPU".to_owned())),
+            Resident::Gpu(resident) => resident.replay(times).await,
+        }
+    }
+
     /// What some of the buffers hold.
     pub async fn read(&self, buffers: &[Buffer]) -> Result<Vec<Vec<f32>>, EngineError> {
         match self {

@@ -8,7 +8,7 @@ use crate::control::Control;
 use crate::cpu::{self, CpuTrainer};
 #[cfg(feature = "gpu")]
 use crate::gpu::GpuTrainer;
-use crate::plan::{Buffer, CALL_FLOP_MAX, Placement, State, Traced, TrainPlan, check_built, check_bytes};
+use crate::plan::{Buffer, Placement, State, Traced, TrainPlan, check_built, check_bytes};
 use crate::tensors::Shard;
 
 /// A run of training steps.
@@ -29,7 +29,7 @@ impl Engine {
         parameters: &[Vec<f32>],
         shard: &'a Shard,
     ) -> Result<Trainer<'a>, EngineError> {
-        self.trainer_cut(work, parameters, shard, CALL_FLOP_MAX).await
+        self.trainer_cut(work, parameters, shard, self.call_flop_max()).await
     }
 
     /// The same in kernel calls of at most so much work, where they can be cut: a device that shares its time in
@@ -64,7 +64,8 @@ impl Engine {
         shard: &Shard,
         control: &Control,
     ) -> Result<Trained, EngineError> {
-        let mut trainer = self.trainer_cut(work, parameters, shard, control.call_flop_max()).await?;
+        let call_flop_max = self.call_flop_max().min(control.call_flop_max());
+        let mut trainer = self.trainer_cut(work, parameters, shard, call_flop_max).await?;
         let losses = trainer.run(work.inner_steps, control).await?;
         let after = trainer.parameters().await?;
         let delta: Vec<_> = parameters.iter().zip(&after).map(|(before, after)| cpu::subtract(before, after)).collect();

@@ -14,7 +14,7 @@ use super::choice::Choices;
 use super::fault::{Fault, engine_error};
 use super::pipelines::{Pipeline, PipelineKey};
 use crate::engine::EngineError;
-use crate::plan::Matmul;
+use crate::plan::{Matmul, Sharing};
 
 /// Which adapter to ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,6 +32,8 @@ pub struct GpuOptions {
     pub adapter: AdapterChoice,
     /// Name of a kernel and WGSL to compile in its place, so that a test can see the self-test fail.
     pub replaced_kernel: Option<(&'static str, String)>,
+    /// Runs the kernels made for devices, whatever the adapter is, so that a test sees them.
+    pub as_device: bool,
     /// Leaves the device without subgroups, so that a test sees the kernels that do without.
     pub without_subgroups: bool,
     /// Asks for no more than WebGPU's default limits, so that a test can see what they hold.
@@ -48,7 +50,7 @@ pub struct GpuEngine {
     /// Kernels that passed their self-test here.
     tested: Mutex<Vec<&'static str>>,
     pub(super) choices: Mutex<Choices>,
-    info: wgpu::AdapterInfo,
+    pub(super) info: wgpu::AdapterInfo,
     /// Whether kernels may exchange values within quads.
     subgroups: bool,
     options: GpuOptions,
@@ -168,10 +170,17 @@ impl GpuEngine {
         self.is_software() && self.info.backend == wgpu::Backend::BrowserWebGpu
     }
 
-    /// Whether kernels that exchange values within quads are the faster ones: they are made for software adapters, which pay
-    /// most for loads. SwiftShader's subgroups are one quad.
-    pub(super) fn prefers_quads(&self) -> bool {
-        self.subgroups && self.is_software()
+    /// Which kernels are the faster ones here. SwiftShader's subgroups are one quad.
+    pub(super) fn sharing(&self) -> Sharing {
+        match self.subgroups {
+            false => Sharing::Nothing,
+            true if self.options.as_device || !self.is_software() => Sharing::Workgroups,
+            true => Sharing::Quads,
+        }
+    }
+
+    fn prefers_quads(&self) -> bool {
+        self.sharing() == Sharing::Quads
     }
 
     /// The variant of the product that a call runs on.

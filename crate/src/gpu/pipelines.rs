@@ -28,7 +28,7 @@ impl PipelineKey {
 impl GpuEngine {
     /// How this device runs a call.
     pub(super) fn call(&self, op: &Op) -> Call {
-        op.call(self.prefers_quads(), |product| self.variant(product))
+        op.call(self.sharing(), |product| self.variant(product))
     }
 
     /// The pipelines of these calls. What is new is compiled all together, so that a device that compiles in the
@@ -60,10 +60,16 @@ impl GpuEngine {
 
     fn compile(&self, call: &Call) -> Pipeline {
         let kernel = call.kernel;
-        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some(kernel.name),
-            source: wgpu::ShaderSource::Wgsl(self.wgsl(kernel).into()),
-        });
+        let source =
+            wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source: wgpu::ShaderSource::Wgsl(self.wgsl(kernel).into()) };
+        // A product gains a tenth without checks of its own. On Vulkan the driver checks every access to a buffer all the same
+        // (robust buffer access); a browser checks whatever is asked for.
+        let unchecked = wgpu::ShaderRuntimeChecks { int_div_checks: true, ..wgpu::ShaderRuntimeChecks::unchecked() };
+        let vulkan = self.info.backend == wgpu::Backend::Vulkan;
+        let checks = if vulkan { unchecked } else { wgpu::ShaderRuntimeChecks::checked() };
+        // SAFETY: this text is compiled in, or a test's. Its loops count up to extents, so that they end, and it indexes its own
+        // arrays by constants and by what the workgroup's size and the widest head bound.
+        let module = unsafe { self.device.create_shader_module_trusted(source, checks) };
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(kernel.name),
             // The shader's own: every kernel uses all of its bindings.

@@ -17,6 +17,8 @@ use crate::plan::{Buffer, Matmul, Op, Program};
 
 /// Multiplications that the reference may take for one product: some 10 ms in a tab.
 const REFERENCE_FLOP: u64 = 1 << 22;
+/// A product of so many operations occupies a device as a larger one does.
+const MEASURED_FLOP_MAX: u64 = 1 << 31;
 /// A measurement of the usual variant takes at least so long, as far as repetition goes.
 const MEASURE_MS_MIN: f64 = 4.0;
 /// A power of four.
@@ -72,7 +74,7 @@ impl Pace for Unbroken {
 impl Bench {
     /// Runs the usual variant; an error if even that is wrong. `clock` steers nothing here.
     pub async fn open(engine: &Engine, task: &Task, usual: Variant, clock: &Control) -> Result<Bench, EngineError> {
-        let shape = first_call(task);
+        let shape = first_call(task, engine.call_flop_max().min(MEASURED_FLOP_MAX));
         let (m, k, n) = (shape.m as usize, shape.k as usize, shape.n as usize);
         let inputs = [known::values(1, m * k), known::values(2, k * n), known::values(3, n)];
         let norms = [norms(&inputs[0], m, k, !task.transposed.a), norms(&inputs[1], n, k, task.transposed.b)];
@@ -209,9 +211,9 @@ impl Bench {
 }
 
 /// The rows that the first call of the product computes: the others are as fast, and calls are timed by themselves.
-fn first_call(task: &Task) -> Shape {
+fn first_call(task: &Task, call_flop_max: u64) -> Shape {
     let (shape, rows) = (task.shape, Rows { first: 0, end: task.shape.m });
-    let mut program = Program::default();
+    let mut program = Program { call_flop_max, ..Program::default() };
     let c = program.buffer(0);
     program.matmul(Matmul {
         a: c,
@@ -280,9 +282,10 @@ mod tests {
 
     #[test]
     fn a_large_product_is_measured_by_its_first_call() {
+        use crate::plan::CALL_FLOP_MAX;
         let task = |m, k, n| Task { shape: Shape { m, k, n }, transposed: Transposed::default(), epilogues: vec![] };
-        assert_eq!(first_call(&task(64, 784, 256)).m, 64);
-        let cut = first_call(&task(4096, 1024, 1024));
+        assert_eq!(first_call(&task(64, 784, 256), CALL_FLOP_MAX).m, 64);
+        let cut = first_call(&task(4096, 1024, 1024), CALL_FLOP_MAX);
         assert!(cut.m < 4096 && cut.m.is_multiple_of(matmul::ROW_STEP) && (cut.k, cut.n) == (1024, 1024), "{cut:?}");
     }
 

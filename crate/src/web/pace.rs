@@ -14,7 +14,7 @@ use web_sys::{MessageChannel, Performance, WorkerGlobalScope};
 use super::timer::sleep;
 use crate::control::{Pace, PaceFuture};
 use crate::governor::{LONG_SLICE_MS, Ledger, SHORT_SLICE_MS, Slice};
-use crate::plan::{CALL_FLOP_MAX, FIRST_SPEED};
+use crate::plan::FIRST_SPEED;
 
 /// Calls are cut no smaller than this.
 const CALL_FLOP_MIN: f64 = (1 << 20) as f64;
@@ -198,7 +198,7 @@ impl Pace for WebPace {
     /// A short slice's: a visitor may come back to the page in the middle of a unit.
     fn call_flop_max(&self) -> u64 {
         let speed = self.tempo.speed.get().unwrap_or(FIRST_SPEED);
-        (speed * SHORT_SLICE_MS).clamp(CALL_FLOP_MIN, CALL_FLOP_MAX as f64) as u64
+        (speed * SHORT_SLICE_MS).max(CALL_FLOP_MIN) as u64
     }
 
     fn worked(&self, slice: Slice) {

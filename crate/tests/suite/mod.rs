@@ -26,7 +26,7 @@ mod state;
 pub mod vectors;
 
 /// Extents at 0, 1, block and tile edges, odd, long and thin, and past one chunk of k.
-const PRODUCTS: [[u32; 3]; 17] = [
+const PRODUCTS: [[u32; 3]; 21] = [
     [0, 3, 4],
     [3, 0, 4],
     [4, 0, 4],
@@ -44,10 +44,14 @@ const PRODUCTS: [[u32; 3]; 17] = [
     [2, 1000, 3],
     [1, 784, 128],
     [784, 32, 128],
+    [132, 80, 68],
+    [4, 16, 8],
+    [580, 16, 132],
+    [20, 976, 24],
 ];
 
 /// Extents of products that are computed several at a time.
-const BATCHES: [[u32; 3]; 5] = [[1, 1, 1], [7, 63, 9], [33, 68, 36], [20, 132, 40], [65, 129, 31]];
+const BATCHES: [[u32; 3]; 6] = [[1, 1, 1], [7, 63, 9], [36, 48, 68], [33, 68, 36], [20, 132, 40], [65, 129, 31]];
 
 const TRANSPOSED: [Transposed; 4] = [
     Transposed { a: false, b: false },

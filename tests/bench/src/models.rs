@@ -43,27 +43,43 @@ fn cnn() -> (Vec<u32>, Vec<Layer>) {
     (vec![28, 28, 1], layers)
 }
 
+/// Extents of a transformer and of its batches.
+#[derive(Debug, Clone, Copy)]
+pub struct Dims {
+    pub time: u32,
+    pub width: u32,
+    pub layers: u32,
+    pub heads: u32,
+    pub batch: u32,
+    pub vocabulary: u32,
+}
+
 /// Four blocks of width 128, byte vocabulary, context 64.
-fn gpt() -> (Vec<u32>, Vec<Layer>) {
-    let width = 128;
-    let mut layers = vec![Layer::Embedding { vocabulary: 256, width }];
-    for _ in 0..4 {
-        layers.extend([Layer::Residual { layers: 2 }, Layer::LayerNorm, Layer::Attention { heads: 4 }]);
+const GPT: Dims = Dims { time: 64, width: 128, layers: 4, heads: 4, batch: 16, vocabulary: 256 };
+
+fn gpt(dims: Dims) -> (Vec<u32>, Vec<Layer>) {
+    let Dims { time, width, layers: blocks, heads, vocabulary, .. } = dims;
+    let mut layers = vec![Layer::Embedding { vocabulary, width }];
+    for _ in 0..blocks {
+        layers.extend([Layer::Residual { layers: 2 }, Layer::LayerNorm, Layer::Attention { heads }]);
         layers.extend([Layer::Residual { layers: 4 }, Layer::LayerNorm, dense(4 * width), Layer::Gelu, dense(width)]);
     }
-    layers.extend([Layer::LayerNorm, Layer::Projection { outputs: 256 }]);
-    (vec![64], layers)
+    layers.extend([Layer::LayerNorm, Layer::Projection { outputs: vocabulary }]);
+    (vec![time], layers)
+}
+
+fn adamw() -> InnerOptimizer {
+    let (learning_rate, beta1, beta2, epsilon, weight_decay, clip_norm) = (1e-3, 0.9, 0.95, 1e-8, 0.01, 0.0);
+    InnerOptimizer::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, clip_norm }
 }
 
 /// The work of a problem whose batches have `values` input values in all; none for a name that is not one.
 pub fn work(name: &str, values: usize) -> Option<TrainWork> {
     let sgd = |learning_rate| InnerOptimizer::Sgd { learning_rate, momentum: 0.0 };
-    let (learning_rate, beta1, beta2, epsilon, weight_decay, clip_norm) = (1e-3, 0.9, 0.95, 1e-8, 0.01, 0.0);
-    let adamw = InnerOptimizer::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, clip_norm };
     let ((shape, layers), batch, optimizer) = match name {
         "mlp" => (mlp(), 64, sgd(0.1)),
         "cnn" => (cnn(), 64, sgd(0.05)),
-        "gpt" => (gpt(), 16, adamw),
+        "gpt" => (gpt(GPT), GPT.batch, adamw()),
         _ => return None,
     };
     let dtype = if name == "gpt" { InputType::U8 } else { InputType::F32 };
@@ -84,4 +100,21 @@ pub fn plain(width: u32, batch: u32) -> TrainWork {
     let nothing = BlobHash([0; 32]);
     let optimizer = InnerOptimizer::Sgd { learning_rate: 0.01, momentum: 0.9 };
     TrainWork { model, checkpoint: nothing, shard: nothing, round: 0, first_row: 0, batch, inner_steps: 4, optimizer }
+}
+
+/// A transformer of any extents, for so many steps.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn wide(dims: Dims, inner_steps: u32) -> TrainWork {
+    let (shape, layers) = gpt(dims);
+    let model =
+        Model { input: Input { shape, dtype: InputType::U8, scale: 1.0, offset: 0.0 }, layers, loss: Loss::SoftmaxCrossEntropy };
+    let nothing = BlobHash([0; 32]);
+    let (batch, optimizer) = (dims.batch, adamw());
+    TrainWork { model, checkpoint: nothing, shard: nothing, round: 0, first_row: 0, batch, inner_steps, optimizer }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Dims {
+    /// Four blocks of width 512, context 256: about the most parameters that a job may have.
+    pub const WIDE: Dims = Dims { time: 256, width: 512, layers: 4, heads: 8, batch: 32, vocabulary: 256 };
 }

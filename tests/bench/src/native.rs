@@ -3,6 +3,7 @@
 //! training steps and prints steps per second; `scale MS` prints a JSON list of speed and memory against batch and width;
 //! `turns` computes what it is told a line at a time (`turns.rs`).
 
+mod gpu;
 mod models;
 mod turns;
 
@@ -31,6 +32,7 @@ fn main() -> Result<()> {
             println!("{}", pollster::block_on(steps_per_s(&work, millis(ms)?))?);
         }
         ["turns"] => turns::answer(std::io::stdin().lock(), std::io::stdout().lock())?,
+        ["gpu", folder, ref extents @ ..] => println!("{}", gpu::measure(std::path::Path::new(folder), extents)?),
         ["scale", ms] => println!("[{}]", scale(millis(ms)?)?.join(",")),
         _ => bail!("product M K N MS, train MODEL MS, scale MS, or turns"),
     }

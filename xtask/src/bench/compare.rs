@@ -44,7 +44,7 @@ impl Options {
 }
 
 /// Our engine natively, as it is tested: kernels and the gemm crate fully optimised.
-fn build_native() -> Result<PathBuf> {
+pub fn build_native() -> Result<PathBuf> {
     run(&mut command("cargo", &["build", "--package", "manyhands-bench", "--features", "native"]))?;
     Ok(build_dir().join("manyhands-bench-native"))
 }

@@ -1,6 +1,6 @@
 //! The backward pass: the nodes in reverse, from the gradient by the logits to the gradient of every parameter.
 
-use manyhands_shaders::matmul::{Epilogue, Shape, Transposed};
+use manyhands_shaders::matmul::{Epilogue, Matrices, Shape, Transposed};
 use manyhands_shaders::{attention, clear, convolution, convolution_weight_gradient, layer_norm};
 
 use super::{Node, Placed, Trace, Traced, What, count, product};
@@ -45,6 +45,20 @@ pub fn compile(program: &mut Program, nodes: &[Placed], gradient: Buffer) -> (Ve
         }
     }
     (walk.gradients, walk.traces)
+}
+
+/// Fewest rows of a part of a weight's gradient, entries of it that one workgroup of a large device computes, and
+/// workgroups that occupy such a device.
+const PART_ROWS: u32 = 2048;
+const TILE_ENTRIES: u64 = 64 * 64;
+const TILES: u64 = 512;
+
+/// Into how many products over parts of its depth a weight's gradient is divided, to be added up: it has few entries and
+/// long sums, and a device would idle. The shape alone decides, so that it gives the same bits.
+fn depth_parts([m, k, n]: [u32; 3]) -> u32 {
+    let tiles = (u64::from(m) * u64::from(n)).div_ceil(TILE_ENTRIES).max(1);
+    let wanted = |parts: &u32| k.is_multiple_of(*parts) && k / parts >= PART_ROWS && u64::from(*parts) * tiles <= TILES;
+    [8, 4, 2].into_iter().find(wanted).unwrap_or(1)
 }
 
 impl Walk<'_> {
@@ -151,12 +165,20 @@ impl Walk<'_> {
     /// reads that any more.
     fn dense(&mut self, [rows, inputs, outputs]: [u32; 3], [weight, input]: [Buffer; 2], needs_input: bool, opens_branch: bool) {
         let d_weight = self.gradient_of(weight);
+        let parts = depth_parts([inputs, rows, outputs]);
+        let weights = inputs * outputs;
+        let sums = if parts > 1 { self.program.passing(u64::from(parts) * u64::from(weights)) } else { d_weight };
+        // A part of the rows is a matrix of its own, which lies behind the one before.
         self.program.matmul(Matmul {
             a: input,
             b: self.at,
             transposed: Transposed { a: true, b: false },
-            ..product(Shape { m: inputs, k: rows, n: outputs }, d_weight)
+            matrices: Matrices { first: 0, end: parts },
+            ..product(Shape { m: inputs, k: rows / parts, n: outputs }, sums)
         });
+        if parts > 1 {
+            self.program.ops.push(Op::ColumnSum { x: sums, sums: d_weight, rows: parts, columns: weights });
+        }
         if needs_input {
             // Where the layer is all of its branch, the skip's gradient is the layer's own.
             let skip = self.skip.filter(|skip| opens_branch && *skip != self.at);
@@ -223,5 +245,23 @@ impl Walk<'_> {
         let d_qkv = self.like(qkv);
         self.program.attention_backward(AttentionBackward { qkv, logsumexp, delta, d_out, d_qkv }, shape);
         self.at = d_qkv;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_sums_for_few_entries_are_divided() {
+        let check = |extents, parts| assert_eq!(depth_parts(extents), parts, "{extents:?}");
+        check([512, 8192, 512], 4);
+        check([512, 8192, 2048], 2);
+        check([2048, 8192, 2048], 1);
+        check([512, 4096, 512], 2);
+        check([512, 4095, 512], 1);
+        check([512, 2048, 512], 1);
+        check([512, 3 * 2048, 512], 2);
+        check([10, 9999, 10], 1);
     }
 }
