@@ -272,8 +272,8 @@ async fn tabs_with_work_take_turns() {
     let begun = begun.into_inner();
     let mut turns: Vec<usize> = begun.iter().map(|(name, _)| *name).collect();
     turns.dedup();
-    // Twenty slices of ten milliseconds, each followed by as long a rest, fill a turn.
-    assert!((4..=12).contains(&turns.len()), "{turns:?}");
+    // Their work takes no time here, but the rest after it does: fifty slices fill a turn.
+    assert!((3..=8).contains(&turns.len()), "{turns:?}");
     let all_ms = begun.last().expect("slices").1 - begun[0].1;
-    assert!(all_ms >= 0.9 * 119.0 * 20.0, "both together work half of the time: {all_ms} ms");
+    assert!(all_ms >= 0.9 * 119.0 * 10.0, "both together rest as long as they work: {all_ms} ms");
 }
