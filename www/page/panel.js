@@ -92,7 +92,11 @@ export class Panel {
       element("start").focus();
     });
     onPress("pause", () => (visit.state === "paused" ? visit.resume() : visit.pause("visitor")));
-    onPress("stop", () => visit.stop());
+    onPress("stop", () => {
+      // The button is about to be disabled and to go away; the keyboard must not go with it.
+      element("visit-title").focus();
+      visit.stop();
+    });
     onPress("reload", () => location.reload());
   }
 
