@@ -53,7 +53,7 @@ const STAGES: &[Stage] = &[
     Stage { name: "native tests", limit: minutes(30), needs: &["build page"], commands: native_tests },
     Stage { name: "wasm tests", limit: minutes(15), needs: &["set-up"], commands: wasm_tests },
     Stage { name: "build command", limit: minutes(15), needs: &["build page"], commands: build_command },
-    Stage { name: "end to end", limit: minutes(20), needs: &["build command"], commands: end_to_end },
+    Stage { name: "end to end", limit: minutes(45), needs: &["build command"], commands: end_to_end },
 ];
 
 fn one(command: Command) -> Result<Vec<Command>, String> {
