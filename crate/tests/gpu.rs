@@ -174,10 +174,10 @@ fn the_self_test_catches_each_wrong_kernel() {
 fn no_variant_may_forget_an_epilogue_or_a_matrix() {
     let epilogues = [
         (Epilogue::Accumulate, "EPILOGUE == 1u ||", ""),
-        (Epilogue::Bias, "if (EPILOGUE >= 2u", "if (EPILOGUE >= 9u"),
+        (Epilogue::Bias, "EPILOGUE >= 2u) {", "EPILOGUE >= 9u) {"),
         (Epilogue::BiasAccumulate, "|| EPILOGUE == 3u", ""),
-        (Epilogue::BiasRelu, "if (EPILOGUE == 4u", "if (EPILOGUE == 9u"),
-        (Epilogue::BiasGelu, "if (EPILOGUE == 5u", "if (EPILOGUE == 9u"),
+        (Epilogue::BiasRelu, "EPILOGUE == 4u) {", "EPILOGUE == 9u) {"),
+        (Epilogue::BiasGelu, "EPILOGUE == 5u) {", "EPILOGUE == 9u) {"),
     ];
     let shape = Shape { m: 36, k: 68, n: 36 };
     for variant in Variant::ALL {

@@ -181,7 +181,7 @@ async fn a_visit_takes_no_more_than_a_keyboard() -> Result<()> {
     let server = endless(folder.path())?;
     let visitor = Visitor::open(&format!("{}/?backend=cpu", server.url)).await?;
     visitor.wait_until("d.state === 'idle' && d.jobState === 'running'", LIMIT).await?;
-    assert_eq!(tab_to(&visitor, "start").await?, ["a", "a", "summary", "language", "start"]);
+    assert_eq!(tab_to(&visitor, "start").await?, ["a", "a", "summary", "language", "duty", "background", "start"]);
     tab_to(&visitor, "not-now").await?;
     visitor.type_key(ENTER).await?;
     visitor.wait_until("d.state === 'declined'", LIMIT).await?;
