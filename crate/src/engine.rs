@@ -28,7 +28,9 @@ use crate::control::Control;
 use crate::cpu::{Arithmetic, CpuEngine};
 #[cfg(feature = "gpu")]
 use crate::gpu::GpuEngine;
-use crate::plan::{Buffer, CALL_FLOP_MAX, DEVICE_CALL_FLOP_MAX, ForwardPlan, Matmul, Program, TrainPlan, check_built};
+#[cfg(feature = "gpu")]
+use crate::plan::DEVICE_CALL_FLOP_MAX;
+use crate::plan::{Buffer, CALL_FLOP_MAX, ForwardPlan, Matmul, Program, TrainPlan, check_built};
 use crate::tensors::Shard;
 
 /// Rows of one batch of [`Engine::logits`].

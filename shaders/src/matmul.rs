@@ -259,10 +259,18 @@ pub fn accumulate_reference(before: &[f64], product: &[f64]) -> Vec<f64> {
     before.iter().zip(product).map(|(before, product)| before + product).collect()
 }
 
-/// The tolerance of the product, and one more rounding of the sum.
-pub fn accumulate_tolerance(before: &[f64], product: &[f64], tolerance: &[f64]) -> Vec<f64> {
+/// Roundings of what C held before, after the first: variants that fold the depth add each further fold to it.
+pub fn fold_roundings(k: u32) -> f64 {
+    f64::from(k.div_ceil(tiled::FOLD).saturating_sub(1))
+}
+
+/// The tolerance of a product of depth `k`, one more rounding of the sum, and [`fold_roundings`] of what C held before.
+pub fn accumulate_tolerance(k: u32, before: &[f64], product: &[f64], tolerance: &[f64]) -> Vec<f64> {
     let sums = accumulate_reference(before, product);
-    sums.iter().zip(tolerance).map(|(sum, bound)| bound + UNIT_ROUNDOFF * (sum.abs() + bound) + FLUSH).collect()
+    let bound = |((sum, bound), before): ((&f64, &f64), &f64)| {
+        bound + UNIT_ROUNDOFF * (sum.abs() + bound + fold_roundings(k) * before.abs()) + FLUSH
+    };
+    sums.iter().zip(tolerance).zip(before).map(bound).collect()
 }
 
 /// Error bound of a product of depth `k` relative to `|A|·|B|`; see the head of this file.

@@ -214,7 +214,7 @@ async fn a_day_s_data_is_that_of_all_tabs_together() -> Result<()> {
         visitor.switch_to(window).await?;
         visitor.enter_frame("many-hands").await?;
         let state = visitor.wait_until("d.state === 'failed'", LIMIT).await?;
-        assert!(text(&state["error"]).contains("data for today"), "{state}");
+        assert!(text(&state["error"]).contains("for a day is used up"), "{state}");
     }
     let moved = kinds.map(|(method, part)| proxy.bytes(method, part));
     println!("{moved:?} bytes");

@@ -40,7 +40,7 @@ const WAITING_SHOWN_MS = 4_000;
 const RECENT_COUNT = 10;
 
 /** Ends of a visit by their fault's code. @type {Record<string, "used_up" | "outdated">} */
-const ENDS = { data_limit: "used_up", consent_expired: "used_up", version: "outdated" };
+const ENDS = { data_limit: "used_up", day_limit: "used_up", consent_expired: "used_up", version: "outdated" };
 
 /** A failure of the page's own, by the code under which its words are. */
 class Failure extends Error {
@@ -93,8 +93,10 @@ export class Contribution {
   detail = "";
   /** What went wrong last; null once work goes on. @type {{ code: string, message: string, retryable: boolean } | null} */
   #fault = null;
-  /** Who asked for the last pause. @type {"visitor" | "site"} */
-  pausedBy = "visitor";
+  /** Who asked for the last pause. @type {"visitor" | "site" | null} */
+  pausedBy = null;
+  /** The share asked for last, in percent. */
+  #limit = 100;
   /** Units this tab handed in, in this visit. */
   done = 0;
   /** @type {AdapterMessage | null} */
@@ -162,12 +164,17 @@ export class Contribution {
     if (this.active) return;
     Object.assign(this, { done: 0, recent: [], adapter: null, pace: null });
     this.#fault = null;
+    this.#limit = terms.duty_percent;
+    this.pausedBy = null;
     this.#enter("loading");
     try {
       const [worker, { Watch }] = await Promise.all([this.#open(), import("./governor.js")]);
       if (this.state !== "loading") return;
       this.#enter("starting");
       this.#post(worker, { type: "start", job, backend, tune, ...terms });
+      // What was lowered or held while the worker was on its way.
+      if (this.#limit < terms.duty_percent) this.limit(this.#limit);
+      if (this.pausedBy) this.pause(this.pausedBy);
       this.#watch = new Watch((seen) => this.#tell(seen), this.#background);
       this.#tell(this.#watch.conditions);
     } catch (error) {
@@ -183,11 +190,13 @@ export class Contribution {
   }
 
   resume() {
+    this.pausedBy = null;
     if (this.#worker) this.#post(this.#worker, { type: "resume" });
   }
 
   /** Takes no more than this from now on. @param {number} percent */
   limit(percent) {
+    this.#limit = percent;
     if (this.active && this.#worker) this.#post(this.#worker, { type: "limit", duty_percent: percent });
   }
 

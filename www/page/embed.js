@@ -78,7 +78,7 @@ export class Host {
         void text.suggest(data.look?.language);
       }
       else if (data.type === "ask") onAsk();
-      else if (data.type === "pause" && visit.active && visit.state !== "paused") visit.pause("site");
+      else if (data.type === "pause" && visit.active && !visit.pausedBy) visit.pause("site");
       else if (data.type === "stop") visit.stop();
     });
     new ResizeObserver(() => this.#say({ type: "size", height: document.body.scrollHeight })).observe(document.body);

@@ -39,8 +39,9 @@ const framed = window.parent !== window;
 const site = (framed && query.get("site")) || "";
 /** @param {string} name @param {number} most @param {number} unit */
 const lowered = (name, most, unit = 1) => {
-  const asked = Math.floor(Number(query.get(name)));
-  return framed && asked >= 1 ? Math.min(most, asked * unit) : most;
+  const given = framed ? query.get(name) : null;
+  // What is no number, or less than one, is the least, never the most.
+  return given === null ? most : Math.min(most, Math.max(1, Math.floor(Number(given)) || 1) * unit);
 };
 const dutyMost = Math.max(DUTY_PERCENT_MIN, lowered("duty", 100));
 const terms = { site, duty_percent: Math.min(dutyMost, DUTY_PERCENT), data_bytes_max: lowered("data", DATA_BYTES_MAX, 1_000_000) };

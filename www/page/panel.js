@@ -72,7 +72,7 @@ export class Panel {
     this.visit = visit;
     this.terms = terms;
     this.#most = most;
-    this.#limits();
+    this.#limits(isSeen);
     onPress("start", () => {
       line("covered", isSeen() ? "" : text.say("covered"));
       if (!isSeen()) return;
@@ -91,7 +91,7 @@ export class Panel {
       visit.reconsider();
       element("start").focus();
     });
-    onPress("pause", () => (visit.state === "paused" ? visit.resume() : visit.pause("visitor")));
+    onPress("pause", () => (visit.pausedBy ? visit.resume() : visit.pause("visitor")));
     onPress("stop", () => {
       // The button is about to be disabled and to go away; the keyboard must not go with it.
       element("visit-title").focus();
@@ -101,7 +101,8 @@ export class Panel {
   }
 
   /** The visitor's own limits: before Start they are a part of the consent, after it they can only be lowered. */
-  #limits() {
+  /** @param {() => boolean} isSeen */
+  #limits(isSeen) {
     const { visit, terms } = this;
     const [duty, background] = ["duty", "background"].map((id) => byId(id, HTMLInputElement));
     if (!duty || !background) return;
@@ -115,7 +116,10 @@ export class Panel {
       visit.onChange();
     });
     background.addEventListener("change", (event) => {
-      if (event.isTrusted) visit.background = background.checked;
+      if (!event.isTrusted) return;
+      // More than before, as Start is: only where it is seen what is pressed.
+      if (background.checked && !isSeen()) background.checked = false;
+      visit.background = background.checked;
     });
   }
 
@@ -190,9 +194,9 @@ export class Panel {
   #detail() {
     const { visit } = this;
     if (visit.state === "waiting") return text.say(visit.detail ? "detail_waiting_why" : "detail_waiting", { note: visit.detail });
+    if (visit.state === "paused" && visit.pausedBy) return text.say(visit.pausedBy === "site" ? "detail_paused_site" : "detail_paused");
     const reason = visit.pace?.reason ?? "";
     if (visit.active && reason) return text.say(`pace_${reason}`);
-    if (visit.state === "paused") return text.say(visit.pausedBy === "site" ? "detail_paused_site" : "detail_paused");
     if (visit.state === "stopped") return text.say("detail_stopped");
     return "";
   }
@@ -210,7 +214,7 @@ export class Panel {
     reload.hidden = !outdated;
     pause.disabled = !["working", "tuning", "waiting", "paused", "unreachable"].includes(visit.state);
     stop.disabled = visit.state === "stopping";
-    setText(pause, text.say(visit.state === "paused" ? "resume" : "pause"));
+    setText(pause, text.say(visit.pausedBy ? "resume" : "pause"));
     // A button that goes away must not take the keyboard's place in the page with it.
     if ((had === pause || had === stop) && had instanceof HTMLElement && had.hidden) element("visit-title").focus();
   }

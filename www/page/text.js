@@ -31,6 +31,8 @@ export const languages = (document.querySelector('meta[name="manyhands-languages
 
 /** One of `languages`. */
 export let language = "";
+/** The language wished for last. */
+let newest = "";
 /** @type {Record<Key, string>} */
 let words;
 /** With the region that the visitor's browser asks for: numbers differ by it. */
@@ -63,7 +65,10 @@ function chosen() {
  * @param {string} wanted one of `languages`
  */
 async function use(wanted) {
+  newest = wanted;
   const response = await fetch(new URL(`../words/${wanted}.json`, import.meta.url), { credentials: "omit" }).catch(() => null);
+  // Another was wished for meanwhile.
+  if (newest !== wanted) return;
   if (!response?.ok) {
     if (wanted === FALLBACK) throw new Error("the page's words could not be loaded");
     return use(FALLBACK);
@@ -143,7 +148,11 @@ export const say = (key, values = {}) => fill(words[key], values);
 export const sayIfKnown = (key, otherwise, values) => say(key in words ? /** @type {Key} */ (key) : otherwise, values);
 
 /** Text from elsewhere, kept from turning the sentence around it the other way (Unicode's isolates). @param {string} value */
-const isolated = (value) => (words.direction === "rtl" || /[\u0590-\u08ff]/.test(value) ? `\u2068${value}\u2069` : value);
+function isolated(value) {
+  // Characters that turn what follows have no place in a name.
+  const plain = value.replace(/[\u202a-\u202e\u2066-\u2069]/g, "");
+  return words.direction === "rtl" || /[\u0590-\u08ff]/.test(plain) ? `\u2068${plain}\u2069` : plain;
+}
 
 /** @param {string} template @param {Values} values @param {number} [counted] what `#` stands for */
 function fill(template, values, counted) {

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::ensure;
@@ -31,6 +31,8 @@ pub struct NativeHost {
     tuning: TuningFile,
     /// 1 to 100.
     duty_percent: u32,
+    /// What all units together worked and rested.
+    ledger: Arc<Mutex<Ledger>>,
 }
 
 impl NativeHost {
@@ -49,7 +51,16 @@ impl NativeHost {
         // The protocol has no redirects, and a token must not follow one.
         let redirects = reqwest::redirect::Policy::none();
         let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(redirects).build()?;
-        Ok(NativeHost { http, base, identity, stored, sessions: RefCell::default(), tuning, duty_percent })
+        Ok(NativeHost {
+            http,
+            base,
+            identity,
+            stored,
+            sessions: RefCell::default(),
+            tuning,
+            duty_percent,
+            ledger: Arc::default(),
+        })
     }
 }
 
@@ -135,7 +146,7 @@ impl Host for NativeHost {
             return Control::new();
         }
         let duty_percent = f64::from(self.duty_percent);
-        Control::with_pace(DutyPace { duty_percent, ledger: Mutex::default(), origin: Instant::now() })
+        Control::with_pace(DutyPace { duty_percent, ledger: self.ledger.clone(), origin: Instant::now() })
     }
 
     async fn open_aside(&self) -> Result<Thread, HostError> {
@@ -195,7 +206,7 @@ impl Host for NativeHost {
 /// Idles after each slice, on the computation's own thread.
 struct DutyPace {
     duty_percent: f64,
-    ledger: Mutex<Ledger>,
+    ledger: Arc<Mutex<Ledger>>,
     origin: Instant,
 }
 
@@ -216,7 +227,8 @@ impl Pace for DutyPace {
 
     fn breathe(&self) -> PaceFuture {
         let begun = Instant::now();
-        std::thread::sleep(Duration::from_secs_f64(self.ledger().owed_ms().max(0.0) / 1e3));
+        let owed_ms = self.ledger().owed_ms().max(0.0);
+        std::thread::sleep(Duration::from_secs_f64(owed_ms / 1e3));
         self.ledger().rest(begun.elapsed().as_secs_f64() * 1e3);
         Box::pin(std::future::ready(()))
     }

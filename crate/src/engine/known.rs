@@ -105,7 +105,7 @@ pub fn products(matrices: Matrices, shape: Shape, transposed: Transposed, epilog
         let mut bound = matmul::tolerance(shape, transposed, epilogue, a, b, &wbias);
         let of = matrix * m * n..(matrix + 1) * m * n;
         if epilogue.accumulates() {
-            bound = matmul::accumulate_tolerance(&wbefore[of.clone()], &product, &bound);
+            bound = matmul::accumulate_tolerance(shape.k, &wbefore[of.clone()], &product, &bound);
             product = matmul::accumulate_reference(&wbefore[of.clone()], &product);
         }
         expected[of.clone()].copy_from_slice(&product);

@@ -184,8 +184,14 @@ impl GpuEngine {
     }
 
     /// The variant of the product that a call runs on.
+    ///
+    /// # Panics
+    /// Where the call names a variant that does not take its product: kernels rely on that to stay inside their buffers.
     pub(super) fn variant(&self, op: &Matmul) -> Variant {
-        op.variant.or_else(|| self.chosen(op.shape, op.transposed)).unwrap_or_else(|| self.usual(op.shape, op.transposed))
+        let chosen = op.variant.or_else(|| self.chosen(op.shape, op.transposed));
+        let variant = chosen.unwrap_or_else(|| self.usual(op.shape, op.transposed));
+        assert!(variant.takes(op.shape, op.transposed), "{variant:?} does not take {:?} {:?}", op.shape, op.transposed);
+        variant
     }
 
     /// The variant that runs where nothing was measured. Without subgroups a browser's software adapter runs the scalar kernel

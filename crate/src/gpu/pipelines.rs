@@ -62,13 +62,14 @@ impl GpuEngine {
         let kernel = call.kernel;
         let source =
             wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source: wgpu::ShaderSource::Wgsl(self.wgsl(kernel).into()) };
-        // A product gains a tenth without checks of its own. On Vulkan the driver checks every access to a buffer all the same
-        // (robust buffer access); a browser checks whatever is asked for.
+        // A product gains a tenth without checks of its own. On Vulkan the driver still keeps every access to a buffer inside the
+        // memory bound to it (robust buffer access); a browser checks whatever is asked for.
         let unchecked = wgpu::ShaderRuntimeChecks { int_div_checks: true, ..wgpu::ShaderRuntimeChecks::unchecked() };
         let vulkan = self.info.backend == wgpu::Backend::Vulkan;
         let checks = if vulkan { unchecked } else { wgpu::ShaderRuntimeChecks::checked() };
-        // SAFETY: this text is compiled in, or a test's. Its loops count up to extents, so that they end, and it indexes its own
-        // arrays by constants and by what the workgroup's size and the widest head bound.
+        // SAFETY: this text is compiled in, or a test's. Its loops count up to extents, so that they end, it indexes its own arrays
+        // by constants and by what the workgroup's size and the widest head bound, and buffers by extents that the call was
+        // checked against (`Variant::takes`, the plan's sizes).
         let module = unsafe { self.device.create_shader_module_trusted(source, checks) };
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(kernel.name),

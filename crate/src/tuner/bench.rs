@@ -180,7 +180,7 @@ impl Bench {
         }
         let n = self.shape.n as usize;
         let before: Vec<f64> = rows.iter().flat_map(|&row| &self.before[row * n..][..n]).map(|&v| f64::from(v)).collect();
-        let tolerance = matmul::accumulate_tolerance(&before, &expected, &tolerance);
+        let tolerance = matmul::accumulate_tolerance(self.shape.k, &before, &expected, &tolerance);
         Answer { epilogue, rows, expected: matmul::accumulate_reference(&before, &expected), tolerance, usual: Vec::new() }
     }
 
@@ -198,6 +198,7 @@ impl Bench {
             let product = self.norms[0][index / n] * self.norms[1][index % n];
             let bias = f64::from(self.inputs[2][index % n].abs());
             let before = if answer.epilogue.accumulates() { f64::from(self.before[index].abs()) } else { 0.0 };
+            let before = before * (1.0 + matmul::fold_roundings(self.shape.k));
             let sum = UNIT_ROUNDOFF * (product * (1.0 + gamma) + bias + before);
             let each = matmul::EPILOGUE_SLOPE * (gamma * product + SUM_ROUNDINGS * sum + flushed) + GELU_ROUNDINGS * sum;
             // Written so that NaN fails.
