@@ -1,8 +1,6 @@
 //! How much of the device a visit takes right now, and why not more: a pure decision over what the page and the slices of
 //! work tell. It reads no clock, measures nothing and waits for nobody.
 
-/// The least that a visitor can set, in percent.
-pub const DUTY_PERCENT_MIN: u32 = 5;
 /// A slice of work while somebody uses the page: half a frame of sixty a second.
 pub const SHORT_SLICE_MS: f64 = 8.0;
 /// One while nobody does. Ten of them fit into the second within which Stop must work.

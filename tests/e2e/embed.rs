@@ -159,6 +159,9 @@ async fn a_press_on_what_nobody_sees_starts_nothing() -> Result<()> {
         visitor.press_start().await?;
         visitor.wait_until("!document.getElementById('covered').hidden", LIMIT).await.with_context(|| disguise.to_owned())?;
         assert_eq!(text(&visitor.state().await?["state"]), "idle", "{disguise}");
+        // Nor is more given than was offered.
+        visitor.press("background").await?;
+        assert_eq!(visitor.run("return document.getElementById('background').checked;").await?, false, "{disguise}");
         visitor.leave_frame().await?;
         visitor
             .run("document.getElementById('over')?.remove(); document.querySelector('many-hands').style.cssText = '';")
@@ -198,5 +201,19 @@ async fn a_page_that_may_not_shows_its_own_words() -> Result<()> {
     until(&visitor, "e.state === 'unreachable'").await?;
     assert_eq!(visitor.run("return document.getElementById('instead').checkVisibility();").await?, true);
     assert_eq!(visitor.run(&format!("return {FRAME}.checkVisibility();")).await?, false);
+    Ok(())
+}
+
+#[tokio::test]
+async fn limits_that_are_no_numbers_are_the_least() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (server, job, proxy) = endless(folder.path()).await?;
+    for attributes in ["duty=none data=none", "duty=0 data=0", "duty=-3 data=0.5"] {
+        let site = registered(&server, &proxy.url, &format!("job={job} {attributes}")).await?;
+        let visitor = open(&site).await?;
+        visitor.enter_frame("many-hands").await?;
+        let cost = text(&visitor.run("return document.getElementById('consent-cost').textContent;").await?);
+        assert!(cost.starts_with("Up to 5%") && cost.contains("at most 1 MB a day"), "{attributes}: {cost}");
+    }
     Ok(())
 }

@@ -108,6 +108,30 @@ async fn the_limit_can_be_lowered_under_way_and_not_raised() -> Result<()> {
     Ok(())
 }
 
+/// The worker is on its way while the visitor thinks again.
+#[tokio::test]
+async fn a_limit_lowered_while_the_worker_loads_counts() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = endless(folder.path(), 1000)?;
+    let visitor = Visitor::open(&server.url).await?;
+    visitor
+        .run(
+            "const real = fetch, gate = new Promise((open) => (globalThis.openGate = open));
+            globalThis.fetch = async (address, options) => {
+                if (String(address).includes('manyhands-worker')) await gate;
+                return real(address, options);
+            };",
+        )
+        .await?;
+    visitor.wait_until("d.jobState === 'running'", LIMIT).await?;
+    visitor.press("start").await?;
+    visitor.wait_until("d.state === 'loading'", LIMIT).await?;
+    visitor.press_key("duty", Key::Home).await?;
+    visitor.run("openGate();").await?;
+    visitor.wait_until("d.duty === '5'", LIMIT).await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_hidden_tab_goes_on_only_where_that_was_chosen() -> Result<()> {
     let folder = tempfile::tempdir()?;

@@ -127,3 +127,47 @@ async fn a_site_around_wishes_for_a_language() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn the_language_wished_for_last_is_spoken() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = start(folder.path())?;
+    let visitor = Visitor::open(&server.url).await?;
+    until_spoken(&visitor, "en").await?;
+    let spoken = visitor
+        .run_async(
+            "const done = arguments[arguments.length - 1], real = fetch;
+            let arrive;
+            globalThis.fetch = (address, options) => {
+                const answer = real(address, options);
+                return String(address).includes('/de.json') ? new Promise((here) => (arrive = () => here(answer))) : answer;
+            };
+            import('/page/text.js').then(async (text) => {
+                const late = text.choose('de');
+                await text.choose('ar');
+                arrive();
+                await late;
+                done([text.language, document.documentElement.lang, document.getElementById('language').value]);
+            });",
+        )
+        .await?;
+    assert_eq!(spoken, json!(["ar", "ar", "ar"]));
+    Ok(())
+}
+
+/// A job's words come from its owner.
+#[tokio::test]
+async fn no_name_turns_the_sentence_around_it() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = start(folder.path())?;
+    let visitor = Visitor::open(&server.url).await?;
+    until_spoken(&visitor, "en").await?;
+    let said = visitor
+        .run_async(
+            "const done = arguments[arguments.length - 1];
+            import('/page/text.js').then((text) => done(text.say('consent_whom', { owner: '\\u202eA\\u2069 B\\u2066' })));",
+        )
+        .await?;
+    assert_eq!(said, json!("A B gets the result."));
+    Ok(())
+}

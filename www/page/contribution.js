@@ -22,7 +22,7 @@ import * as text from "./text.js";
  * What Start consents to, beside the job; the consent text says the same numbers.
  * @typedef {{ site: string, duty_percent: number, data_bytes_max: number }} Terms
  */
-/** The share that is offered, and the least that can be chosen (as in crate/src/governor.rs). */
+/** The share that is offered, and the least that can be chosen. */
 export const DUTY_PERCENT = 30;
 export const DUTY_PERCENT_MIN = 5;
 /** In a day, over all tabs. */

@@ -33,9 +33,8 @@ pub fn package() -> Result<PathBuf> {
     run(types.arg(&folder).arg(&source))?;
     // That the page's own `querySelector` knows the element, which a comment in JavaScript cannot say.
     let types = folder.join("many-hands.d.ts");
-    let both = [types.clone(), root().join("xtask/npm/global.d.ts")].map(fs::read_to_string);
-    let [element, global] = both;
-    fs::write(types, element? + &global?)?;
+    let global = fs::read_to_string(root().join("xtask/npm/global.d.ts"))?;
+    fs::write(&types, fs::read_to_string(&types)? + &global)?;
     let version = env!("CARGO_PKG_VERSION");
     let mut manifest: serde_json::Value = serde_json::from_str(&fs::read_to_string(root().join("xtask/npm/package.json"))?)?;
     manifest["version"] = version.into();

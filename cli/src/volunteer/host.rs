@@ -233,3 +233,18 @@ impl Pace for DutyPace {
         Box::pin(std::future::ready(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::key;
+    use super::*;
+
+    #[test]
+    fn what_a_unit_owes_the_next_one_rests() {
+        let host = NativeHost::new("http://127.0.0.1:1", key::fresh().unwrap(), false, TuningFile::beside(None), 25).unwrap();
+        for units in 1..=3 {
+            host.control().worked(Slice { flop: 1, ms: 2.0 });
+            assert_eq!(host.ledger.lock().unwrap().owed_ms(), 6.0 * f64::from(units));
+        }
+    }
+}

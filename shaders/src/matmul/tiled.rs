@@ -23,7 +23,7 @@ pub fn takes(shape: Shape) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::matmul::K_CHUNK;
+    use crate::matmul::{K_CHUNK, accumulate_tolerance};
 
     /// A term's own, those of its sixteen steps, those in registers, and those in C.
     #[test]
@@ -31,6 +31,19 @@ mod tests {
         for k in (STEPS..=1 << 16).step_by(STEPS as usize) {
             let own = STEPS + (k.min(FOLD) / STEPS) + k.div_ceil(FOLD) - 1;
             assert!(own <= K_CHUNK + k.div_ceil(K_CHUNK) + 1, "{k}: {own}");
+        }
+    }
+
+    /// What C held is large, and each fold so small that C loses it.
+    #[test]
+    fn every_fold_may_lose_what_c_cannot_hold() {
+        let (before, fold) = (1e8_f32, 3.9_f32);
+        for folds in 1..=16 {
+            let got = (0..folds).fold(before, |c, _| c + fold);
+            let product = f64::from(folds as f32) * f64::from(fold);
+            let error = (f64::from(got) - f64::from(before) - product).abs();
+            let tolerance = accumulate_tolerance(folds * FOLD, &[f64::from(before)], &[product], &[0.0])[0];
+            assert!(error <= tolerance, "{folds}: {error} > {tolerance}");
         }
     }
 }
