@@ -110,7 +110,20 @@ export type ToWorker =
   | { type: "pause" }
   | { type: "resume" }
   | { type: "stop" }
-  | { type: "try"; job: number; rows: number; prompt: string; seed: number };
+  | ({ type: "try"; job: number } & TryWish);
+
+/**
+ * What to try the newest model on: so many held-out pictures, or one of grey values, 0 to 255, row by row; or, of a model of
+ * text, the beginning it goes on from.
+ */
+export interface TryWish {
+  rows: number;
+  prompt: string;
+  seed: number;
+  picture: Uint8Array | null;
+  /** The visitor waits for it. Else it is a part of the visit's work, and keeps to its limits. */
+  asked: boolean;
+}
 
 /** What the page sees of how much its visitor would notice. */
 export interface Conditions {
@@ -178,11 +191,14 @@ export interface Answer {
   pixels: ArrayLike<number>;
   width: number;
   height: number;
-  label: number;
+  /** Of what is held out; the visitor's own pictures have none. */
+  label: number | null;
   answer: number;
   /** The model's probability for its answer, 0 to 1. */
   probability: number;
 }
+/** What work took since this was told last, in milliseconds of one device or core, and the bytes of the visit so far. */
+export interface SpentMessage { type: "spent"; ms: number; bytes: number }
 /** `bytes` were fetched for it. */
 export interface AnswersMessage { type: "answers"; rows: Answer[]; bytes: number }
 /** What the model of this round wrote after the prompt; both are text of any kind. */
@@ -196,6 +212,7 @@ export type FromWorker =
   | UnitMessage
   | TotalsMessage
   | PaceMessage
+  | SpentMessage
   | AnswersMessage
   | SampleMessage
   | ErrorMessage;

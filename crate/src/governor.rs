@@ -22,6 +22,8 @@ const JUDGED_MS: f64 = 8_000.0;
 const FADING_MS: f64 = 600_000.0;
 /// Backing off leaves at least this share of the visitor's limit.
 const FACTOR_MIN: f64 = 0.125;
+/// After so many looks at the least share, what still drops is not the work's doing.
+const LEAST_LOOKS: u32 = 4;
 /// On battery nothing is computed below this level.
 const BATTERY_MIN: f64 = 0.3;
 /// Rest that may be made up for later: more would let a long wait turn into a burst.
@@ -117,9 +119,11 @@ pub struct Governor {
     shared: bool,
     /// Whether work was done since the last look at frames.
     worked: bool,
-    /// Share of frames that drop without work.
-    usual_dropped: f64,
+    /// The least share of frames that was seen to drop without work: a page that was busy once must not hide what work does.
+    usual_dropped: Option<f64>,
     frames_factor: f64,
+    /// Looks in a row at the least share at which too many dropped.
+    least_looks: u32,
     speed: Speed,
 }
 
@@ -143,9 +147,10 @@ impl Governor {
             conditions: Conditions::default(),
             shared: false,
             worked: false,
-            usual_dropped: 0.0,
+            usual_dropped: None,
             frames_factor: 1.0,
-            speed: Speed { seen_ms: 0.0, now: 0.0, best: 0.0, unjudged_ms: 0.0, factor: 1.0 },
+            least_looks: 0,
+            speed: Speed::UNKNOWN,
         }
     }
 
@@ -157,22 +162,38 @@ impl Governor {
     /// Hears what the page sees.
     pub fn look(&mut self, conditions: Conditions) {
         if let Some(dropped) = conditions.dropped {
-            let more = dropped - self.usual_dropped;
-            if !std::mem::take(&mut self.worked) {
-                self.usual_dropped = dropped;
-            } else if more > DROPPED_MAX {
-                self.frames_factor = (self.frames_factor / 2.0).max(FACTOR_MIN);
-            } else if more <= DROPPED_FINE {
-                self.frames_factor = (self.frames_factor * 1.25).min(1.0);
-            }
+            self.dropped(dropped);
         }
         self.conditions = conditions;
+    }
+
+    fn dropped(&mut self, dropped: f64) {
+        if !std::mem::take(&mut self.worked) {
+            self.usual_dropped = Some(self.usual_dropped.map_or(dropped, |usual| usual.min(dropped)));
+            return;
+        }
+        let more = dropped - self.usual_dropped.unwrap_or(0.0);
+        let is_least = self.frames_factor <= FACTOR_MIN;
+        self.least_looks = if is_least && more > DROPPED_MAX { self.least_looks + 1 } else { 0 };
+        if self.least_looks == LEAST_LOOKS {
+            // The page is busy with something else, or its window is on a slower screen now.
+            self.usual_dropped = Some(dropped);
+        } else if more > DROPPED_MAX {
+            self.frames_factor = (self.frames_factor / 2.0).max(FACTOR_MIN);
+        } else if more <= DROPPED_FINE {
+            self.frames_factor = (self.frames_factor * 1.25).min(1.0);
+        }
     }
 
     /// Hears of work done.
     pub fn worked(&mut self, slice: Slice) {
         self.worked = true;
         self.speed.hear(slice);
+    }
+
+    /// Another engine computes from here on, and has a speed of its own.
+    pub fn renewed(&mut self) {
+        self.speed = Speed::UNKNOWN;
     }
 
     /// Hears whether other tabs wait for their turn.
@@ -213,6 +234,8 @@ impl Governor {
 }
 
 impl Speed {
+    const UNKNOWN: Speed = Speed { seen_ms: 0.0, now: 0.0, best: 0.0, unjudged_ms: 0.0, factor: 1.0 };
+
     fn hear(&mut self, slice: Slice) {
         if slice.ms <= 0.0 || slice.flop == 0 {
             return;
@@ -337,13 +360,30 @@ mod tests {
         assert_eq!(look(&mut governor, 0.29, true), (40.0, Reason::Nothing));
         assert_eq!(look(&mut governor, 0.31, true), (20.0, Reason::Frames));
         assert_eq!(look(&mut governor, 0.31, true), (10.0, Reason::Frames));
-        for _ in 0..9 {
-            look(&mut governor, 1.0, true);
+        for _ in 0..4 {
+            assert_eq!(look(&mut governor, 1.0, true), (5.0, Reason::Frames));
         }
-        assert_eq!(governor.decide().duty_percent, 5.0);
         assert_eq!(look(&mut governor, 0.22, true), (6.25, Reason::Frames));
         for _ in 0..9 {
             look(&mut governor, 0.2, true);
+        }
+        assert_eq!(governor.decide(), Governor::new(40).decide());
+        // A page that was busy once, without us, is not for good.
+        assert_eq!(look(&mut governor, 0.9, false), (40.0, Reason::Nothing));
+        assert_eq!(look(&mut governor, 0.31, true), (20.0, Reason::Frames));
+        assert_eq!(look(&mut governor, 0.0, false), (20.0, Reason::Frames));
+        assert_eq!(look(&mut governor, 0.11, true), (10.0, Reason::Frames));
+        for _ in 0..9 {
+            look(&mut governor, 0.0, true);
+        }
+        assert_eq!(governor.decide(), Governor::new(40).decide());
+        // What drops at the least share, again and again, is not the work's doing.
+        for duty in [20.0, 10.0, 5.0, 5.0, 5.0, 5.0, 5.0, 6.25] {
+            assert_eq!(look(&mut governor, 0.5, true), (duty, Reason::Frames));
+        }
+        assert_eq!(look(&mut governor, 0.61, true), (5.0, Reason::Frames));
+        for _ in 0..10 {
+            look(&mut governor, 0.5, true);
         }
         assert_eq!(governor.decide(), Governor::new(40).decide());
         // What was not looked at changes nothing.
@@ -369,6 +409,9 @@ mod tests {
         assert_eq!(work(&mut governor, 80_000, 80.0), (40.0, Reason::Nothing));
         // Without a clock nothing is known.
         assert_eq!(work(&mut governor, 1, 0.0), (40.0, Reason::Nothing));
+        // Another engine is not hot because it is no match for the one before.
+        governor.renewed();
+        assert_eq!(work(&mut governor, 100, 8.0), (40.0, Reason::Nothing));
     }
 
     #[test]

@@ -237,12 +237,12 @@ async fn tabs_share_the_day_s_data() {
 }
 
 /// Slices of one tab in milliseconds of the test's clock, as they begin.
-async fn slices(governor: Rc<WebGovernor>, count: usize, tell: impl Fn(f64)) {
+async fn slices(governor: Rc<WebGovernor>, count: usize, ms: f64, tell: impl Fn(f64)) {
     let control = Control::with_pace(WebPace::new(governor.tempo()));
     for _ in 0..count {
         control.between_slices().await.expect("goes on");
         tell(control.now_ms());
-        control.worked(Slice { flop: 1000, ms: 10.0 });
+        control.worked(Slice { flop: 1000, ms });
     }
 }
 
@@ -257,7 +257,7 @@ async fn tabs_with_work_take_turns() {
         }
         let (turns, begun) = (governor.clone(), &begun);
         async move {
-            let work = slices(governor, count, |at_ms| begun.borrow_mut().push((name, at_ms)));
+            let work = slices(governor, count, 10.0, |at_ms| begun.borrow_mut().push((name, at_ms)));
             futures::select_biased! {
                 () = work.fuse() => {}
                 never = turns.take_turns().fuse() => match never {},
@@ -276,4 +276,25 @@ async fn tabs_with_work_take_turns() {
     assert!((3..=8).contains(&turns.len()), "{turns:?}");
     let all_ms = begun.last().expect("slices").1 - begun[0].1;
     assert!(all_ms >= 0.9 * 119.0 * 10.0, "both together rest as long as they work: {all_ms} ms");
+}
+
+/// A rest that is longer than a turn goes on in the next: while another tab works, nothing rests.
+#[wasm_bindgen_test]
+async fn tabs_with_long_rests_keep_the_limit_together() {
+    let begun = std::cell::RefCell::new(Vec::new());
+    let tab = || {
+        let (governor, begun) = (WebGovernor::new(5, Switch::new(), |_| ()), &begun);
+        let turns = governor.clone();
+        async move {
+            let work = slices(governor, 2, 50.0, |at_ms| begun.borrow_mut().push(at_ms));
+            futures::select_biased! {
+                () = work.fuse() => {}
+                never = turns.take_turns().fuse() => match never {},
+            }
+        }
+    };
+    join(tab(), tab()).await;
+    let begun = begun.into_inner();
+    let all_ms = begun.last().expect("slices") - begun[0];
+    assert!(all_ms >= 0.9 * 2.0 * 950.0, "each rests nineteen times as long as it worked: {all_ms} ms");
 }

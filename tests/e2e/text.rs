@@ -72,7 +72,7 @@ async fn a_tab_shows_what_the_model_writes() -> Result<()> {
 const TRY_UNTIL_REFUSED: &str = r#"const [done] = arguments;
 const worker = new Worker(document.querySelector("meta[name=manyhands-worker]").content, { type: "module" });
 let tried = 0;
-const again = () => worker.postMessage({ type: "try", job, rows: 1, prompt: "0", seed: 1 });
+const again = () => worker.postMessage({ type: "try", job, rows: 1, prompt: "0", seed: 1, picture: null, asked: true });
 worker.onmessage = ({ data }) => {
     if (data.type === "ready" && !tried) {
         worker.postMessage(
@@ -99,5 +99,41 @@ async fn what_the_model_writes_counts_against_the_visits_data() -> Result<()> {
     let said = visitor.run_async(&format!("const job = {job}; {TRY_UNTIL_REFUSED}")).await?;
     // That of the visit or that of the day, whichever comes first.
     assert!(text(&said).contains("is used up"), "{said}");
+    Ok(())
+}
+
+/// Two beginnings to go on from while a visit is paused: first one that nobody asked for, then one that the visitor waits for.
+/// Gives the beginnings in the order in which they were answered.
+const TRY_UNASKED: &str = r#"const [done] = arguments;
+const worker = new Worker(document.querySelector("meta[name=manyhands-worker]").content, { type: "module" });
+const answered = [];
+let paused = false;
+const ask = (prompt, asked) => worker.postMessage({ type: "try", job, rows: 1, prompt, seed: 1, picture: null, asked });
+worker.onmessage = ({ data }) => {
+    if (data.type === "ready" && !paused) {
+        worker.postMessage(
+            { type: "start", job, site: "", backend: "cpu", tune: "off", duty_percent: 100, data_bytes_max: 1e9 });
+    } else if (data.type === "unit" && data.phase === "accepted" && data.kind === "train" && !paused) {
+        paused = true;
+        worker.postMessage({ type: "pause" });
+    } else if (data.type === "state" && data.state === "paused") ask("1", false), ask("2", true);
+    else if (data.type === "sample") {
+        answered.push(data.prompt);
+        if (answered.length === 1) worker.postMessage({ type: "resume" });
+        else done(answered.join(" "));
+    } else if (data.type === "error") done(data.message);
+};"#;
+
+#[tokio::test]
+async fn what_nobody_asked_for_keeps_to_the_visits_limits() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Server::start(&folder.path().join("data"))?;
+    let files = jobs::model(folder.path(), Kind::Text)?;
+    let job = server.submit(&files.manifest, &files.data)?;
+    let visitor = Visitor::open("about:blank").await?;
+    visitor.ignore_policies().await?;
+    visitor.goto(&server.url).await?;
+    let answered = visitor.run_async(&format!("const job = {job}; {TRY_UNASKED}")).await?;
+    assert_eq!(answered, "2 1", "what nobody asked for waits while the visit is paused");
     Ok(())
 }

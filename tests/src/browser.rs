@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use fantoccini::actions::{InputSource, KeyAction, KeyActions};
+use fantoccini::actions::{InputSource, KeyAction, KeyActions, MOUSE_BUTTON_LEFT, MouseActions, PointerAction};
 use fantoccini::elements::Element;
 use fantoccini::key::Key;
 use fantoccini::wd::{TimeoutConfiguration, WindowHandle};
@@ -324,6 +324,24 @@ impl Visitor {
         let actions = [KeyAction::Down { value }, KeyAction::Up { value }];
         let typed = actions.into_iter().fold(KeyActions::new("keyboard".to_owned()), InputSource::then);
         Ok(self.client.perform_actions(typed).await?)
+    }
+
+    /// Draws a line over an element with the mouse, between points in pixels from its middle.
+    pub async fn drag(&self, selector: &str, from: (i64, i64), to: (i64, i64)) -> Result<()> {
+        let element = self.client.find(Locator::Css(selector)).await?;
+        self.run(&format!("document.querySelector('{selector}').scrollIntoView({{ block: 'center' }});")).await?;
+        let move_to = |(x, y): (i64, i64)| PointerAction::MoveToElement {
+            element: element.clone(),
+            duration: None,
+            x: x as f64,
+            y: y as f64,
+        };
+        let line = MouseActions::new("mouse".to_owned())
+            .then(move_to(from))
+            .then(PointerAction::Down { button: MOUSE_BUTTON_LEFT })
+            .then(move_to(to))
+            .then(PointerAction::Up { button: MOUSE_BUTTON_LEFT });
+        Ok(self.client.perform_actions(line).await?)
     }
 
     /// From the next page on, this script runs before theirs.

@@ -14,6 +14,8 @@ use futures::FutureExt;
 use manyhands::volunteer::{DataUse, Event, HostError, Settings, State, Switch, Volunteer, VolunteerError, Wish};
 #[cfg(feature = "every-layer")]
 use manyhands::web::aside;
+#[cfg(feature = "every-layer")]
+use manyhands::web::{Bounds, Tempo};
 use manyhands::web::{KeyOptions, WebGovernor, WebHost, origin};
 use messages::{Start, ToWorker};
 use wasm_bindgen::prelude::*;
@@ -85,9 +87,13 @@ fn act(message: ToWorker) {
         #[cfg(feature = "every-layer")]
         ToWorker::Try { job, wish } => {
             // What is tried during a visit is a part of what was consented to; without one nothing was.
-            let data = VISIT.with_borrow(|visit| visit.as_ref().map_or_else(|| DataUse::new(0, 0), |visit| visit.data.clone()));
+            let (data, tempo) = VISIT.with_borrow(|visit| match visit {
+                Some(visit) if wish.asked => (visit.data.clone(), Tempo::new(Bounds::NONE)),
+                Some(visit) => (visit.data.clone(), visit.governor.tempo()),
+                None => (DataUse::new(0, 0), Tempo::new(Bounds::NONE)),
+            });
             spawn_local(async move {
-                post(&match tryout::run(job, &wish, data).await {
+                post(&match tryout::run(job, &wish, data, tempo).await {
                     Ok(tried) => messages::tried(tried),
                     Err(fault) => messages::error("try_failed", &fault, true),
                 });
@@ -167,11 +173,14 @@ async fn visit(start: Start, Running { switch, governor, data }: Running) -> Vis
         #[cfg(not(feature = "every-layer"))]
         lanes: 1,
     };
-    let volunteer = Volunteer { host, settings, switch, data };
+    let volunteer = Volunteer { host, settings, switch, data: data.clone() };
     let mut goes_on = start.goes_on;
     // The loop tells its error itself, as an event.
+    let (engine, moved) = (governor.clone(), data);
     let tell = move |event: Event| {
         match &event {
+            Event::Adapter { .. } => engine.renewed(),
+            Event::Totals(_) => post(&messages::spent(engine.tempo().take_spent_ms(), moved.used_bytes())),
             Event::State { state: State::Stopped, .. } => return,
             Event::State { state: State::Starting | State::SelfTest, .. } if goes_on => return,
             Event::State { .. } => goes_on = false,

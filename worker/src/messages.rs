@@ -5,11 +5,11 @@
 //! Page to worker: `start {job: number|null, site: "", backend: "auto"|"gpu"|"cpu", tune: "auto"|"off",
 //! duty_percent, data_bytes_max, lanes?}`, `pause`, `resume`, `stop`, `limit {duty_percent}`, `conditions {visible, in_use,
 //! background, dropped: number|null, pressure: "nominal"|"serious"|"critical", battery: number|null, saver}`,
-//! `try {job, rows, prompt, seed}`.
+//! `try {job, rows, prompt, seed, picture: Uint8Array|null, asked}`.
 //!
 //! Worker to page: `ready`, `state {state, detail}`, `adapter {backend: "webgpu"|"wasm", adapter, reason}`,
 //! `key {id, stored}`, `unit {job, unit, kind, phase, step, steps, loss|null, reason}`, `totals {accepted, rejected,
-//! pending, credit_flop}`, `pace {duty_percent, reason}` whenever the governor decides otherwise, `answers {rows: [{pixels: Uint8Array, width, height, label, answer, probability}], bytes}`,
+//! pending, credit_flop}`, `spent {ms, bytes}` now and then, `pace {duty_percent, reason}` whenever the governor decides otherwise, `answers {rows: [{pixels: Uint8Array, width, height, label: number|null, answer, probability}], bytes}`,
 //! `sample {round, prompt, text, bytes}`, `error {code, message, retryable}`. After `state stopped` the worker may be started again.
 //! `ready` comes a second time when the whole worker takes over from the small one that a visit begins with; both speak
 //! the same messages.
@@ -22,7 +22,7 @@ use manyhands::tuner::Tune;
 use manyhands::volunteer::{Choice, Event};
 use manyhands::web::fields::{Fields, Record};
 use manyhands_protocol::JobId;
-use wasm_bindgen::JsValue;
+use wasm_bindgen::{JsCast, JsValue};
 
 /// What the page asks for.
 pub enum ToWorker {
@@ -40,13 +40,17 @@ pub enum ToWorker {
     },
 }
 
-/// What to try the newest model on: so many pictures; or, of a model of text, the beginning it goes on from, held-out text
-/// where that is empty, and the seed of what it draws.
+/// What to try the newest model on: so many held-out pictures, or the visitor's own; or, of a model of text, the beginning it
+/// goes on from, held-out text where that is empty. What is drawn by chance is drawn from the seed.
 #[cfg_attr(not(feature = "every-layer"), expect(dead_code, reason = "the whole worker reads it"))]
 pub struct TryWish {
     pub rows: usize,
     pub prompt: String,
     pub seed: u64,
+    /// Grey values, 0 to 255, row by row.
+    pub picture: Option<Vec<u8>>,
+    /// The visitor waits for it. Else it is a part of the visit's work, and keeps to its limits.
+    pub asked: bool,
 }
 
 /// What the visitor agreed to by pressing Start.
@@ -83,6 +87,8 @@ pub const DATA_BYTES_USED: &str = "data_bytes_used";
 const ROWS_MAX: u64 = 100;
 /// Longest beginning of a text.
 const PROMPT_BYTES_MAX: usize = 1000;
+/// Largest picture.
+const PIXELS_MAX: usize = 1 << 18;
 
 impl ToWorker {
     /// Reads a message; the error names the field at fault.
@@ -123,6 +129,8 @@ impl ToWorker {
                     rows: fields.whole("rows").filter(|r| (1..=ROWS_MAX).contains(r)).ok_or("rows")? as usize,
                     prompt: fields.text("prompt").filter(|p| p.len() <= PROMPT_BYTES_MAX).ok_or("prompt")?,
                     seed: fields.whole("seed").ok_or("seed")?,
+                    picture: picture(&fields)?,
+                    asked: fields.flag("asked").ok_or("asked")?,
                 },
             }),
             _ => Err("type"),
@@ -132,6 +140,13 @@ impl ToWorker {
 
 fn duty_percent(fields: &Fields) -> Result<u32, &'static str> {
     fields.whole("duty_percent").filter(|percent| (1..=100).contains(percent)).map(|percent| percent as u32).ok_or("duty_percent")
+}
+
+/// No copy is made of more than a picture may have.
+fn picture(fields: &Fields) -> Result<Option<Vec<u8>>, &'static str> {
+    let Some(value) = fields.value("picture") else { return Ok(None) };
+    let pixels: Uint8Array = value.dyn_into().map_err(|_| "picture")?;
+    if pixels.length() as usize > PIXELS_MAX { Err("picture") } else { Ok(Some(pixels.to_vec())) }
 }
 
 fn conditions(fields: &Fields) -> Result<Conditions, &'static str> {
@@ -152,13 +167,13 @@ fn conditions(fields: &Fields) -> Result<Conditions, &'static str> {
     })
 }
 
-/// One held-out example with the model's answer.
+/// One example with the model's answer. Only what is held out has a label.
 #[cfg(feature = "every-layer")]
 pub struct Answer {
     pub pixels: Vec<u8>,
     pub width: u32,
     pub height: u32,
-    pub label: u32,
+    pub label: Option<u32>,
     pub answer: u32,
     pub probability: f32,
 }
@@ -209,6 +224,11 @@ pub fn pace(decision: Decision) -> JsValue {
     message("pace").with("duty_percent", decision.duty_percent).with("reason", decision.reason.name()).into()
 }
 
+/// How long work took since this was told last, and the bytes of the visit so far.
+pub fn spent(ms: f64, bytes: u64) -> JsValue {
+    message("spent").with("ms", ms).with("bytes", bytes as f64).into()
+}
+
 pub fn stopped(detail: &str) -> JsValue {
     message("state").with("state", "stopped").with("detail", detail).into()
 }
@@ -228,7 +248,7 @@ pub fn tried(tried: Tried) -> JsValue {
             .with("pixels", Uint8Array::from(row.pixels.as_slice()))
             .with("width", row.width)
             .with("height", row.height)
-            .with("label", row.label)
+            .with("label", row.label.map_or(JsValue::NULL, JsValue::from))
             .with("answer", row.answer)
             .with("probability", row.probability);
         list.push(&record.into());

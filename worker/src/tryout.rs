@@ -1,14 +1,18 @@
-//! The newest model tried on a few held-out examples, or let write: the job's view, its checkpoint and its test set are
-//! public, so this needs no session. Computes on the CPU path: a dozen rows, or one at a time, are no work for a GPU.
+//! The newest model tried on a few held-out examples or on a picture of the visitor's, or let write: the job's view, its
+//! checkpoint and its test set are public, so this needs no session. Computes on the CPU path: a dozen rows, or one at a
+//! time, are no work for a GPU.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use manyhands::control::Control;
 use manyhands::engine::{Engine, Sampler, Sampling};
+use manyhands::governor::Slice;
+use manyhands::init;
 use manyhands::tensors;
 use manyhands::volunteer::{DataUse, HostError, Method, Request, VolunteerError};
 use manyhands::web::fields::{Fields, whole};
-use manyhands::web::{Bounds, DataDay, NAME, Tempo, WebPace, exchange, origin, sha256};
+use manyhands::web::{DataDay, NAME, Tempo, WebPace, exchange, origin, sha256};
 use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
 use manyhands_protocol::{BlobHash, JobId, limits};
 use wasm_bindgen::JsValue;
@@ -22,48 +26,63 @@ const PROMPT_BYTES: usize = 48;
 /// Somewhat likelier than the model says, and never from the long tail.
 const TEMPERATURE: f64 = 0.8;
 const TOP_K: usize = 40;
+/// Of [`init::word`], for the choice of held-out examples.
+const ROWS_STREAM: u64 = 0x726f_7773;
 
 /// What went wrong, in a line for the visitor.
 type Fault = String;
 
-/// The job's newest model on what is wished.
-pub async fn run(job: JobId, wish: &TryWish, data: DataUse) -> Result<Tried, Fault> {
+thread_local! {
+    /// Each kind's latest: asked again, only what changed is downloaded.
+    static KEPT: RefCell<[Option<(BlobHash, Rc<Vec<u8>>)>; 2]> = const { RefCell::new([None, None]) };
+}
+const CHECKPOINT: usize = 0;
+const TEST: usize = 1;
+
+/// The job's newest model on what is wished, at this tempo.
+pub async fn run(job: JobId, wish: &TryWish, data: DataUse, tempo: Rc<Tempo>) -> Result<Tried, Fault> {
     let day = DataDay::open(Some(NAME), data.bytes_max()).await;
     let line = Line { data, day, bytes: Cell::new(0) };
-    let what = answer(&line, job, wish).await?;
+    let control = Control::with_pace(WebPace::beside(tempo));
+    // Before anything is downloaded.
+    control.between_slices().await.map_err(|e| e.to_string())?;
+    let what = answer(&line, job, wish, &control).await?;
     Ok(Tried { what, bytes: line.bytes.get() })
 }
 
-async fn answer(line: &Line, job: JobId, wish: &TryWish) -> Result<What, Fault> {
+async fn answer(line: &Line, job: JobId, wish: &TryWish, control: &Control) -> Result<What, Fault> {
     let view = line.get(&format!("/v1/jobs/{job}"), limits::JSON_BODY_BYTES_MAX as u64).await?;
     let view = Fields::parse(&view).ok_or("the job's view is not JSON")?;
     let train = view.object("train").ok_or("only a trained model can be tried")?;
     let model = train.object("model").and_then(|m| model(&m)).ok_or("the model is of a kind this page does not know")?;
     let hash = |name| train.text(name).and_then(|h| h.parse::<BlobHash>().ok()).ok_or("the job has nothing to try yet");
     let (checkpoint, test) = (hash("checkpoint")?, hash("test")?);
-    let checkpoint = line.blob(checkpoint).await?;
+    let checkpoint = line.blob(CHECKPOINT, checkpoint).await?;
     let declared = model.parameters().map_err(|e| e.to_string())?;
     let shapes: Vec<Vec<usize>> = declared.iter().map(|p| p.shape.iter().map(|&d| d as usize).collect()).collect();
     let expected: Vec<(&str, &[usize])> = declared.iter().zip(&shapes).map(|(p, s)| (p.name.as_str(), s.as_slice())).collect();
     let parameters = tensors::read_f32(&checkpoint, &expected).map_err(|e| e.to_string())?;
     if model.vocabulary().is_none() {
-        return Ok(What::Answers(answers(&model, &parameters, &line.blob(test).await?, wish.rows).await?));
+        let examples = match &wish.picture {
+            Some(pixels) => vec![example(&model, pixels)?],
+            None => held_out(&model, &line.blob(TEST, test).await?, wish)?,
+        };
+        return Ok(What::Answers(answers(&model, &parameters, examples, control).await?));
     }
     let known = |byte: &u8| model.vocabulary().is_some_and(|ids| u32::from(*byte) < ids);
     let mut prompt: Vec<u8> = wish.prompt.bytes().filter(known).collect();
     if prompt.is_empty() {
-        prompt = held_out(&model, &line.blob(test).await?, wish.seed)?;
+        prompt = beginning(&model, &line.blob(TEST, test).await?, wish.seed)?;
     }
     let mut sampler = Sampler::new(&model, &parameters).map_err(|e| e.to_string())?;
     let how = Sampling { temperature: TEMPERATURE, top_k: TOP_K, seed: wish.seed };
-    let control = Control::with_pace(WebPace::new(Tempo::new(Bounds::NONE)));
-    let text = sampler.write(&prompt, WRITTEN_BYTES, how, &control).await.map_err(|e| e.to_string())?;
+    let text = sampler.write(&prompt, WRITTEN_BYTES, how, control).await.map_err(|e| e.to_string())?;
     let [prompt, text] = [prompt, text].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     Ok(What::Sample { round: train.value("rounds_merged").and_then(small).unwrap_or(0), prompt, text })
 }
 
 /// The beginning of a held-out window, the same for equal seeds.
-fn held_out(model: &Model, test: &[u8], seed: u64) -> Result<Vec<u8>, Fault> {
+fn beginning(model: &Model, test: &[u8], seed: u64) -> Result<Vec<u8>, Fault> {
     let shard = tensors::read_shard(test, model).map_err(|e| e.to_string())?;
     let positions = shard.x.len() / shard.rows;
     let row = &shard.x[(seed % shard.rows as u64) as usize * positions..][..positions.min(PROMPT_BYTES)];
@@ -71,36 +90,56 @@ fn held_out(model: &Model, test: &[u8], seed: u64) -> Result<Vec<u8>, Fault> {
     Ok(row.iter().map(|id| id.to_bits() as u8).collect())
 }
 
-/// `rows` random held-out examples with the model's answers.
-async fn answers(model: &Model, parameters: &[Vec<f32>], test: &[u8], rows: usize) -> Result<Vec<Answer>, Fault> {
-    let shard = tensors::read_shard(test, model).map_err(|e| e.to_string())?;
-    let width = model.input_values().map_err(|e| e.to_string())? as usize;
-    let chosen = choose(rows, shard.rows);
-    let mut x = Vec::with_capacity(chosen.len() * width);
-    for &row in &chosen {
-        x.extend_from_slice(&shard.x[row * width..(row + 1) * width]);
-    }
-    let logits = Engine::cpu().logits(model, parameters, &x, chosen.len()).await.map_err(|e| e.to_string())?;
-    let (height, width_pixels) = picture(&model.input.shape);
-    let classes = model.classes() as usize;
-    Ok(chosen
-        .iter()
-        .zip(x.chunks(width))
-        .zip(logits.chunks(classes))
-        .map(|((&row, x), logits)| {
-            let (answer, probability) = most_likely(logits);
-            let pixels = x.iter().map(|v| pixel(*v, &model.input)).collect();
-            Answer { pixels, width: width_pixels, height, label: shard.y[row], answer, probability }
-        })
-        .collect())
+/// What the model is asked of, as it takes it.
+struct Example {
+    x: Vec<f32>,
+    label: Option<u32>,
 }
 
-/// Different random rows, as many as there are.
-fn choose(count: usize, of: usize) -> Vec<usize> {
+/// Held-out examples, the same for equal seeds.
+fn held_out(model: &Model, test: &[u8], wish: &TryWish) -> Result<Vec<Example>, Fault> {
+    let shard = tensors::read_shard(test, model).map_err(|e| e.to_string())?;
+    let width = shard.x.len() / shard.rows;
+    let example = |row: usize| Example { x: shard.x[row * width..][..width].to_vec(), label: Some(shard.y[row]) };
+    Ok(choose(wish.rows, shard.rows, wish.seed).into_iter().map(example).collect())
+}
+
+/// A picture of these grey values, which must have the model's size.
+fn example(model: &Model, pixels: &[u8]) -> Result<Example, Fault> {
+    let values = model.input_values().map_err(|e| e.to_string())? as usize;
+    if pixels.len() != values {
+        return Err(format!("a picture has {} values, but the model takes {values}", pixels.len()));
+    }
+    Ok(Example { x: pixels.iter().map(|grey| value(*grey, &model.input)).collect(), label: None })
+}
+
+/// The model's answers, an example at a time: that is how fine they can be paced.
+async fn answers(
+    model: &Model,
+    parameters: &[Vec<f32>],
+    examples: Vec<Example>,
+    control: &Control,
+) -> Result<Vec<Answer>, Fault> {
+    let (height, width) = picture(&model.input.shape);
+    let (engine, mut all) = (Engine::cpu(), Vec::new());
+    for Example { x, label } in examples {
+        control.between_slices().await.map_err(|e| e.to_string())?;
+        let start_ms = control.now_ms();
+        let logits = engine.logits(model, parameters, &x, 1).await.map_err(|e| e.to_string())?;
+        control.worked(Slice { flop: 0, ms: control.now_ms() - start_ms });
+        let (answer, probability) = most_likely(&logits);
+        let pixels = x.iter().map(|v| pixel(*v, &model.input)).collect();
+        all.push(Answer { pixels, width, height, label, answer, probability });
+    }
+    Ok(all)
+}
+
+/// Different rows, as many as there are.
+fn choose(count: usize, of: usize, seed: u64) -> Vec<usize> {
     let mut rows: Vec<usize> = (0..of).collect();
     for i in 0..count.min(of) {
-        let j = i + (js_sys::Math::random() * (of - i) as f64) as usize;
-        rows.swap(i, j.min(of - 1));
+        let j = i + (init::word(seed, ROWS_STREAM, i as u64) % (of - i) as u64) as usize;
+        rows.swap(i, j);
     }
     rows.truncate(count);
     rows
@@ -125,6 +164,14 @@ fn pixel(value: f32, input: &Input) -> u8 {
         InputType::F32 => value * 255.0,
     };
     raw.round() as u8
+}
+
+/// What becomes of a grey value.
+fn value(pixel: u8, input: &Input) -> f32 {
+    match input.dtype {
+        InputType::U8 => f32::from(pixel) * input.scale + input.offset,
+        InputType::F32 => f32::from(pixel) / 255.0,
+    }
 }
 
 /// The index of the largest value, and its softmax.
@@ -197,13 +244,17 @@ struct Line {
 }
 
 impl Line {
-    async fn blob(&self, hash: BlobHash) -> Result<Vec<u8>, Fault> {
-        let bytes = self.get(&format!("/v1/blobs/{hash}"), limits::BLOB_BYTES_MAX).await?;
-        if sha256(&bytes).await.map_err(|e| e.to_string())? == hash {
-            Ok(bytes)
-        } else {
-            Err(format!("blob {hash} holds other bytes"))
+    async fn blob(&self, kind: usize, hash: BlobHash) -> Result<Rc<Vec<u8>>, Fault> {
+        let kept = KEPT.with_borrow(|kept| kept[kind].clone().filter(|(known, _)| *known == hash));
+        if let Some((_, bytes)) = kept {
+            return Ok(bytes);
         }
+        let bytes = Rc::new(self.get(&format!("/v1/blobs/{hash}"), limits::BLOB_BYTES_MAX).await?);
+        if sha256(&bytes).await.map_err(|e| e.to_string())? != hash {
+            return Err(format!("blob {hash} holds other bytes"));
+        }
+        KEPT.with_borrow_mut(|kept| kept[kind] = Some((hash, bytes.clone())));
+        Ok(bytes)
     }
 
     async fn get(&self, path: &str, bytes_max: u64) -> Result<Vec<u8>, Fault> {

@@ -14,6 +14,7 @@ import * as text from "./text.js";
 /** @typedef {import("./governor.js").Watch} Watch */
 /** @typedef {import("../types").AnswersMessage} AnswersMessage */
 /** @typedef {import("../types").SampleMessage} SampleMessage */
+/** @typedef {import("../types").TryWish} TryWish */
 /** @typedef {import("../types").Backend} Backend */
 /** @typedef {import("../types").Tune} Tune */
 /** @typedef {{ accepted: number, rejected: number, pending: number, credit_flop: number }} Totals */
@@ -111,6 +112,8 @@ export class Contribution {
   #watch = null;
   /** Of the key, over all tabs and visits. @type {Totals} */
   totals = { accepted: 0, rejected: 0, pending: 0, credit_flop: 0 };
+  /** Of this visit: work in milliseconds of a device or core, and bytes moved. */
+  spent = { ms: 0, bytes: 0 };
   /** Newest first. @type {UnitMessage[]} */
   recent = [];
 
@@ -162,7 +165,7 @@ export class Contribution {
    */
   async start(job, backend, tune, terms) {
     if (this.active) return;
-    Object.assign(this, { done: 0, recent: [], adapter: null, pace: null });
+    Object.assign(this, { done: 0, recent: [], adapter: null, pace: null, spent: { ms: 0, bytes: 0 } });
     this.#fault = null;
     this.#limit = terms.duty_percent;
     this.pausedBy = null;
@@ -235,21 +238,20 @@ export class Contribution {
   }
 
   /**
-   * The newest model's answers to held-out examples; of a model of text, what it writes after `prompt`, or after a line that
-   * is held out where that is empty. One question at a time.
+   * The newest model's answers to what is wished. One question at a time.
    * @param {number} job
-   * @param {number} rows
-   * @param {string} prompt
-   * @param {number} seed
+   * @param {TryWish} wish
    * @returns {Promise<AnswersMessage | SampleMessage>}
    */
-  async ask(job, rows, prompt, seed) {
+  async ask(job, wish) {
     const worker = await this.#open();
     return new Promise((done, failed) => {
-      const timer = setTimeout(() => {
+      const silent = () => {
         this.#asked = null;
         failed(new Error(text.say("fault_worker_silent")));
-      }, ANSWERS_MS_MAX);
+      };
+      // What nobody waits for may take as long as its visit's limits make it.
+      const timer = wish.asked ? setTimeout(silent, ANSWERS_MS_MAX) : 0;
       this.#asked = {
         done: (message) => {
           clearTimeout(timer);
@@ -260,7 +262,7 @@ export class Contribution {
           failed(error);
         },
       };
-      this.#post(worker, { type: "try", job, rows, prompt, seed });
+      this.#post(worker, { type: "try", job, ...wish });
     });
   }
 
@@ -352,6 +354,9 @@ export class Contribution {
         break;
       case "pace":
         this.pace = message;
+        break;
+      case "spent":
+        this.spent = { ms: this.spent.ms + message.ms, bytes: message.bytes };
         break;
       case "totals":
         this.totals = {

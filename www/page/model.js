@@ -77,3 +77,19 @@ export const isOfText = (model) => model.layers[0]?.type === "embedding";
 
 /** Whether the page's worker has the kernels to train it: those of every layer the page knows. @param {Model} model */
 export const workerTrains = (model) => parametersOf(model) > 0;
+
+/**
+ * Height and width of what a model takes, where that is a picture in grey; null where it is anything else. The worker's own
+ * reading is worker/src/tryout.rs.
+ * @param {Model} model
+ * @returns {{ height: number, width: number } | null}
+ */
+export function pictureOf(model) {
+  if (isOfText(model)) return null;
+  const { shape } = model.input;
+  const [first = 1, second = 1, third = 1] = shape;
+  if (shape.length === 2 || (shape.length === 3 && third === 1)) return { height: first, width: second };
+  if (shape.length === 3 && first === 1) return { height: second, width: third };
+  const side = Math.floor(Math.sqrt(shape.reduce((product, extent) => product * extent, 1)));
+  return shape.length === 1 && side * side === first ? { height: side, width: side } : null;
+}

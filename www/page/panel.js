@@ -5,6 +5,7 @@
 import { DUTY_PERCENT_MIN } from "./contribution.js";
 import { build, byId, element, setText } from "./dom.js";
 import { parametersOf } from "./model.js";
+import { wattHours } from "./energy.js";
 import * as text from "./text.js";
 
 /** @typedef {import("./contribution.js").Contribution} Contribution */
@@ -246,6 +247,12 @@ export class Panel {
     }
     element("given-row").hidden = totals.credit_flop === 0;
     setText(element("given"), text.say("given", { flop: totals.credit_flop }));
+    const { spent } = this.visit;
+    element("spent-row").hidden = !adapter || spent.ms === 0;
+    if (adapter) {
+      const energy = wattHours(spent.ms, adapter);
+      setText(element("spent"), text.say(energy.high < 0.01 ? "spent_little" : "spent", { ...energy, bytes: spent.bytes }));
+    }
     element("my-key-row").hidden = !key;
     if (key) {
       setText(element("my-key"), text.say(key.stored ? "key_stored" : "key_memory", { key: text.shortKey(key.id) }));

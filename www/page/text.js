@@ -17,6 +17,7 @@ const CHOICE = "manyhands-language";
 const STYLES = {
   whole: {},
   tick: { maximumSignificantDigits: 3 },
+  rough: { maximumSignificantDigits: 2 },
   percent: { style: "percent", maximumFractionDigits: 0 },
   percent_fine: { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 },
   decimal: { minimumFractionDigits: 3, maximumFractionDigits: 3 },

@@ -2,7 +2,7 @@
 //! nothing else. It shares no memory, so no site has to isolate itself. Both ends of what the two say are here.
 //!
 //! Visit's worker to the lane's: `pace {duty_percent, slice_ms, open}` whenever that changes, `compute {work, first, second}`
-//! (the work as CBOR, its inputs as files), `hold`, `go_on`. Back: `ready` once, as to a page; `progress {step, steps}` all the while; `computed {output, losses}` or
+//! (the work as CBOR, its inputs as files), `hold`, `go_on`. Back: `ready` once, as to a page; `progress {step, steps}` all the while; `computed {output, losses, spent_ms}` or
 //! `error {message}`.
 
 use std::cell::RefCell;
@@ -145,6 +145,7 @@ impl Aside for WebAside {
             match (heard.text("type").as_deref(), heard.value("output"), heard.value("losses")) {
                 (Some("progress"), ..) => control.set_progress(whole("step"), whole("steps")),
                 (Some("computed"), Some(output), Some(losses)) => {
+                    self.tempo.spend(heard.number("spent_ms").unwrap_or(0.0));
                     return Ok(Computed {
                         output: Uint8Array::new(&output).to_vec(),
                         losses: Float32Array::new(&losses).to_vec(),
@@ -186,7 +187,8 @@ pub fn hear(message: &JsValue, post: fn(&JsValue)) -> bool {
                 Ok(Computed { output, losses }) => Record::new()
                     .with("type", "computed")
                     .with("output", Uint8Array::from(output.as_slice()))
-                    .with("losses", Float32Array::from(losses.as_slice())),
+                    .with("losses", Float32Array::from(losses.as_slice()))
+                    .with("spent_ms", TEMPO.with(|tempo| tempo.take_spent_ms())),
                 Err(fault) => Record::new().with("type", "error").with("message", fault),
             };
             post(&answer.into());

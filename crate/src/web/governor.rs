@@ -64,6 +64,13 @@ impl WebGovernor {
         self.apply();
     }
 
+    /// Another engine computes from here on.
+    pub fn renewed(&self) {
+        self.governor.borrow_mut().renewed();
+        self.tempo.renewed();
+        self.apply();
+    }
+
     /// What the visitor wishes. Nothing runs while either they or the governor hold it.
     pub fn wish(&self, wish: Wish) {
         self.paused.set(wish == Wish::Pause);

@@ -6,6 +6,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
+use futures::FutureExt;
 use js_sys::Promise;
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
@@ -44,6 +45,8 @@ pub struct Tempo {
     bounds: Cell<Bounds>,
     /// Computations that wait for `open`, and lanes at work elsewhere: this tab has a use for its turn.
     wanting_count: Cell<u32>,
+    /// What slices took since somebody asked last.
+    spent_ms: Cell<f64>,
     /// When a slice was last begun or ended.
     worked_at_ms: Cell<f64>,
     ledger: RefCell<Ledger>,
@@ -58,6 +61,7 @@ impl Tempo {
         Rc::new(Tempo {
             bounds: Cell::new(bounds),
             wanting_count: Cell::new(0),
+            spent_ms: Cell::new(0.0),
             worked_at_ms: Cell::new(f64::NEG_INFINITY),
             ledger: RefCell::default(),
             speed: Cell::new(None),
@@ -75,6 +79,11 @@ impl Tempo {
         if self.bounds.replace(bounds) != bounds {
             self.wake();
         }
+    }
+
+    /// Forgets how fast slices were.
+    pub fn renewed(&self) {
+        self.speed.set(None);
     }
 
     /// Lets `ear` hear of every slice of this worker.
@@ -108,7 +117,18 @@ impl Tempo {
         self.performance.as_ref().map_or_else(js_sys::Date::now, Performance::now)
     }
 
+    /// What work took, here and in lanes, since this was asked last, in milliseconds.
+    pub fn take_spent_ms(&self) -> f64 {
+        self.spent_ms.take()
+    }
+
+    /// Counts what was worked elsewhere.
+    pub fn spend(&self, ms: f64) {
+        self.spent_ms.set(self.spent_ms.get() + ms);
+    }
+
     fn worked(&self, slice: Slice) {
+        self.spend(slice.ms);
         self.ledger.borrow_mut().work(slice.ms, self.bounds.get().duty_percent);
         self.worked_at_ms.set(self.now_ms());
         if slice.flop > 0 && slice.ms > 0.0 {
@@ -120,7 +140,8 @@ impl Tempo {
         }
     }
 
-    /// Resolves when the next slice may begin: this tab has its turn, and what is owed was rested within turns.
+    /// Resolves when the next slice may begin: this tab has its turn, and what is owed was rested within turns. In another
+    /// tab's turn that one works, which is no rest.
     async fn breathe(self: Rc<Self>, channel: Option<MessageChannel>) {
         loop {
             if !self.bounds.get().open {
@@ -129,9 +150,15 @@ impl Tempo {
             }
             let owed_ms = self.ledger.borrow().owed_ms();
             let before_ms = self.now_ms();
-            match &channel {
-                Some(channel) if owed_ms < 1.0 => turn(channel).await,
-                _ => sleep(owed_ms.max(0.0) as u64).await,
+            let rest = async {
+                match &channel {
+                    Some(channel) if owed_ms < 1.0 => turn(channel).await,
+                    _ => sleep(owed_ms.max(0.0) as u64).await,
+                }
+            };
+            futures::select_biased! {
+                () = self.until(|| (!self.bounds.get().open).then_some(())).fuse() => {}
+                () = rest.fuse() => {}
             }
             self.ledger.borrow_mut().rest(self.now_ms() - before_ms);
             if self.bounds.get().open {
@@ -174,11 +201,20 @@ pub struct WebPace {
     tempo: Rc<Tempo>,
     /// Messages to oneself come round in one turn, where nested timers take at least 4 ms.
     channel: Option<MessageChannel>,
+    /// Whether the engine is the one whose speed the tempo knows.
+    is_engine: bool,
 }
 
 impl WebPace {
     pub fn new(tempo: Rc<Tempo>) -> Self {
-        Self { tempo, channel: MessageChannel::new().ok() }
+        Self { tempo, channel: MessageChannel::new().ok(), is_engine: true }
+    }
+
+    /// Of work that is not the visit's engine's, and says nothing of its speed.
+    pub fn beside(tempo: Rc<Tempo>) -> Self {
+        let mut pace = Self::new(tempo);
+        pace.is_engine = false;
+        pace
     }
 }
 
@@ -192,17 +228,17 @@ impl Pace for WebPace {
     }
 
     fn speed(&self) -> Option<f64> {
-        self.tempo.speed.get()
+        self.tempo.speed.get().filter(|_| self.is_engine)
     }
 
     /// A short slice's: a visitor may come back to the page in the middle of a unit.
     fn call_flop_max(&self) -> u64 {
-        let speed = self.tempo.speed.get().unwrap_or(FIRST_SPEED);
+        let speed = self.speed().unwrap_or(FIRST_SPEED);
         (speed * SHORT_SLICE_MS).max(CALL_FLOP_MIN) as u64
     }
 
     fn worked(&self, slice: Slice) {
-        self.tempo.worked(slice);
+        self.tempo.worked(if self.is_engine { slice } else { Slice { flop: 0, ..slice } });
     }
 
     fn breathe(&self) -> PaceFuture {
