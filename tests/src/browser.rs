@@ -29,7 +29,7 @@ const SCRIPT_MAX: Duration = Duration::from_secs(3600);
 const PAGE_LIMIT: Duration = Duration::from_secs(120);
 
 /// Chromium's switches: headless, WebGPU on SwiftShader, and nothing that talks to anyone else.
-const SWITCHES: &[&str] = &[
+pub const SWITCHES: &[&str] = &[
     "--headless=new",
     "--no-sandbox",
     "--enable-unsafe-webgpu",
@@ -306,6 +306,11 @@ impl Visitor {
         Ok(())
     }
 
+    /// From now on the page's own processor time takes so many times as long.
+    pub async fn slow_down(&self, factor: u32) -> Result<()> {
+        self.debug("Emulation.setCPUThrottlingRate", json!({ "rate": factor })).await
+    }
+
     /// A window of this size in CSS pixels, however large the browser's own is.
     pub async fn resize(&self, width: u32, height: u32) -> Result<()> {
         let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
@@ -436,7 +441,7 @@ pub fn number(state: &Value, name: &str) -> Result<f64> {
 }
 
 /// A program on PATH. Missing is a failure, never a skipped test.
-fn program(name: &str) -> Result<PathBuf> {
+pub fn program(name: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file());
     found.with_context(|| format!("{name} is not installed; {INSTALL}"))

@@ -36,6 +36,8 @@ struct Stage {
     needs: &'static [&'static str],
     /// The commands, or why there are none on this machine.
     commands: fn() -> Result<Vec<Command>, String>,
+    /// Of a `--long` run alone.
+    long: bool,
 }
 
 const fn minutes(count: u64) -> Duration {
@@ -43,17 +45,18 @@ const fn minutes(count: u64) -> Duration {
 }
 
 const STAGES: &[Stage] = &[
-    Stage { name: "set-up", limit: minutes(30), needs: &[], commands: || one(own(&["setup"])) },
-    Stage { name: "tidy", limit: minutes(2), needs: &[], commands: || one(own(&["tidy"])) },
-    Stage { name: "format", limit: minutes(2), needs: &[], commands: || one(cargo(&["fmt", "--all", "--check"])) },
-    Stage { name: "clippy", limit: minutes(20), needs: &["set-up"], commands: clippy },
-    Stage { name: "page types", limit: minutes(2), needs: &["set-up"], commands: page_types },
-    Stage { name: "build page", limit: minutes(15), needs: &["set-up"], commands: || one(own(&["build-web"])) },
+    Stage { name: "set-up", limit: minutes(30), needs: &[], commands: || one(own(&["setup"])), long: false },
+    Stage { name: "tidy", limit: minutes(2), needs: &[], commands: || one(own(&["tidy"])), long: false },
+    Stage { name: "format", limit: minutes(2), needs: &[], commands: || one(cargo(&["fmt", "--all", "--check"])), long: false },
+    Stage { name: "clippy", limit: minutes(20), needs: &["set-up"], commands: clippy, long: false },
+    Stage { name: "page types", limit: minutes(2), needs: &["set-up"], commands: page_types, long: false },
+    Stage { name: "build page", limit: minutes(15), needs: &["set-up"], commands: || one(own(&["build-web"])), long: false },
     // The coordinator's tests ask for the page that it serves.
-    Stage { name: "native tests", limit: minutes(30), needs: &["build page"], commands: native_tests },
-    Stage { name: "wasm tests", limit: minutes(15), needs: &["set-up"], commands: wasm_tests },
-    Stage { name: "build command", limit: minutes(15), needs: &["build page"], commands: build_command },
-    Stage { name: "end to end", limit: minutes(45), needs: &["build command"], commands: end_to_end },
+    Stage { name: "native tests", limit: minutes(30), needs: &["build page"], commands: native_tests, long: false },
+    Stage { name: "wasm tests", limit: minutes(15), needs: &["set-up"], commands: wasm_tests, long: false },
+    Stage { name: "build command", limit: minutes(15), needs: &["build page"], commands: build_command, long: false },
+    Stage { name: "end to end", limit: minutes(45), needs: &["build command"], commands: end_to_end, long: false },
+    Stage { name: "lighthouse", limit: minutes(10), needs: &["build command"], commands: lighthouse, long: true },
 ];
 
 fn one(command: Command) -> Result<Vec<Command>, String> {
@@ -137,6 +140,17 @@ fn end_to_end() -> Result<Vec<Command>, String> {
     one(tests)
 }
 
+/// Lighthouse is many packages: only who asks for its scores installs them.
+fn lighthouse() -> Result<Vec<Command>, String> {
+    if !setup::has_node() {
+        return Err("Node is not installed".to_owned());
+    }
+    let folder = root().join("tests/lighthouse");
+    let mut install = command("npm", &["ci", "--no-audit", "--no-fund", "--loglevel=error", "--prefix"]);
+    install.arg(folder);
+    Ok(vec![install, command(build_dir().join("visit_scores"), &[])])
+}
+
 /// How a stage ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Outcome {
@@ -164,7 +178,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     }
     let interrupt = Interrupt::install()?;
     let mut reports: Vec<Report> = Vec::new();
-    for stage in selected(STAGES, &args.only) {
+    for stage in selected(STAGES, &args.only, args.long) {
         println!("\n=== {} (at most {} min)", stage.name, limit(stage, args.long).as_secs() / 60);
         let begun = Instant::now();
         let outcome = match unmet(stage, &reports) {
@@ -187,15 +201,16 @@ fn limit(stage: &Stage, long: bool) -> Duration {
     if long { stage.limit * LONG_FACTOR } else { stage.limit }
 }
 
-/// The named stages and, through all levels, what they need; all where none is named.
-fn selected<'a>(stages: &'a [Stage], only: &[String]) -> Vec<&'a Stage> {
+/// The named stages and, through all levels, what they need; where none is named, all that the run is long enough for.
+fn selected<'a>(stages: &'a [Stage], only: &[String], long: bool) -> Vec<&'a Stage> {
     let mut wanted: Vec<&str> = only.iter().map(String::as_str).collect();
     let mut index = 0;
     while let Some(&name) = wanted.get(index) {
         wanted.extend(stages.iter().filter(|stage| stage.name == name).flat_map(|stage| stage.needs));
         index += 1;
     }
-    stages.iter().filter(|stage| only.is_empty() || wanted.contains(&stage.name)).collect()
+    let fits = |stage: &&Stage| if only.is_empty() { long || !stage.long } else { wanted.contains(&stage.name) };
+    stages.iter().filter(fits).collect()
 }
 
 /// A need that has not passed.
@@ -257,7 +272,7 @@ mod tests {
     use super::*;
 
     fn stage(name: &'static str, needs: &'static [&'static str], commands: fn() -> Result<Vec<Command>, String>) -> Stage {
-        Stage { name, limit: Duration::from_secs(30), needs, commands }
+        Stage { name, limit: Duration::from_secs(30), needs, commands, long: false }
     }
 
     fn shell(script: &str) -> Command {

@@ -30,7 +30,12 @@ const WATCH: &str = r#"
             this.addEventListener("message", ({ data }) => note([data.type, data.state, data.phase].filter(Boolean).join(" ")));
         }
     };
-    return performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? null;"#;
+"#;
+const FIRST_PAINT: &str = "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null;";
+/// How much slower than this one a slow computer is.
+const SLOW: u32 = 4;
+/// The page before Start.
+const OFFERED: &str = "d.state === 'idle' && d.jobState === 'running'";
 
 /// The parts of a visit's beginning, each from the end of the one before it to its own message.
 const PARTS: &[(&str, &str)] = &[
@@ -97,8 +102,9 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<(u32, Duration)>
 
 async fn round(url: &str) -> Result<Value> {
     let visitor = Visitor::open(&format!("{url}/?backend=gpu")).await?;
-    visitor.wait_until("d.state === 'idle' && d.jobState === 'running'", LIMIT).await?;
-    let first_paint = visitor.run(WATCH).await?;
+    visitor.wait_until(OFFERED, LIMIT).await?;
+    let first_paint = visitor.run(FIRST_PAINT).await?;
+    visitor.run(WATCH).await?;
     visitor.press_start().await?;
     let state = visitor.wait_until("Number(d.accepted) >= 1", LIMIT).await?;
     let marks = visitor.run("return globalThis.visitMarks;").await?;
@@ -107,6 +113,12 @@ async fn round(url: &str) -> Result<Value> {
     times.insert("first_paint_ms".to_owned(), first_paint);
     visitor.press_stop().await?;
     visitor.wait_until("d.state === 'stopped'", LIMIT).await?;
+    // With nothing in its cache, as a first visit is.
+    let slow = Visitor::open("about:blank").await?;
+    slow.slow_down(SLOW).await?;
+    slow.goto(url).await?;
+    slow.wait_until(OFFERED, LIMIT).await?;
+    times.insert("first_paint_slow_ms".to_owned(), slow.run(FIRST_PAINT).await?);
     Ok(Value::Object(times))
 }
 

@@ -34,6 +34,7 @@ const ROWS: &[(&str, &str)] = &[
     ("start_to_first_product_ms", "Start to the first product"),
     ("start_to_first_accepted_ms", "Start to the first accepted unit"),
     ("first_paint_ms", "first paint of the page, before Start"),
+    ("first_paint_slow_ms", "the same where the page's processor time takes four times as long"),
 ];
 
 #[derive(Debug)]
