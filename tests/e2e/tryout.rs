@@ -52,7 +52,10 @@ const PAPER: &str = "(() => {
 async fn a_model_is_tried_on_pictures() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = Server::start(&folder.path().join("data"))?;
-    let files = jobs::train(folder.path(), SmallTrain { rounds_max: 100_000, target_accuracy: 1.0, noisy_labels: true, ..SmallTrain::default() })?;
+    let files = jobs::train(
+        folder.path(),
+        SmallTrain { rounds_max: 100_000, target_accuracy: 1.0, noisy_labels: true, ..SmallTrain::default() },
+    )?;
     server.submit(&files.manifest, &files.data)?;
     let visitor = Visitor::open(&server.url).await?;
     visitor.press_start().await?;

@@ -109,14 +109,28 @@ impl Visitor {
         Ok(visitor)
     }
 
+    /// One with Firefox, whose WebGPU runs where there is a Vulkan adapter. What speaks to the debugger does not work in it.
+    pub async fn open_firefox(url: &str) -> Result<Visitor> {
+        let firefox = program("firefox-esr")?;
+        let profile = tempfile::Builder::new().prefix("manyhands-visitor-").tempdir()?;
+        let mut driver = Command::new(program("geckodriver")?);
+        driver.args(["--port=0", "--profile-root"]).arg(profile.path());
+        let options = json!({
+            "binary": firefox,
+            "args": ["-headless", "--width=1200", "--height=1600"],
+            "prefs": { "dom.webgpu.enabled": true, "gfx.webgpu.ignore-blocklist": true },
+        });
+        let capabilities = json!({ "browserName": "firefox", "moz:firefoxOptions": options });
+        let visitor = Visitor::launch(profile, driver, "Listening on 127.0.0.1:", capabilities).await?;
+        visitor.goto(url).await?;
+        Ok(visitor)
+    }
+
     async fn start(preferences: Value) -> Result<Visitor> {
         let chromium = program("chromium")?;
         let profile = tempfile::Builder::new().prefix("manyhands-visitor-").tempdir()?;
-        let log = profile.path().join("chromedriver.log");
-        let mut command = Command::new(program("chromedriver")?);
-        let mut driver = Process::start(command.arg("--port=0"), &log)?;
-        let port = driver.line_after("started successfully on port ", DRIVER_START)?;
-        let driver_url = format!("http://127.0.0.1:{}", port.trim_end_matches('.'));
+        let mut driver = Command::new(program("chromedriver")?);
+        driver.arg("--port=0");
         let mut arguments: Vec<String> = SWITCHES.iter().map(|s| s.to_string()).collect();
         arguments.push(format!("--user-data-dir={}", profile.path().join("profile").display()));
         let capabilities = json!({
@@ -124,13 +138,21 @@ impl Visitor {
             "goog:chromeOptions": { "binary": chromium, "args": arguments, "prefs": preferences },
             "goog:loggingPrefs": { "browser": "ALL" },
         });
+        Visitor::launch(profile, driver, "started successfully on port ", capabilities).await
+    }
+
+    /// Starts a driver, which tells its port after `marker`, and a browser whose folders are in `profile`.
+    async fn launch(profile: TempDir, mut driver: Command, marker: &str, capabilities: Value) -> Result<Visitor> {
+        let mut driver = Process::start(&mut driver, &profile.path().join("driver.log"))?;
+        let port = driver.line_after(marker, DRIVER_START)?;
+        let driver_url = format!("http://127.0.0.1:{}", port.trim_end_matches('.'));
         let Value::Object(capabilities) = capabilities else { unreachable!("an object literal") };
         let client = ClientBuilder::new(HttpConnector::new()).capabilities(capabilities).connect(&driver_url).await;
         let client = match client {
             Ok(client) => client,
             Err(e) => {
                 kill_marked(&profile.path().to_string_lossy());
-                bail!("Chromium did not start: {e}");
+                bail!("the browser did not start: {e}");
             }
         };
         let visitor = Visitor { client, driver, driver_url, profile };

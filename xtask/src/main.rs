@@ -29,7 +29,11 @@ enum Command {
     /// Pass every test, stage by stage.
     Test(test::Args),
     /// Install what the tests need.
-    Setup,
+    Setup {
+        /// And what `test --long` needs beside.
+        #[arg(long)]
+        long: bool,
+    },
     /// Build the page and the worker into dist/.
     BuildWeb,
     /// Pack the element for other sites as an npm package into target/npm/.
@@ -78,7 +82,7 @@ fn dispatch(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Run(args) => return run::main(args),
         Command::Test(args) => return test::main(args),
-        Command::Setup => setup::set_up(setup::Purpose::Tests)?,
+        Command::Setup { long } => setup::set_up(if long { setup::Purpose::LongTests } else { setup::Purpose::Tests })?,
         Command::BuildWeb => {
             setup::set_up(setup::Purpose::Web)?;
             web::build()?;

@@ -14,6 +14,8 @@ use crate::root;
 
 /// Trunk 0.22 needs a newer Rust than ours.
 const TRUNK_VERSION: &str = "0.21.14";
+/// The driver of Firefox, which Debian does not have.
+const GECKODRIVER_VERSION: &str = "0.37.1";
 const WASM_TARGET: &str = "wasm32-unknown-unknown";
 /// Chromium and its driver.
 const BROWSER_PACKAGES: &[&str] = &["chromium", "chromium-driver"];
@@ -31,6 +33,8 @@ pub enum Purpose {
     Visitors,
     /// And everything the tests need.
     Tests,
+    /// And Firefox.
+    LongTests,
 }
 
 /// Runs every step that `purpose` needs.
@@ -45,6 +49,10 @@ pub fn set_up(purpose: Purpose) -> Result<()> {
     if purpose >= Purpose::Tests {
         debian_packages(TEST_PACKAGES)?;
         python_packages()?;
+    }
+    if purpose >= Purpose::LongTests {
+        debian_packages(&["firefox-esr"])?;
+        geckodriver()?;
     }
     Ok(())
 }
@@ -104,6 +112,16 @@ fn trunk() -> Result<()> {
     }
     installing(&what, " (compiles for some minutes, once)");
     run(&mut command("cargo", &["install", "trunk", "--version", TRUNK_VERSION, "--locked", "--no-default-features"]))
+}
+
+fn geckodriver() -> Result<()> {
+    let what = format!("geckodriver {GECKODRIVER_VERSION}");
+    if has_version("geckodriver", GECKODRIVER_VERSION) {
+        present(&what);
+        return Ok(());
+    }
+    installing(&what, " (compiles for some minutes, once)");
+    run(&mut command("cargo", &["install", "geckodriver", "--version", GECKODRIVER_VERSION, "--locked"]))
 }
 
 fn bindgen_command() -> Result<()> {

@@ -57,6 +57,7 @@ const STAGES: &[Stage] = &[
     Stage { name: "build command", limit: minutes(15), needs: &["build page"], commands: build_command, long: false },
     Stage { name: "end to end", limit: minutes(45), needs: &["build command"], commands: end_to_end, long: false },
     Stage { name: "lighthouse", limit: minutes(10), needs: &["build command"], commands: lighthouse, long: true },
+    Stage { name: "firefox", limit: minutes(20), needs: &["build command"], commands: firefox, long: true },
 ];
 
 fn one(command: Command) -> Result<Vec<Command>, String> {
@@ -149,6 +150,11 @@ fn lighthouse() -> Result<Vec<Command>, String> {
     let mut install = command("npm", &["ci", "--no-audit", "--no-fund", "--loglevel=error", "--prefix"]);
     install.arg(folder);
     Ok(vec![install, command(build_dir().join("visit_scores"), &[])])
+}
+
+fn firefox() -> Result<Vec<Command>, String> {
+    let tests = ["test", "--package", "manyhands-tests", "--test", "firefox", "--", "--ignored", "--test-threads=1"];
+    Ok(vec![own(&["setup", "--long"]), cargo(&tests)])
 }
 
 /// How a stage ended.

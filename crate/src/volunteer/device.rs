@@ -108,7 +108,9 @@ async fn gpu(choice: Choice, tune: Tune, found: &dyn Fn()) -> Result<Engine, Eng
     };
     if choice == Choice::Auto && engine.is_software_adapter() {
         let adapter = engine.device_class().adapter;
-        return Err(EngineError::NoAdapter(format!("{adapter} is a software adapter, slower than the CPU path")));
+        // Not every browser names one.
+        let named = if adapter.is_empty() { "what there is" } else { &adapter };
+        return Err(EngineError::NoAdapter(format!("{named} is a software adapter, slower than the CPU path")));
     }
     found();
     if let Tune::Fixed(variant) = tune {
