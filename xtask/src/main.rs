@@ -82,7 +82,7 @@ fn dispatch(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Run(args) => return run::main(args),
         Command::Test(args) => return test::main(args),
-        Command::Setup { long } => setup::set_up(if long { setup::Purpose::LongTests } else { setup::Purpose::Tests })?,
+        Command::Setup { long } => setup::set_up(if *long { setup::Purpose::LongTests } else { setup::Purpose::Tests })?,
         Command::BuildWeb => {
             setup::set_up(setup::Purpose::Web)?;
             web::build()?;
