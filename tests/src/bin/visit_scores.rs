@@ -1,11 +1,11 @@
 //! What Lighthouse says of the page before Start, in the system's browser and without a network beyond this machine: prints
-//! its scores, 0 to 1, as a line of JSON. Fails where one of them was not given.
+//! its scores, 0 to 1, as a line of JSON, and keeps its report. Fails where one of them was not given.
 
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use manyhands_tests::server::Server;
-use manyhands_tests::{browser, jobs, root};
+use manyhands_tests::{artefacts, browser, jobs, root};
 use serde_json::{Map, Value};
 
 const CATEGORIES: [&str; 4] = ["performance", "accessibility", "best-practices", "seo"];
@@ -25,6 +25,7 @@ fn main() -> Result<()> {
         .output()
         .context("cannot start lighthouse")?;
     ensure!(said.status.success(), "lighthouse ended with {}", said.status);
+    std::fs::write(artefacts()?.join("lighthouse.json"), &said.stdout)?;
     let report: Value = serde_json::from_slice(&said.stdout).context("lighthouse prints JSON")?;
     let mut scores = Map::new();
     for category in CATEGORIES {
