@@ -110,7 +110,10 @@ export type ToWorker =
   | { type: "pause" }
   | { type: "resume" }
   | { type: "stop" }
-  | { type: "try"; job: number; rows: number; prompt: string; seed: number };
+  | { type: "try"; job: number; rows: number; prompt: string; seed: number }
+  /** What is to become of the key: a new one in its place, the same saved to a file, or one from a file. */
+  | { type: "key"; act: KeyAct; passphrase: string; file: string };
+export type KeyAct = "replace" | "export" | "import";
 
 /** What the page sees of how much its visitor would notice. */
 export interface Conditions {
@@ -161,6 +164,10 @@ export interface UnitMessage {
   steps?: number | null;
   loss?: number | null;
   reason?: string | null;
+  /** Operations credited for it. */
+  credit_flop: number;
+  /** What the visit moved so far. */
+  data_bytes: number;
 }
 export interface TotalsMessage {
   type: "totals";
@@ -187,6 +194,8 @@ export interface Answer {
 export interface AnswersMessage { type: "answers"; rows: Answer[]; bytes: number }
 /** What the model of this round wrote after the prompt; both are text of any kind. */
 export interface SampleMessage { type: "sample"; round: number; prompt: string; text: string; bytes: number }
+/** The key in use from now on, and the text of its file where one was asked for. */
+export interface KeyDoneMessage { type: "key_done"; id: string; file: string | null }
 export interface ErrorMessage { type: "error"; code: string; message: string; retryable: boolean }
 export type FromWorker =
   | { type: "ready" }
@@ -198,6 +207,7 @@ export type FromWorker =
   | PaceMessage
   | AnswersMessage
   | SampleMessage
+  | KeyDoneMessage
   | ErrorMessage;
 
 /** State of this tab's contribution as the page shows it. */
@@ -215,6 +225,18 @@ export type VisitState =
   | "stopping"
   | "stopped"
   | "failed";
+
+/** What one visit gave, as the browser keeps it. */
+export interface VisitRecord {
+  begun_ms: number;
+  title: string;
+  accepted: number;
+  rejected: number;
+  /** Sent, and without a verdict when the visit ended. */
+  pending: number;
+  credit_flop: number;
+  data_bytes: number;
+}
 
 /** How live data reaches this tab. */
 export type Link = "connecting" | "live" | "polling" | "offline" | "ended";

@@ -12,9 +12,9 @@ use std::rc::Rc;
 
 use futures::FutureExt;
 use manyhands::volunteer::{DataUse, Event, HostError, Settings, State, Switch, Volunteer, VolunteerError, Wish};
-#[cfg(feature = "every-layer")]
-use manyhands::web::aside;
 use manyhands::web::{KeyOptions, WebGovernor, WebHost, origin};
+#[cfg(feature = "every-layer")]
+use manyhands::web::{NAME, aside, keyring};
 use messages::{Start, ToWorker};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::spawn_local;
@@ -81,7 +81,7 @@ fn act(message: ToWorker) {
             });
         }
         #[cfg(not(feature = "every-layer"))]
-        ToWorker::Try { .. } => {}
+        ToWorker::Try { .. } | ToWorker::Key => {}
         #[cfg(feature = "every-layer")]
         ToWorker::Try { job, wish } => {
             // What is tried during a visit is a part of what was consented to; without one nothing was.
@@ -93,6 +93,13 @@ fn act(message: ToWorker) {
                 });
             });
         }
+        #[cfg(feature = "every-layer")]
+        ToWorker::Key(wish) => spawn_local(async {
+            post(&match keyring::act(NAME, wish).await {
+                Ok(done) => messages::key_done(done),
+                Err(fault) => messages::error(&fault.code, &fault.message, false),
+            });
+        }),
         ToWorker::Pause => steer(&|governor| governor.wish(Wish::Pause)),
         ToWorker::Resume => steer(&|governor| governor.wish(Wish::Run)),
         ToWorker::Stop => steer(&|governor| governor.wish(Wish::Stop)),
@@ -167,6 +174,7 @@ async fn visit(start: Start, Running { switch, governor, data }: Running) -> Vis
         #[cfg(not(feature = "every-layer"))]
         lanes: 1,
     };
+    let moved = data.clone();
     let volunteer = Volunteer { host, settings, switch, data };
     let mut goes_on = start.goes_on;
     // The loop tells its error itself, as an event.
@@ -178,7 +186,7 @@ async fn visit(start: Start, Running { switch, governor, data }: Running) -> Vis
             Event::Error { code, .. } if code == BEYOND => return,
             _ => {}
         }
-        post(&messages::event(event));
+        post(&messages::event(event, moved.used_bytes()));
     };
     let outcome = futures::select_biased! {
         outcome = volunteer.run(tell).fuse() => outcome,

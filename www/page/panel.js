@@ -67,8 +67,9 @@ export class Panel {
    * @param {number} most the largest share that may be chosen
    * @param {() => void} onStart
    * @param {() => boolean} isSeen whether a person who presses Start sees what they press
+   * @param {() => void} onForget
    */
-  constructor(visit, terms, most, onStart, isSeen) {
+  constructor(visit, terms, most, onStart, isSeen, onForget) {
     this.visit = visit;
     this.terms = terms;
     this.#most = most;
@@ -98,6 +99,7 @@ export class Panel {
       visit.stop();
     });
     onPress("reload", () => location.reload());
+    onPress("forget", onForget);
   }
 
   /** The visitor's own limits: before Start they are a part of the consent, after it they can only be lowered. */
@@ -212,6 +214,7 @@ export class Panel {
     const outdated = visit.end === "outdated";
     restart.hidden = visit.active || !open || outdated;
     reload.hidden = !outdated;
+    element("forget").hidden = visit.active || !visit.key?.stored;
     pause.disabled = !["working", "tuning", "waiting", "paused", "unreachable"].includes(visit.state);
     stop.disabled = visit.state === "stopping";
     setText(pause, text.say(visit.pausedBy ? "resume" : "pause"));
