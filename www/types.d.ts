@@ -110,7 +110,10 @@ export type ToWorker =
   | { type: "pause" }
   | { type: "resume" }
   | { type: "stop" }
-  | ({ type: "try"; job: number } & TryWish);
+  | ({ type: "try"; job: number } & TryWish)
+  /** What is to become of the key: a new one in its place, the same saved to a file, or one from a file. */
+  | { type: "key"; act: KeyAct; passphrase: string; file: string };
+export type KeyAct = "replace" | "export" | "import";
 
 /**
  * What to try the newest model on: so many held-out pictures, or one of grey values, 0 to 255, row by row; or, of a model of
@@ -174,6 +177,10 @@ export interface UnitMessage {
   steps?: number | null;
   loss?: number | null;
   reason?: string | null;
+  /** Operations credited for it. */
+  credit_flop: number;
+  /** What the visit moved so far. */
+  data_bytes: number;
 }
 export interface TotalsMessage {
   type: "totals";
@@ -197,12 +204,14 @@ export interface Answer {
   /** The model's probability for its answer, 0 to 1. */
   probability: number;
 }
-/** What work took since this was told last, in milliseconds of one device or core, and the bytes of the visit so far. */
-export interface SpentMessage { type: "spent"; ms: number; bytes: number }
+/** What work took since this was told last, in milliseconds of one device or core. */
+export interface SpentMessage { type: "spent"; ms: number }
 /** `bytes` were fetched for it. */
 export interface AnswersMessage { type: "answers"; rows: Answer[]; bytes: number }
 /** What the model of this round wrote after the prompt; both are text of any kind. */
 export interface SampleMessage { type: "sample"; round: number; prompt: string; text: string; bytes: number }
+/** The key in use from now on, and the text of its file where one was asked for. */
+export interface KeyDoneMessage { type: "key_done"; id: string; file: string | null }
 export interface ErrorMessage { type: "error"; code: string; message: string; retryable: boolean }
 export type FromWorker =
   | { type: "ready" }
@@ -215,6 +224,7 @@ export type FromWorker =
   | SpentMessage
   | AnswersMessage
   | SampleMessage
+  | KeyDoneMessage
   | ErrorMessage;
 
 /** State of this tab's contribution as the page shows it. */
@@ -232,6 +242,18 @@ export type VisitState =
   | "stopping"
   | "stopped"
   | "failed";
+
+/** What one visit gave, as the browser keeps it. */
+export interface VisitRecord {
+  begun_ms: number;
+  title: string;
+  accepted: number;
+  rejected: number;
+  /** Sent, and without a verdict when the visit ended. */
+  pending: number;
+  credit_flop: number;
+  data_bytes: number;
+}
 
 /** How live data reaches this tab. */
 export type Link = "connecting" | "live" | "polling" | "offline" | "ended";

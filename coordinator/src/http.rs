@@ -8,6 +8,7 @@ mod jobs;
 mod leases;
 mod problem;
 mod results;
+mod rotations;
 mod sessions;
 mod sites;
 
@@ -40,6 +41,7 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/jobs/{id}/events", get(jobs::events))
         .route("/v1/keys/{id}", get(jobs::key))
         .route("/v1/sessions", post(sessions::open).delete(sessions::withdraw))
+        .route("/v1/rotations", post(rotations::rotate))
         .route("/v1/leases", post(leases::ask))
         .route("/v1/leases/{id}", delete(leases::give_back))
         .route("/v1/leases/{id}/heartbeat", post(leases::heartbeat))

@@ -12,6 +12,10 @@ pub mod fields;
 mod governor;
 mod host;
 mod identity;
+#[cfg(feature = "every-layer")]
+pub mod keyfile;
+#[cfg(feature = "every-layer")]
+pub mod keyring;
 mod locks;
 mod pace;
 #[cfg(feature = "every-layer")]

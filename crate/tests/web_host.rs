@@ -10,6 +10,8 @@ use manyhands::governor::Slice;
 use manyhands::volunteer::host::{Host, HostError, Method, Request, StoredSession};
 use manyhands::volunteer::identity::verify;
 use manyhands::volunteer::{Switch, Wish};
+use manyhands::web::keyfile::{self, FileFault};
+use manyhands::web::keyring::{self, Wish as KeyWish};
 use manyhands::web::{
     self, Bounds, DataDay, Database, KeyOptions, Tempo, WebGovernor, WebHost, WebIdentity, WebPace, lock, sha256,
 };
@@ -297,4 +299,91 @@ async fn tabs_with_long_rests_keep_the_limit_together() {
     let begun = begun.into_inner();
     let all_ms = begun.last().expect("slices") - begun[0];
     assert!(all_ms >= 0.9 * 2.0 * 950.0, "each rests nineteen times as long as it worked: {all_ms} ms");
+}
+
+/// Made by tests/vectors/make.py, which shares no code with what reads it here.
+const KEY_FILE: &str = include_str!("../../tests/vectors/key-file.json");
+const PASSPHRASE: &str = "correct horse battery staple";
+
+fn key_of(seed: &[u8; 32]) -> KeyId {
+    manyhands::volunteer::identity::Identity::from_seed(seed).key()
+}
+
+#[wasm_bindgen_test]
+async fn key_files_are_those_of_the_specification() {
+    assert_eq!(keyfile::open(KEY_FILE, PASSPHRASE).await, Ok([1; 32]));
+    let own = keyfile::seal(&[2; 32], "another passphrase").await.expect("a file");
+    assert_eq!(keyfile::open(&own, "another passphrase").await, Ok([2; 32]));
+    assert_ne!(own, keyfile::seal(&[2; 32], "another passphrase").await.expect("a file"), "salt and nonce are fresh");
+    assert!(!own.contains(&"02".repeat(32)));
+}
+
+#[wasm_bindgen_test]
+async fn each_fault_of_a_key_file_is_told_apart() {
+    let check = async |from: &str, to: &str, fault: FileFault| {
+        assert!(KEY_FILE.contains(from), "{from}");
+        assert_eq!(keyfile::open(&KEY_FILE.replacen(from, to, 1), PASSPHRASE).await, Err(fault), "{from} became {to}");
+    };
+    assert_eq!(keyfile::open(KEY_FILE, "correct horse battery stable").await, Err(FileFault::WrongPassphrase));
+    assert_eq!(keyfile::open(KEY_FILE, "").await, Err(FileFault::WrongPassphrase));
+    for text in ["", "a key", &KEY_FILE[..KEY_FILE.len() - 4]] {
+        assert_eq!(keyfile::open(text, PASSPHRASE).await, Err(FileFault::NotJson), "{text}");
+    }
+    for text in ["1", "null", "[]", "{}", "\"manyhands-key\""] {
+        assert_eq!(keyfile::open(text, PASSPHRASE).await, Err(FileFault::Damaged), "{text}");
+    }
+    let long = format!("{KEY_FILE}{}", " ".repeat(keyfile::BYTES_MAX));
+    assert_eq!(keyfile::open(&long, PASSPHRASE).await, Err(FileFault::TooLong));
+    check("\"version\": 1", "\"version\": 2", FileFault::Version).await;
+    check("\"version\": 1", "\"version\": \"1\"", FileFault::Version).await;
+    for (from, to) in [
+        ("manyhands-key", "other-key"),
+        ("PBKDF2-HMAC-SHA-256", "PBKDF2-HMAC-SHA-1"),
+        ("AES-256-GCM", "AES-128-GCM"),
+        ("600000", "599999"),
+        ("600000", "10000001"),
+        ("\"salt\": \"00", "\"salt\": \"01"),
+        ("\"salt\": \"00", "\"salt\": \""),
+        ("\"iv\": \"00", "\"iv\": \"01"),
+        ("\"sealed\": \"", "\"sealed\": \"00"),
+        ("\"checksum\": \"", "\"checksum\": \"0"),
+        ("\"key\": \"8a", "\"key\": \"8b"),
+    ] {
+        check(from, to, FileFault::Damaged).await;
+    }
+}
+
+/// The test runner's server is no coordinator: what needs one fails, and what does not works.
+#[wasm_bindgen_test]
+async fn a_key_is_taken_from_a_file_and_kept_until_another_is_there() {
+    let name = fresh("ring");
+    let own = async || {
+        let options = KeyOptions { database: Some(&name), webcrypto_ed25519: true, unstored: None };
+        WebIdentity::open(options).await.expect("a key")
+    };
+    let passphrase = || PASSPHRASE.to_owned();
+    let saved = keyring::act(&name, KeyWish::Export { passphrase: passphrase() }).await.ok().expect("nothing to replace");
+    assert_eq!(own().await.key, saved.key);
+    signs(&own().await).await;
+    let file = saved.file.expect("a file");
+    assert_eq!(keyfile::open(&file, PASSPHRASE).await.map(|seed| key_of(&seed)), Ok(saved.key));
+
+    for wrong in [KeyWish::Import { passphrase: "wrong".to_owned(), file: KEY_FILE.to_owned() }, KeyWish::Replace] {
+        assert!(keyring::act(&name, wrong).await.is_err());
+        assert_eq!(own().await.key, saved.key, "the present key is kept");
+    }
+    // What could not be told the coordinator is not lost, and nothing else is done before.
+    let database = Database::open(&name).await.expect("opens");
+    assert!(!database.get("identity", "next").await.expect("reads").is_undefined());
+    let early = keyring::act(&name, KeyWish::Import { passphrase: passphrase(), file: KEY_FILE.to_owned() }).await;
+    assert_eq!(early.err().map(|fault| fault.code).as_deref(), Some("bad_answer"));
+    database.delete("identity", "next").await.expect("deletes");
+
+    let taken = keyring::act(&name, KeyWish::Import { passphrase: passphrase(), file: KEY_FILE.to_owned() }).await;
+    assert_eq!(taken.ok().map(|done| done.key), Some(key_of(&[1; 32])));
+    assert_eq!(own().await.key, key_of(&[1; 32]));
+    signs(&own().await).await;
+    let record = database.get("identity", "key").await.expect("reads");
+    assert_eq!(field(&field(&record, "private"), "extractable"), JsValue::FALSE);
+    assert_eq!(field(&record, "seed"), JsValue::UNDEFINED);
 }

@@ -15,6 +15,7 @@ pub enum Kind {
     Consent,
     UnitManifest,
     Result,
+    Rotation,
 }
 
 impl Kind {
@@ -24,6 +25,7 @@ impl Kind {
             Kind::Consent => "application/vnd.manyhands.consent+cbor",
             Kind::UnitManifest => "application/vnd.manyhands.unit-manifest+cbor",
             Kind::Result => "application/vnd.manyhands.result+cbor",
+            Kind::Rotation => "application/vnd.manyhands.rotation+cbor",
         }
     }
 }

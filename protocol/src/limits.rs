@@ -47,6 +47,8 @@ pub const LEASE_TOTAL_MS_MAX: u64 = 30 * 60_000;
 pub const HEARTBEAT_MS: u64 = 5_000;
 /// Longest life of a consent statement and its session.
 pub const SESSION_MS_MAX: u64 = 24 * 3_600_000;
+/// Most keys that one after another took each other's place.
+pub const KEY_ROTATIONS_MAX: u32 = 256;
 /// How long a session nonce may be used after `GET /v1/info` gave it out.
 pub const NONCE_MS: u64 = 10 * 60_000;
 /// How far a volunteer's clock may be ahead of the coordinator's.

@@ -56,6 +56,10 @@ codes! {
     BadConsent = "bad_consent", 403, false;
     /// The nonce is unknown, too old, or was used.
     BadNonce = "bad_nonce", 403, false;
+    /// The rotation is for another coordinator, names other keys than signed it, or gives a key a second predecessor.
+    BadRotation = "bad_rotation", 403, false;
+    /// Another key took this one's place.
+    KeyReplaced = "key_replaced", 403, false;
     /// The lease belongs to another key.
     NotYourLease = "not_your_lease", 403, false;
     /// The lease lapsed or was given back.

@@ -1,4 +1,4 @@
-//! What volunteers sign: consent and results.
+//! What volunteers sign: consent, results, and that one key takes another's place.
 
 use minicbor::{Decode, Encode};
 
@@ -38,6 +38,24 @@ pub struct Consent {
     pub issued_ms: u64,
     #[n(10)]
     pub expires_ms: u64,
+}
+
+/// That a new key takes an old one's place and has its credit from then on; each of the two signs it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Rotation {
+    #[n(0)]
+    pub version: u32,
+    /// The coordinator's key: a statement for one coordinator changes nothing at another.
+    #[n(1)]
+    pub audience: KeyId,
+    /// A nonce `GET /v1/info` gave out: an old statement that was never used changes nothing later.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub nonce: Vec<u8>,
+    #[n(3)]
+    pub old: KeyId,
+    #[n(4)]
+    pub new: KeyId,
 }
 
 /// A result, signed by the key that held the lease.

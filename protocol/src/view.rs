@@ -141,5 +141,9 @@ impl JobState {
 pub struct KeyView {
     pub key: KeyId,
     pub first_seen_ms: u64,
+    /// Its own, and those of the keys whose place it took.
     pub totals: Totals,
+    /// The key that took its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_by: Option<KeyId>,
 }

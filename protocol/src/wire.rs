@@ -52,6 +52,16 @@ pub struct LeaseResponse {
 #[cbor(transparent)]
 pub struct SignedBytes(#[cbor(n(0), with = "minicbor::bytes")] pub Vec<u8>);
 
+/// `POST /v1/rotations`: one [`crate::statement::Rotation`], signed by either of its keys.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct RotationRequest {
+    #[n(0)]
+    pub by_old: SignedBytes,
+    #[n(1)]
+    pub by_new: SignedBytes,
+}
+
 /// Results of one key by verdict, and its credit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]

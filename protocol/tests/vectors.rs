@@ -10,9 +10,11 @@ use manyhands_protocol::cbor::{decode_strict, encode};
 use manyhands_protocol::cose::{Kind, open, prepare};
 use manyhands_protocol::ids::{BlobHash, JobId, KeyId, LeaseId, UnitId};
 use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
-use manyhands_protocol::statement::{Backend, Consent, DeviceClass, Kernels, Output, ProductKernel, ResultStatement, Timings};
+use manyhands_protocol::statement::{
+    Backend, Consent, DeviceClass, Kernels, Output, ProductKernel, ResultStatement, Rotation, Timings,
+};
 use manyhands_protocol::wire::{
-    HeartbeatResponse, LeaseRequest, LeaseResponse, ResultResponse, SessionOpened, SignedBytes, Totals, Verdict,
+    HeartbeatResponse, LeaseRequest, LeaseResponse, ResultResponse, RotationRequest, SessionOpened, SignedBytes, Totals, Verdict,
 };
 use manyhands_protocol::work::{InnerOptimizer, MatmulWork, TrainWork, UnitManifest, Work};
 use minicbor::{Decode, Encode};
@@ -152,6 +154,17 @@ fn consent() {
         expires_ms: NOW_MS + 3_600_000,
     };
     check_signed("consent", Kind::Consent, &key(1), &value);
+}
+
+#[test]
+fn rotations() {
+    let successor = KeyId(key(3).verifying_key().to_bytes());
+    let value = Rotation { version: 1, audience: coordinator(), nonce: (0..32).collect(), old: volunteer(), new: successor };
+    check_signed("rotation", Kind::Rotation, &key(1), &value);
+    let unsigned = prepare(Kind::Rotation, successor, encode(&value));
+    let by_new = unsigned.finish(key(3).sign(&unsigned.to_be_signed()).to_bytes());
+    let (by_old, by_new) = (SignedBytes(vector("rotation")), SignedBytes(by_new));
+    check_body("rotation-request", &RotationRequest { by_old, by_new });
 }
 
 #[test]

@@ -204,6 +204,31 @@ impl Visitor {
         found.send_keys(&char::from(key).to_string()).await.with_context(|| format!("a key on #{id}"))
     }
 
+    /// Types into the field with this id, once it can be seen; a file field takes a path.
+    pub async fn type_into(&self, id: &str, words: &str) -> Result<()> {
+        self.seen(id).await?.send_keys(words).await.with_context(|| format!("typing into #{id}"))
+    }
+
+    /// Presses the link with this id, and gives the file that it saves.
+    pub async fn download(&self, id: &str) -> Result<PathBuf> {
+        let folder = self.profile.path().join("downloads");
+        std::fs::create_dir_all(&folder)?;
+        let allow = json!({ "behavior": "allow", "downloadPath": folder });
+        self.debug("Browser.setDownloadBehavior", allow).await?;
+        self.press(id).await?;
+        let begun = Instant::now();
+        let mut ticks = tokio::time::interval(Duration::from_millis(50));
+        loop {
+            ticks.tick().await;
+            // A file that is still being written has another ending.
+            let ready = std::fs::read_dir(&folder)?.filter_map(Result::ok).map(|entry| entry.path());
+            if let Some(path) = ready.into_iter().find(|path| path.extension().is_some_and(|end| end == "json")) {
+                return Ok(path);
+            }
+            ensure!(begun.elapsed() < PAGE_LIMIT, "nothing was saved: {:?}", self.console_log().await);
+        }
+    }
+
     /// Presses Start in a frame once the frame believes that a person sees it.
     pub async fn press_seen_start(&self, limit: Duration) -> Result<()> {
         self.wait_until("d.seen === 'true'", limit).await?;

@@ -7,13 +7,17 @@ It is not part of the build: the files are committed, and protocol/tests/vectors
 
 import hashlib
 import io
+import json
 import pathlib
 import re
 import struct
 import sys
 
 import cbor2
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 
 HERE = pathlib.Path(__file__).parent
 WIDTH = 48  # column of the comments
@@ -25,7 +29,7 @@ class Key:
         self.public = self.private.public_key().public_bytes_raw()
 
 
-VOLUNTEER, COORDINATOR = Key(0x01), Key(0x02)
+VOLUNTEER, COORDINATOR, SUCCESSOR = Key(0x01), Key(0x02), Key(0x03)
 
 
 def f32(x):
@@ -74,6 +78,7 @@ CONSENT = {
     0: "version", 1: "audience: the coordinator's key", 2: "nonce", 3: "origin", 4: "site: empty",
     6: "duty_percent (no 5, job: any job)", 7: "data_bytes_max", 8: "terms_version", 9: "issued_ms", 10: "expires_ms",
 }
+ROTATION = {0: "version", 1: "audience: the coordinator's key", 2: "nonce", 3: "old", 4: "new"}
 RESULT = {
     0: "version", 1: "job", 2: "unit", 3: "lease", 4: "manifest: SHA-256 of the signed unit manifest",
     5: ("outputs", ["outputs", {0: "name", 1: "hash", 2: "bytes"}]),
@@ -176,6 +181,27 @@ def write_safetensors(check):
     put(HERE / "safetensors-a.hex", "\n".join(lines) + "\n", check)
 
 
+def write_key_file(check):
+    """The volunteer's test key, locked with a passphrase."""
+    salt, iv, iterations, key = bytes(range(16)), bytes(range(12)), 600_000, VOLUNTEER.public
+    plain = VOLUNTEER.private.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    derived = PBKDF2HMAC(hashes.SHA256(), 32, salt, iterations).derive("correct horse battery staple".encode())
+    sealed = AESGCM(derived).encrypt(iv, plain, key)
+    parts = ["manyhands-key", "1", key.hex(), str(iterations), salt.hex(), iv.hex(), sealed.hex()]
+    file = {
+        "format": "manyhands-key",
+        "version": 1,
+        "key": key.hex(),
+        "kdf": {"name": "PBKDF2-HMAC-SHA-256", "iterations": iterations, "salt": salt.hex()},
+        "cipher": {"name": "AES-256-GCM", "iv": iv.hex()},
+        "sealed": sealed.hex(),
+        "checksum": hashlib.sha256(" ".join(parts).encode()).hexdigest(),
+    }
+    put(HERE / "key-file.json", json.dumps(file, indent=2) + "\n", check)
+
+
 def fill_document(check):
     """Puts each vector that docs/protocol.md names after its marker."""
     path = HERE.parent.parent / "docs" / "protocol.md"
@@ -184,7 +210,10 @@ def fill_document(check):
     def block(match):
         return f"<!-- vector: {match[1]} -->\n```hex\n{(HERE / f'{match[1]}.hex').read_text()}```\n"
 
-    put(path, marker.sub(block, path.read_text()), check)
+    text = marker.sub(block, path.read_text())
+    file = (HERE / "key-file.json").read_text()
+    text = re.sub(r"```json KeyFile\n.*?```\n", lambda _: f"```json KeyFile\n{file}```\n", text, flags=re.DOTALL)
+    put(path, text, check)
 
 
 NOW = 1_750_000_000_000
@@ -197,6 +226,12 @@ def main(check):
     })
     signed = f"signed by the volunteer's test key (seed 01 x 32, public {VOLUNTEER.public.hex()})."
     write("consent", f"Consent statement,\n{signed}", sign(VOLUNTEER, "consent", consent), envelope(CONSENT), check)
+
+    rotation = cbor({0: 1, 1: COORDINATOR.public, 2: bytes(range(32)), 3: VOLUNTEER.public, 4: SUCCESSOR.public})
+    by_old, by_new = (sign(key, "rotation", rotation) for key in (VOLUNTEER, SUCCESSOR))
+    write("rotation", f"Rotation statement,\n{signed}", by_old, envelope(ROTATION), check)
+    write("rotation-request", "POST /v1/rotations: the statement of rotation.hex, signed by the old key and by the new one "
+          f"(seed 03 x 32,\npublic {SUCCESSOR.public.hex()}).", cbor({0: by_old, 1: by_new}), {0: "by_old", 1: "by_new"}, check)
 
     model = {
         0: {0: [4], 1: 0, 2: f32(1 / 255), 3: 0.0},
@@ -255,6 +290,7 @@ def main(check):
     write("result-response-rejected", "Answer to POST /v1/results: rejected (2), with the reason.",
           cbor({0: 41, 1: 900, 2: 2, 3: "wrong_tensor: row 3 is not the product", 4: 0}), answer, check)
     write_safetensors(check)
+    write_key_file(check)
     fill_document(check)
 
 

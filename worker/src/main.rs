@@ -13,9 +13,7 @@ use std::rc::Rc;
 use futures::FutureExt;
 use manyhands::volunteer::{DataUse, Event, HostError, Settings, State, Switch, Volunteer, VolunteerError, Wish};
 #[cfg(feature = "every-layer")]
-use manyhands::web::aside;
-#[cfg(feature = "every-layer")]
-use manyhands::web::{Bounds, Tempo};
+use manyhands::web::{Bounds, NAME, Tempo, aside, keyring};
 use manyhands::web::{KeyOptions, WebGovernor, WebHost, origin};
 use messages::{Start, ToWorker};
 use wasm_bindgen::prelude::*;
@@ -83,7 +81,7 @@ fn act(message: ToWorker) {
             });
         }
         #[cfg(not(feature = "every-layer"))]
-        ToWorker::Try { .. } => {}
+        ToWorker::Try { .. } | ToWorker::Key => {}
         #[cfg(feature = "every-layer")]
         ToWorker::Try { job, wish } => {
             // What is tried during a visit is a part of what was consented to; without one nothing was.
@@ -99,6 +97,13 @@ fn act(message: ToWorker) {
                 });
             });
         }
+        #[cfg(feature = "every-layer")]
+        ToWorker::Key(wish) => spawn_local(async {
+            post(&match keyring::act(NAME, wish).await {
+                Ok(done) => messages::key_done(done),
+                Err(fault) => messages::error(&fault.code, &fault.message, false),
+            });
+        }),
         ToWorker::Pause => steer(&|governor| governor.wish(Wish::Pause)),
         ToWorker::Resume => steer(&|governor| governor.wish(Wish::Run)),
         ToWorker::Stop => steer(&|governor| governor.wish(Wish::Stop)),
@@ -180,14 +185,14 @@ async fn visit(start: Start, Running { switch, governor, data }: Running) -> Vis
     let tell = move |event: Event| {
         match &event {
             Event::Adapter { .. } => engine.renewed(),
-            Event::Totals(_) => post(&messages::spent(engine.tempo().take_spent_ms(), moved.used_bytes())),
+            Event::Totals(_) => post(&messages::spent(engine.tempo().take_spent_ms())),
             Event::State { state: State::Stopped, .. } => return,
             Event::State { state: State::Starting | State::SelfTest, .. } if goes_on => return,
             Event::State { .. } => goes_on = false,
             Event::Error { code, .. } if code == BEYOND => return,
             _ => {}
         }
-        post(&messages::event(event));
+        post(&messages::event(event, moved.used_bytes()));
     };
     let outcome = futures::select_biased! {
         outcome = volunteer.run(tell).fuse() => outcome,

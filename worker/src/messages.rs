@@ -5,12 +5,14 @@
 //! Page to worker: `start {job: number|null, site: "", backend: "auto"|"gpu"|"cpu", tune: "auto"|"off",
 //! duty_percent, data_bytes_max, lanes?}`, `pause`, `resume`, `stop`, `limit {duty_percent}`, `conditions {visible, in_use,
 //! background, dropped: number|null, pressure: "nominal"|"serious"|"critical", battery: number|null, saver}`,
-//! `try {job, rows, prompt, seed, picture: Uint8Array|null, asked}`.
+//! `try {job, rows, prompt, seed, picture: Uint8Array|null, asked}`, `key {act: "replace"|"export"|"import", passphrase, file}`.
 //!
 //! Worker to page: `ready`, `state {state, detail}`, `adapter {backend: "webgpu"|"wasm", adapter, reason}`,
-//! `key {id, stored}`, `unit {job, unit, kind, phase, step, steps, loss|null, reason}`, `totals {accepted, rejected,
-//! pending, credit_flop}`, `spent {ms, bytes}` now and then, `pace {duty_percent, reason}` whenever the governor decides otherwise, `answers {rows: [{pixels: Uint8Array, width, height, label: number|null, answer, probability}], bytes}`,
-//! `sample {round, prompt, text, bytes}`, `error {code, message, retryable}`. After `state stopped` the worker may be started again.
+//! `key {id, stored}`, `unit {job, unit, kind, phase, step, steps, loss|null, reason, credit_flop, data_bytes}` (`data_bytes`
+//! of the whole visit so far), `totals {accepted, rejected, pending, credit_flop}`, `spent {ms}` now and then, `pace
+//! {duty_percent, reason}` whenever the governor decides otherwise, `answers {rows: [{pixels: Uint8Array, width, height,
+//! label: number|null, answer, probability}], bytes}`, `sample {round, prompt, text, bytes}`, `key_done {id, file|null}`,
+//! `error {code, message, retryable}`. After `state stopped` the worker may be started again.
 //! `ready` comes a second time when the whole worker takes over from the small one that a visit begins with; both speak
 //! the same messages.
 
@@ -21,6 +23,8 @@ use manyhands::governor::{Conditions, Decision, Pressure};
 use manyhands::tuner::Tune;
 use manyhands::volunteer::{Choice, Event};
 use manyhands::web::fields::{Fields, Record};
+#[cfg(feature = "every-layer")]
+use manyhands::web::keyring;
 use manyhands_protocol::JobId;
 use wasm_bindgen::{JsCast, JsValue};
 
@@ -38,6 +42,10 @@ pub enum ToWorker {
         job: JobId,
         wish: TryWish,
     },
+    #[cfg(not(feature = "every-layer"))]
+    Key,
+    #[cfg(feature = "every-layer")]
+    Key(keyring::Wish),
 }
 
 /// What to try the newest model on: so many held-out pictures, or the visitor's own; or, of a model of text, the beginning it
@@ -85,6 +93,9 @@ pub const DATA_BYTES_USED: &str = "data_bytes_used";
 
 /// Most rows one `try` may ask for.
 const ROWS_MAX: u64 = 100;
+/// Longest passphrase.
+#[cfg(feature = "every-layer")]
+const PASSPHRASE_BYTES_MAX: usize = 4096;
 /// Longest beginning of a text.
 const PROMPT_BYTES_MAX: usize = 1000;
 /// Largest picture.
@@ -133,8 +144,23 @@ impl ToWorker {
                     asked: fields.flag("asked").ok_or("asked")?,
                 },
             }),
+            #[cfg(not(feature = "every-layer"))]
+            Some("key") => Ok(ToWorker::Key),
+            #[cfg(feature = "every-layer")]
+            Some("key") => key(&fields).map(ToWorker::Key),
             _ => Err("type"),
         }
+    }
+}
+
+#[cfg(feature = "every-layer")]
+fn key(fields: &Fields) -> Result<keyring::Wish, &'static str> {
+    let passphrase = || fields.text("passphrase").filter(|p| (1..=PASSPHRASE_BYTES_MAX).contains(&p.len())).ok_or("passphrase");
+    match fields.text("act").as_deref() {
+        Some("replace") => Ok(keyring::Wish::Replace),
+        Some("export") => Ok(keyring::Wish::Export { passphrase: passphrase()? }),
+        Some("import") => Ok(keyring::Wish::Import { passphrase: passphrase()?, file: fields.text("file").ok_or("file")? }),
+        _ => Err("act"),
     }
 }
 
@@ -224,9 +250,9 @@ pub fn pace(decision: Decision) -> JsValue {
     message("pace").with("duty_percent", decision.duty_percent).with("reason", decision.reason.name()).into()
 }
 
-/// How long work took since this was told last, and the bytes of the visit so far.
-pub fn spent(ms: f64, bytes: u64) -> JsValue {
-    message("spent").with("ms", ms).with("bytes", bytes as f64).into()
+/// How long work took since this was told last.
+pub fn spent(ms: f64) -> JsValue {
+    message("spent").with("ms", ms).into()
 }
 
 pub fn stopped(detail: &str) -> JsValue {
@@ -256,8 +282,14 @@ pub fn tried(tried: Tried) -> JsValue {
     message("answers").with("rows", list).with("bytes", bytes).into()
 }
 
-/// The message for something that happened in the loop. Counts go as numbers: exact up to 2^53.
-pub fn event(event: Event) -> JsValue {
+#[cfg(feature = "every-layer")]
+pub fn key_done(done: keyring::Done) -> JsValue {
+    let file = done.file.map_or(JsValue::NULL, JsValue::from);
+    message("key_done").with("id", done.key.to_string()).with("file", file).into()
+}
+
+/// The message for something that happened in the loop, after so many bytes of data. Counts go as numbers: exact up to 2^53.
+pub fn event(event: Event, data_bytes: u64) -> JsValue {
     match event {
         Event::State { state, detail } => message("state").with("state", state.name()).with("detail", detail),
         Event::Adapter { backend, adapter, reason } => {
@@ -272,7 +304,9 @@ pub fn event(event: Event) -> JsValue {
             .with("step", u.step)
             .with("steps", u.steps)
             .with("loss", u.loss.map_or(JsValue::NULL, JsValue::from))
-            .with("reason", u.reason),
+            .with("reason", u.reason)
+            .with("credit_flop", u.credit_flop as f64)
+            .with("data_bytes", data_bytes as f64),
         Event::Totals(t) => message("totals")
             .with("accepted", t.accepted as f64)
             .with("rejected", t.rejected as f64)

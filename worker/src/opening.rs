@@ -41,8 +41,8 @@ pub fn hear(message: ToWorker, raw: JsValue) {
                 Err(error) => post(&messages::stopped(&error.to_string())),
             }
         }),
-        // Answers need a model. A visit hands over soon by itself, and takes this along.
-        ToWorker::Try { .. } => {
+        // Answers need a model, and keys that leave or come more cryptography. A visit hands over soon by itself, and takes this along.
+        ToWorker::Try { .. } | ToWorker::Key => {
             if VISIT.with_borrow(Option::is_some) {
                 keep(raw);
             } else {

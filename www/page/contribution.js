@@ -12,9 +12,12 @@ import * as text from "./text.js";
 /** @typedef {import("../types").KeyMessage} KeyMessage */
 /** @typedef {import("../types").PaceMessage} PaceMessage */
 /** @typedef {import("./governor.js").Watch} Watch */
+/** @typedef {import("./visits.js").Visit} Visit */
 /** @typedef {import("../types").AnswersMessage} AnswersMessage */
 /** @typedef {import("../types").SampleMessage} SampleMessage */
 /** @typedef {import("../types").TryWish} TryWish */
+/** @typedef {import("../types").KeyAct} KeyAct */
+/** @typedef {import("../types").KeyDoneMessage} KeyDoneMessage */
 /** @typedef {import("../types").Backend} Backend */
 /** @typedef {import("../types").Tune} Tune */
 /** @typedef {{ accepted: number, rejected: number, pending: number, credit_flop: number }} Totals */
@@ -33,19 +36,24 @@ export const DATA_BYTES_MAX = 1_000_000_000;
 const STOP_MS_MAX = 1_000;
 /** Longest wait for the worker's program. */
 const READY_MS_MAX = 60_000;
-/** Longest wait for the model's answers. */
+/** Longest wait for the answer to a question. */
 const ANSWERS_MS_MAX = 60_000;
 /** A wait between units is shown once it lasts this long: short ones are part of the work, and no news to anybody. */
 const WAITING_SHOWN_MS = 4_000;
 /** Units kept for the list of the latest. */
 const RECENT_COUNT = 10;
 
+/** Held, shared, by every tab at work: the key is changed only by who has it alone. */
+export const AT_WORK = "manyhands-at-work";
+/** On which tabs tell each other what became of the list of visits, and of the key: `{key}`, its id or null. */
+export const CHANGES = "manyhands-mine";
+
 /** Ends of a visit by their fault's code. @type {Record<string, "used_up" | "outdated">} */
 const ENDS = { data_limit: "used_up", day_limit: "used_up", consent_expired: "used_up", version: "outdated" };
 
-/** A failure of the page's own, by the code under which its words are. */
-class Failure extends Error {
-  /** @param {"worker_load" | "worker_crashed" | "worker_silent"} code @param {string} [note] */
+/** A failure by the code under which its words are. */
+export class Failure extends Error {
+  /** @param {string} code @param {string} [note] */
   constructor(code, note = "") {
     super(note || code);
     this.code = code;
@@ -66,6 +74,13 @@ function checked(address) {
   const { origin, pathname, href } = new URL(address, location.origin);
   if (origin !== location.origin || !WORKER.test(pathname)) throw new TypeError(`no worker: ${address}`);
   return href;
+}
+
+/** @returns {{ promise: Promise<void>, resolve: () => void }} */
+function defer() {
+  let resolve = () => {};
+  const promise = new Promise((/** @type {(value: void) => void} */ done) => (resolve = done));
+  return { promise, resolve };
 }
 
 /**
@@ -108,12 +123,15 @@ export class Contribution {
   pace = null;
   /** Go on while the page is hidden. */
   #background = false;
+  /** What is kept of this visit. @type {Visit | null} */
+  #kept = null;
+  #release = () => {};
   /** @type {Watch | null} */
   #watch = null;
   /** Of the key, over all tabs and visits. @type {Totals} */
   totals = { accepted: 0, rejected: 0, pending: 0, credit_flop: 0 };
-  /** Of this visit: work in milliseconds of a device or core, and bytes moved. */
-  spent = { ms: 0, bytes: 0 };
+  /** What work took in this visit, in milliseconds of a device or core. */
+  spentMs = 0;
   /** Newest first. @type {UnitMessage[]} */
   recent = [];
 
@@ -121,7 +139,7 @@ export class Contribution {
   #worker = null;
   /** @type {Promise<Worker> | null} */
   #ready = null;
-  /** @type {{ done: (message: AnswersMessage | SampleMessage) => void, failed: (error: Error) => void } | null} */
+  /** @type {{ done: (message: AnswersMessage | SampleMessage | KeyDoneMessage) => void, failed: (error: Error) => void } | null} */
   #asked = null;
   /** Ends a load in progress. @type {((error: Error) => void) | null} */
   #abandon = null;
@@ -131,6 +149,12 @@ export class Contribution {
   /** @param {() => void} onChange */
   constructor(onChange) {
     this.onChange = onChange;
+    // What a stopped tab says of the key is what another did to it.
+    new BroadcastChannel(CHANGES).onmessage = ({ data }) => {
+      if (this.active || !("key" in data)) return;
+      this.key = data.key && { type: "key", id: data.key, stored: true };
+      this.onChange();
+    };
   }
 
   /** One line about what went wrong last and whether it is tried again; empty where nothing did. */
@@ -158,23 +182,24 @@ export class Contribution {
   }
 
   /**
-   * @param {number} job
+   * @param {{ id: number, title: string }} job
    * @param {Backend} backend
    * @param {Tune} tune
    * @param {Terms} terms
    */
   async start(job, backend, tune, terms) {
     if (this.active) return;
-    Object.assign(this, { done: 0, recent: [], adapter: null, pace: null, spent: { ms: 0, bytes: 0 } });
+    Object.assign(this, { done: 0, recent: [], adapter: null, pace: null, spentMs: 0 });
     this.#fault = null;
     this.#limit = terms.duty_percent;
     this.pausedBy = null;
     this.#enter("loading");
     try {
-      const [worker, { Watch }] = await Promise.all([this.#open(), import("./governor.js")]);
+      const [worker, { Watch }, { Visit }] = await Promise.all([this.#open(), import("./governor.js"), import("./visits.js"), this.#hold()]);
       if (this.state !== "loading") return;
       this.#enter("starting");
-      this.#post(worker, { type: "start", job, backend, tune, ...terms });
+      this.#kept = new Visit(job.title);
+      this.#post(worker, { type: "start", job: job.id, backend, tune, ...terms });
       // What was lowered or held while the worker was on its way.
       if (this.#limit < terms.duty_percent) this.limit(this.#limit);
       if (this.pausedBy) this.pause(this.pausedBy);
@@ -243,15 +268,36 @@ export class Contribution {
    * @param {TryWish} wish
    * @returns {Promise<AnswersMessage | SampleMessage>}
    */
-  async ask(job, wish) {
+  ask(job, wish) {
+    // What nobody waits for may take as long as its visit's limits make it.
+    return this.#request({ type: "try", job, ...wish }, wish.asked);
+  }
+
+  /**
+   * Has the worker do something with the key. The caller sees to it that no tab is at work.
+   * @param {KeyAct} act
+   * @param {string} passphrase
+   * @param {string} file
+   * @returns {Promise<KeyDoneMessage>}
+   */
+  changeKey(act, passphrase, file) {
+    return this.#request({ type: "key", act, passphrase, file }, true);
+  }
+
+  /**
+   * One question and its answer.
+   * @param {ToWorker} question
+   * @param {boolean} hasLimit whether somebody waits for it
+   * @returns {Promise<any>}
+   */
+  async #request(question, hasLimit) {
     const worker = await this.#open();
     return new Promise((done, failed) => {
       const silent = () => {
         this.#asked = null;
-        failed(new Error(text.say("fault_worker_silent")));
+        failed(new Failure("worker_silent", text.say("fault_worker_silent")));
       };
-      // What nobody waits for may take as long as its visit's limits make it.
-      const timer = wish.asked ? setTimeout(silent, ANSWERS_MS_MAX) : 0;
+      const timer = hasLimit ? setTimeout(silent, ANSWERS_MS_MAX) : 0;
       this.#asked = {
         done: (message) => {
           clearTimeout(timer);
@@ -262,7 +308,7 @@ export class Contribution {
           failed(error);
         },
       };
-      this.#post(worker, { type: "try", job, ...wish });
+      this.#post(worker, question);
     });
   }
 
@@ -321,7 +367,25 @@ export class Contribution {
     if (this.active && this.#worker) this.#post(this.#worker, { type: "conditions", ...seen });
   }
 
+  /** Has the key left as it is while this tab works. */
+  #hold() {
+    const { promise: released, resolve } = defer();
+    this.#release = resolve;
+    const { promise: held, resolve: hold } = defer();
+    navigator.locks
+      .request(AT_WORK, { mode: "shared" }, () => {
+        hold();
+        return released;
+      })
+      // Where locks are refused nobody has it alone, either.
+      .catch(hold);
+    return held;
+  }
+
   #close() {
+    // The list of visits is whole before the key may be forgotten with it.
+    void (this.#kept?.saved ?? Promise.resolve()).then(this.#release);
+    this.#kept = null;
     this.#watch?.end();
     this.#watch = null;
     this.#worker?.terminate();
@@ -356,7 +420,7 @@ export class Contribution {
         this.pace = message;
         break;
       case "spent":
-        this.spent = { ms: this.spent.ms + message.ms, bytes: message.bytes };
+        this.spentMs += message.ms;
         break;
       case "totals":
         this.totals = {
@@ -371,13 +435,14 @@ export class Contribution {
         break;
       case "answers":
       case "sample":
+      case "key_done":
         this.#asked?.done(message);
         this.#asked = null;
         return;
       case "error":
         // A failed try is told where it was asked, not as a failure of the contribution.
         if (message.code.startsWith("try_") || (this.#asked && !this.active)) {
-          this.#asked?.failed(new Error(message.message));
+          this.#asked?.failed(new Failure(message.code, message.message));
           this.#asked = null;
           return;
         }
@@ -392,6 +457,7 @@ export class Contribution {
     const at = this.recent.findIndex((known) => known.job === unit.job && known.unit === unit.unit);
     if (at >= 0) this.recent[at] = unit;
     else this.recent = [unit, ...this.recent].slice(0, RECENT_COUNT);
+    this.#kept?.take(unit);
     if (unit.phase === "submitted") this.done += 1;
     // Work that goes on shows that an earlier failure is over.
     if (unit.phase === "computing" || unit.phase === "accepted") this.#fault = null;

@@ -19,6 +19,7 @@ import * as text from "./text.js";
 /** @typedef {import("../types").Tune} Tune */
 /** @typedef {import("./tryout.js").Tryout} Tryout */
 /** @typedef {import("./embed.js").Host} Host */
+/** @typedef {import("./mine.js").Mine} Mine */
 
 const RETRY_MS_MIN = 2_000;
 const RETRY_MS_MAX = 30_000;
@@ -109,10 +110,24 @@ function run() {
     terms,
     dutyMost,
     () => {
-      if (job) void visit.start(job.id, backend, tune, terms);
+      if (job) void visit.start(job, backend, tune, terms);
     },
     () => !framed || !!host?.isSeen,
+    () => void openMine().then((mine) => mine.offerForget()),
   );
+  const details = byId("mine", HTMLDetailsElement);
+  /** The visitor's key and visits, loaded when they are first looked at. @type {Promise<Mine> | null} */
+  let mine = null;
+  function openMine() {
+    details.open = true;
+    mine ??= import("./mine.js").then(({ Mine }) => new Mine(visit));
+    // Asked for again with the next look.
+    mine.catch(() => (mine = null));
+    return mine;
+  }
+  details.addEventListener("toggle", () => {
+    if (details.open) void openMine().then((mine) => mine.show());
+  });
   if (framed) {
     root.dataset["framed"] = "";
     element("about").hidden = false;
@@ -298,6 +313,7 @@ function run() {
   document.addEventListener("visibilitychange", () => schedule(0));
   speak(() => {
     tryout?.retell();
+    void mine?.then((mine) => mine.show());
     if (job) renderList();
     render();
   });

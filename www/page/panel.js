@@ -68,8 +68,9 @@ export class Panel {
    * @param {number} most the largest share that may be chosen
    * @param {() => void} onStart
    * @param {() => boolean} isSeen whether a person who presses Start sees what they press
+   * @param {() => void} onForget
    */
-  constructor(visit, terms, most, onStart, isSeen) {
+  constructor(visit, terms, most, onStart, isSeen, onForget) {
     this.visit = visit;
     this.terms = terms;
     this.#most = most;
@@ -99,6 +100,7 @@ export class Panel {
       visit.stop();
     });
     onPress("reload", () => location.reload());
+    onPress("forget", onForget);
   }
 
   /** The visitor's own limits: before Start they are a part of the consent, after it they can only be lowered. */
@@ -213,6 +215,7 @@ export class Panel {
     const outdated = visit.end === "outdated";
     restart.hidden = visit.active || !open || outdated;
     reload.hidden = !outdated;
+    element("forget").hidden = visit.active || !visit.key?.stored;
     pause.disabled = !["working", "tuning", "waiting", "paused", "unreachable"].includes(visit.state);
     stop.disabled = visit.state === "stopping";
     setText(pause, text.say(visit.pausedBy ? "resume" : "pause"));
@@ -247,11 +250,12 @@ export class Panel {
     }
     element("given-row").hidden = totals.credit_flop === 0;
     setText(element("given"), text.say("given", { flop: totals.credit_flop }));
-    const { spent } = this.visit;
-    element("spent-row").hidden = !adapter || spent.ms === 0;
+    const { spentMs, recent } = this.visit;
+    element("spent-row").hidden = !adapter || spentMs === 0;
     if (adapter) {
-      const energy = wattHours(spent.ms, adapter);
-      setText(element("spent"), text.say(energy.high < 0.01 ? "spent_little" : "spent", { ...energy, bytes: spent.bytes }));
+      const bytes = Math.max(0, ...recent.map((unit) => unit.data_bytes));
+      const energy = wattHours(spentMs, adapter);
+      setText(element("spent"), text.say(energy.high < 0.01 ? "spent_little" : "spent", { ...energy, bytes }));
     }
     element("my-key-row").hidden = !key;
     if (key) {

@@ -125,6 +125,8 @@ export const tick = (n) => styled(n, "tick");
 export const percent = (share) => styled(share, "percent_fine");
 /** @param {number} share */
 export const percentRound = (share) => styled(share, "percent");
+/** A moment, as the visitor's region writes it. @param {number} ms */
+export const time = (ms) => new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle: "short" }).format(ms);
 /** @param {number} n */
 export const loss = (n) => styled(n, "decimal");
 /** @param {string} hex */

@@ -74,6 +74,17 @@ pub struct NewSession {
     pub expires_ms: u64,
 }
 
+/// A rotation whose statements were checked.
+#[derive(Debug, Clone)]
+pub struct NewRotation {
+    pub old: KeyId,
+    pub new: KeyId,
+    /// The signed statements as received.
+    pub by_old: Vec<u8>,
+    pub by_new: Vec<u8>,
+    pub now_ms: u64,
+}
+
 /// An open or ended session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
@@ -300,13 +311,17 @@ pub trait Store: Send + Sync + 'static {
     /// Records that the bytes of such an upload are about to be deleted; false if it is in use after all.
     async fn forget_blob(&self, hash: BlobHash) -> Result<bool>;
 
-    /// Opens a session; refuses a nonce that was used.
+    /// Opens a session; refuses a nonce that was used, and a key that was replaced.
     async fn open_session(&self, session: NewSession) -> Result<()>;
     async fn session(&self, token_hash: [u8; 32]) -> Result<Option<Session>>;
     /// Ends a session and gives its leases back; gives the jobs they were of.
     async fn withdraw_session(&self, session: i64, now_ms: u64) -> Result<Vec<JobId>>;
+    /// Puts a key in another's place and ends the sessions of the old one; gives the jobs of its leases. Refuses a key that has
+    /// another successor, a new one that has a successor or a predecessor, and chains that are too long.
+    async fn rotate(&self, rotation: NewRotation) -> Result<Vec<JobId>>;
+    /// With the totals of all keys whose place it took.
     async fn key(&self, key: KeyId) -> Result<Option<KeyView>>;
-    /// Zero for a key that is not known.
+    /// The same totals; zero for a key that is not known.
     async fn totals(&self, key: KeyId) -> Result<Totals>;
 
     /// Registers a site or changes a registered one, whose token stays. True if it is new.

@@ -9,6 +9,7 @@ mod jobs;
 mod leases;
 mod openings;
 mod results;
+mod rotations;
 mod rounds;
 mod rows;
 mod sessions;
@@ -175,8 +176,15 @@ impl Store for SqliteStore {
         Ok(jobs)
     }
 
+    async fn rotate(&self, rotation: NewRotation) -> Result<Vec<JobId>> {
+        let mut tx = self.write().await?;
+        let jobs = rotations::add(&mut tx, rotation).await?;
+        tx.commit().await?;
+        Ok(jobs)
+    }
+
     async fn key(&self, key: KeyId) -> Result<Option<KeyView>> {
-        sessions::key(&mut *self.read().await?, key).await
+        rotations::find(&mut *self.read().await?, key).await
     }
 
     async fn totals(&self, key: KeyId) -> Result<Totals> {

@@ -91,6 +91,7 @@ delegate! {
     write open_session(session: NewSession) -> ();
     read session(token_hash: [u8; 32]) -> Option<Session>;
     write withdraw_session(session: i64, now_ms: u64) -> Vec<JobId>;
+    write rotate(rotation: NewRotation) -> Vec<JobId>;
     read key(key: KeyId) -> Option<KeyView>;
     read totals(key: KeyId) -> Totals;
     write put_site(site: Site) -> bool;

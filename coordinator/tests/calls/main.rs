@@ -11,6 +11,7 @@ mod leases;
 mod openings;
 mod products;
 mod restart;
+mod rotations;
 mod sessions;
 mod sites;
 mod start;

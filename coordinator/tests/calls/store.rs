@@ -6,6 +6,7 @@ use std::time::Duration;
 use manyhands_coordinator::store::sqlite::SqliteStore;
 use manyhands_coordinator::store::*;
 use manyhands_protocol::manifest::{Inputs, Submission};
+use manyhands_protocol::problem::Code;
 use manyhands_protocol::view::JobState;
 use manyhands_protocol::wire::Verdict;
 use manyhands_protocol::work::{MatmulWork, UnitManifest, Work};
@@ -130,6 +131,39 @@ async fn nothing_is_accepted_for_an_open_unit(store: &dyn Store) {
     assert_eq!(store.check_invariants().await.unwrap(), Vec::<String>::new());
 }
 
+async fn a_rotation_may_be_repeated(store: &dyn Store) {
+    const NEW: KeyId = KeyId([9; 32]);
+    let (job, manifest, _) = leased(store).await;
+    let session = store.session([5; 32]).await.unwrap().unwrap();
+    let rotation = NewRotation { old: KEY, new: NEW, by_old: vec![1], by_new: vec![2], now_ms: 4 };
+    assert_eq!(store.rotate(rotation.clone()).await.unwrap(), [job], "its lease goes back");
+    assert_eq!(store.rotate(rotation.clone()).await.unwrap(), [], "nothing is left to change");
+    assert_eq!(store.check_invariants().await.unwrap(), Vec::<String>::new());
+    let refused = |error: StoreError| match error {
+        StoreError::Refused { code, .. } => code,
+        other => panic!("{other}"),
+    };
+    let other = NewRotation { new: KeyId([8; 32]), ..rotation };
+    assert_eq!(refused(store.rotate(other).await.unwrap_err()), Code::KeyReplaced);
+    assert!(store.key(KeyId([8; 32])).await.unwrap().is_none());
+    // A lease call that was let in before the rotation.
+    let ask = LeaseAsk { key: KEY, session: session.id, job: None, units_max: 4, blob_bytes_max: 4, now_ms: 5 };
+    assert_eq!(refused(store.lease(ask, &sign).await.unwrap_err()), Code::NoSession);
+    assert_eq!(refused(store.heartbeat(manifest.lease, KEY, 5).await.unwrap_err()), Code::LeaseEnded);
+    let session = NewSession {
+        token_hash: [15; 32],
+        key: KEY,
+        nonce: vec![16],
+        consent: vec![7],
+        job: None,
+        site: None,
+        opened_ms: 5,
+        expires_ms: 1000,
+    };
+    assert_eq!(refused(store.open_session(session).await.unwrap_err()), Code::KeyReplaced);
+    assert_eq!(store.check_invariants().await.unwrap(), Vec::<String>::new());
+}
+
 /// A store in a folder of its own.
 async fn sqlite() -> (tempfile::TempDir, SqliteStore) {
     let folder = tempfile::tempdir().unwrap();
@@ -147,6 +181,12 @@ async fn sqlite_writes_may_be_repeated() {
 async fn sqlite_accepts_nothing_for_an_open_unit() {
     let (_folder, store) = sqlite().await;
     nothing_is_accepted_for_an_open_unit(&store).await;
+}
+
+#[tokio::test]
+async fn sqlite_rotations_may_be_repeated() {
+    let (_folder, store) = sqlite().await;
+    a_rotation_may_be_repeated(&store).await;
 }
 
 /// Keys cost nothing, and each may ask for an opening unit: a round has a thousand of them, however often it is asked.

@@ -41,9 +41,12 @@ async fn unknown_paths_and_methods_are_problems() {
 async fn bodies_have_a_type_and_a_limit() {
     let world = World::start().await;
     let volunteer = world.join(1).await;
-    for (path, right) in
-        [("/v1/sessions", "application/cose"), ("/v1/leases", "application/cbor"), ("/v1/results", "application/cose")]
-    {
+    for (path, right) in [
+        ("/v1/sessions", "application/cose"),
+        ("/v1/rotations", "application/cbor"),
+        ("/v1/leases", "application/cbor"),
+        ("/v1/results", "application/cose"),
+    ] {
         for wrong in ["application/json", "text/plain", "", "application/cborx"] {
             volunteer.post(path, wrong, vec![0xa0]).await.refused(Code::WrongContentType);
         }
@@ -67,6 +70,7 @@ async fn pages_of_other_origins_change_nothing() {
     let calls = [
         (Method::POST, "/v1/sessions".to_owned()),
         (Method::DELETE, "/v1/sessions".to_owned()),
+        (Method::POST, "/v1/rotations".to_owned()),
         (Method::POST, "/v1/leases".to_owned()),
         (Method::POST, "/v1/leases/1/heartbeat".to_owned()),
         (Method::DELETE, "/v1/leases/1".to_owned()),

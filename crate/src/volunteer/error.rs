@@ -128,11 +128,16 @@ impl VolunteerError {
             | VolunteerError::Beyond(_)
             | VolunteerError::Engine(EngineError::Unsupported(_))
             | VolunteerError::Host(HostError::DayLimit | HostError::Crypto(_) | HostError::Beyond) => true,
-            VolunteerError::Refused { .. } => {
-                [Code::BadConsent, Code::BadSignature, Code::WrongKey, Code::WrongAlgorithm, Code::ForeignOrigin]
-                    .iter()
-                    .any(|&code| self.is(code))
-            }
+            VolunteerError::Refused { .. } => [
+                Code::BadConsent,
+                Code::KeyReplaced,
+                Code::BadSignature,
+                Code::WrongKey,
+                Code::WrongAlgorithm,
+                Code::ForeignOrigin,
+            ]
+            .iter()
+            .any(|&code| self.is(code)),
             _ => false,
         }
     }

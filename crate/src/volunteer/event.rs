@@ -77,6 +77,8 @@ pub struct UnitEvent {
     pub loss: Option<f32>,
     /// Why it was rejected or given back; empty otherwise.
     pub reason: String,
+    /// Floating-point operations credited for it.
+    pub credit_flop: u64,
 }
 
 /// Kinds of work.

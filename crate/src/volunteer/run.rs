@@ -464,7 +464,7 @@ impl<H: Host> Visit<'_, H> {
         if again {
             totals.pending = totals.pending.saturating_sub(1);
         }
-        self.tell_unit(leased, phase, steps, loss, &answer.reason);
+        self.tell_credit(leased, phase, steps, loss, &answer.reason, answer.credit_flop);
         if !counted {
             self.tell_totals(totals);
         }

@@ -201,6 +201,10 @@ impl<H: Host> Visit<'_, H> {
 
     /// Tells one step in the life of a unit.
     pub fn tell_unit(&self, leased: &Leased, phase: Phase, step: u32, loss: Option<f32>, reason: &str) {
+        self.tell_credit(leased, phase, step, loss, reason, 0);
+    }
+
+    pub fn tell_credit(&self, leased: &Leased, phase: Phase, step: u32, loss: Option<f32>, reason: &str, credit_flop: u64) {
         let manifest = &leased.manifest;
         self.client.reporter.tell(super::Event::Unit(super::UnitEvent {
             job: manifest.job,
@@ -211,6 +215,7 @@ impl<H: Host> Visit<'_, H> {
             steps: lease::steps(&manifest.work),
             loss,
             reason: reason.to_owned(),
+            credit_flop,
         }));
     }
 }

@@ -19,7 +19,9 @@ use crate::volunteer::host::HostError;
 use crate::volunteer::identity::Identity;
 
 /// Where the key lives in its store.
-const KEY: &str = "key";
+pub(super) const KEY: &str = "key";
+/// Held while the store is read or written: two tabs that start together must not make two keys.
+pub(super) const LOCK: &str = "manyhands-identity";
 
 /// Which ways to a key are open; tests close some.
 #[derive(Debug, Clone)]
@@ -68,8 +70,7 @@ impl WebIdentity {
         {
             return Ok(WebIdentity { stored: false, unstored: Some(record), ..identity });
         }
-        // Two tabs that start together must not make two keys.
-        let _lock = locks::lock("manyhands-identity").await;
+        let _lock = locks::lock(LOCK).await;
         let database = match options.database {
             Some(name) => Database::open(name).await.ok(),
             None => None,
@@ -111,10 +112,10 @@ impl WebIdentity {
 }
 
 /// A fresh key and what to keep of it; nothing to keep where a seed cannot be sealed.
-async fn make(webcrypto_ed25519: bool) -> Result<(WebIdentity, Option<JsValue>), HostError> {
+pub(super) async fn make(webcrypto_ed25519: bool) -> Result<(WebIdentity, Option<JsValue>), HostError> {
     if webcrypto_ed25519 && let Ok((private, key)) = generate().await {
-        let record = Record::new().with("private", private.clone()).with("public", Uint8Array::from(&key.0[..]));
-        return Ok((WebIdentity::webcrypto(private, key, false), Some(record.into())));
+        let record = webcrypto_record(&private, key);
+        return Ok((WebIdentity::webcrypto(private, key, false), Some(record)));
     }
     #[cfg(feature = "every-layer")]
     return sealed::make().await.map(|(identity, record)| (WebIdentity::dalek(identity, false), record)).map_err(crypto_error);
@@ -122,8 +123,41 @@ async fn make(webcrypto_ed25519: bool) -> Result<(WebIdentity, Option<JsValue>),
     Err(HostError::Beyond)
 }
 
+/// The key of a seed and what to keep of it, from which no script can read it.
+#[cfg(feature = "every-layer")]
+pub(super) async fn from_seed(seed: &[u8; 32]) -> Result<(WebIdentity, JsValue), JsValue> {
+    let identity = Identity::from_seed(seed);
+    let key = identity.key();
+    let pkcs8 = Uint8Array::from(&super::keyfile::pkcs8(seed)[..]);
+    let imported = async {
+        let imported = subtle()?.import_key_with_str("pkcs8", &pkcs8, ED25519, false, &Array::of1(&"sign".into()))?;
+        JsFuture::from(imported).await?.dyn_into::<CryptoKey>()
+    };
+    let imported = imported.await;
+    pkcs8.fill(0, 0, pkcs8.length());
+    Ok(match imported {
+        Ok(private) => {
+            let record = webcrypto_record(&private, key);
+            (WebIdentity::webcrypto(private, key, true), record)
+        }
+        Err(_) => (WebIdentity::dalek(identity, true), sealed::seal(seed).await?),
+    })
+}
+
+/// 32 bytes that nobody can guess.
+#[cfg(feature = "every-layer")]
+pub(super) fn random_seed() -> Result<[u8; 32], JsValue> {
+    let mut seed = [0; 32];
+    crypto()?.get_random_values_with_u8_array(&mut seed)?;
+    Ok(seed)
+}
+
+fn webcrypto_record(private: &CryptoKey, key: KeyId) -> JsValue {
+    Record::new().with("private", private.clone()).with("public", Uint8Array::from(&key.0[..])).into()
+}
+
 /// A key from what was kept; none where that is no key any more.
-async fn load(record: Fields) -> Result<Option<WebIdentity>, HostError> {
+pub(super) async fn load(record: Fields) -> Result<Option<WebIdentity>, HostError> {
     if let Some(private) = record.value("private") {
         let key = record.value("public").and_then(|public| array(&public)).map(KeyId);
         return Ok(key.and_then(|key| Some(WebIdentity::webcrypto(private.dyn_into().ok()?, key, true))));

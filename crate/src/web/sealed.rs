@@ -8,13 +8,12 @@ use wasm_bindgen_futures::JsFuture;
 use web_sys::CryptoKey;
 
 use super::fields::{Fields, Record};
-use super::identity::{array, crypto, subtle};
+use super::identity::{array, crypto, random_seed, subtle};
 use crate::volunteer::identity::Identity;
 
 /// A fresh key and what to keep of it; nothing where the seed cannot be sealed.
 pub async fn make() -> Result<(Identity, Option<JsValue>), JsValue> {
-    let mut seed = [0; 32];
-    crypto()?.get_random_values_with_u8_array(&mut seed)?;
+    let mut seed = random_seed()?;
     let identity = Identity::from_seed(&seed);
     let record = seal(&seed).await.ok();
     seed.fill(0);
@@ -33,7 +32,7 @@ pub async fn open(record: &Fields) -> Option<Identity> {
 }
 
 /// The seed under a fresh AES-GCM key that no script can read.
-async fn seal(seed: &[u8; 32]) -> Result<JsValue, JsValue> {
+pub async fn seal(seed: &[u8; 32]) -> Result<JsValue, JsValue> {
     let usages = Array::of2(&"encrypt".into(), &"decrypt".into());
     let algorithm = Record::new().with("name", "AES-GCM").with("length", 256).done();
     let wrap: CryptoKey = JsFuture::from(subtle()?.generate_key_with_object(&algorithm, false, &usages)?).await?.dyn_into()?;

@@ -40,6 +40,12 @@ const RULES: &[(&str, &str)] = &[
             OR (r.verdict = 'pending') <> (r.judged_ms IS NULL)",
     ),
     (
+        "a key that was replaced has no session, no key takes the place of two, and chains count up",
+        "SELECT hex(r.old_key) AS id FROM rotations r LEFT JOIN rotations p ON p.new_key = r.old_key
+         WHERE r.old_key = r.new_key OR r.depth <> COALESCE(p.depth, 0) + 1
+            OR EXISTS (SELECT 1 FROM sessions s WHERE s.key_id = r.old_key AND s.withdrawn_ms IS NULL)",
+    ),
+    (
         "a job's category is its submission's",
         "SELECT id FROM jobs WHERE category <> json_extract(submission, '$.manifest.category')",
     ),

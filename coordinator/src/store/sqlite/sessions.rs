@@ -1,15 +1,17 @@
-//! Sessions and keys.
+//! Sessions.
 
 use manyhands_protocol::problem::Code;
-use manyhands_protocol::view::KeyView;
-use manyhands_protocol::wire::Totals;
-use manyhands_protocol::{JobId, KeyId, UnitId};
+use manyhands_protocol::{JobId, UnitId};
 use sqlx::{Row, SqliteConnection};
 
 use super::super::{NewSession, Result, Session, StoreError};
+use super::rotations;
 use super::rows::{int, key as key_column, refresh_unit, touch_job, uint};
 
 pub async fn open(tx: &mut SqliteConnection, session: NewSession) -> Result<()> {
+    if let Some(successor) = rotations::successor(tx, session.key).await? {
+        return Err(rotations::replaced(session.key, successor));
+    }
     sqlx::query("INSERT INTO keys (key_id, first_seen_ms) VALUES ($1, $2) ON CONFLICT (key_id) DO NOTHING")
         .bind(session.key.0.as_slice())
         .bind(int(session.opened_ms))
@@ -85,19 +87,4 @@ pub async fn withdraw(tx: &mut SqliteConnection, session: i64, now_ms: u64) -> R
         touch_job(tx, job).await?;
     }
     Ok(jobs)
-}
-
-pub async fn key(tx: &mut SqliteConnection, key: KeyId) -> Result<Option<KeyView>> {
-    let row = sqlx::query("SELECT first_seen_ms, accepted, rejected, pending, credit_flop FROM keys WHERE key_id = $1")
-        .bind(key.0.as_slice())
-        .fetch_optional(tx)
-        .await?;
-    let Some(row) = row else { return Ok(None) };
-    let totals = Totals {
-        accepted: uint(&row, "accepted")?,
-        rejected: uint(&row, "rejected")?,
-        pending: uint(&row, "pending")?,
-        credit_flop: uint(&row, "credit_flop")?,
-    };
-    Ok(Some(KeyView { key, first_seen_ms: uint(&row, "first_seen_ms")?, totals }))
 }

@@ -1,0 +1,357 @@
+//! The visitor's key and what they gave, over visits: kept in one browser, listed, forgotten, replaced, saved to a file and taken
+//! from one; and what is said where that cannot be.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use manyhands_protocol::KeyId;
+use manyhands_tests::artefacts;
+use manyhands_tests::browser::{Visitor, number, text};
+use manyhands_tests::jobs::{self, SmallTrain};
+use manyhands_tests::proxy::Proxy;
+use manyhands_tests::server::Server;
+use manyhands_tests::site::Site;
+
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// A coordinator with a job that never ends.
+fn start(folder: &Path) -> Result<Server> {
+    let server = Server::start(&folder.join("data"))?;
+    let endless = SmallTrain { rounds_max: 100_000, target_accuracy: 1.0, noisy_labels: true, ..SmallTrain::default() };
+    let files = jobs::train(folder, endless)?;
+    server.submit(&files.manifest, &files.data)?;
+    Ok(server)
+}
+
+/// The coordinator's page, on the processor.
+async fn arrive(server: &Server) -> Result<Visitor> {
+    let visitor = Visitor::open(&format!("{}/?backend=cpu", server.url)).await?;
+    visitor.wait_until("d.state === 'idle' && d.jobState === 'running'", LIMIT).await?;
+    Ok(visitor)
+}
+
+/// A visit from Start to Stop, with an accepted unit in it; gives its key.
+async fn contribute(visitor: &Visitor) -> Result<KeyId> {
+    visitor.press_start().await?;
+    let state = visitor.wait_until("d.phases.includes('accepted')", LIMIT).await?;
+    visitor.press_stop().await?;
+    visitor.wait_until("d.state === 'stopped'", LIMIT).await?;
+    Ok(text(&state["key"]).parse()?)
+}
+
+/// Waits until the text of the element with this id contains that.
+async fn until_said(visitor: &Visitor, id: &str, part: &str) -> Result<String> {
+    visitor.wait_until(&format!("document.getElementById('{id}')?.textContent.includes({part:?})"), LIMIT).await?;
+    Ok(text(&visitor.run(&format!("return document.getElementById('{id}').textContent;")).await?))
+}
+
+async fn look(visitor: &Visitor) -> Result<()> {
+    visitor.run("document.getElementById('mine').open = true;").await?;
+    visitor.wait_until("document.getElementById('mine-where')?.textContent", LIMIT).await?;
+    Ok(())
+}
+
+/// The list of visits, as it is told.
+async fn listed(visitor: &Visitor) -> Result<Vec<String>> {
+    let lines = visitor.run("return [...document.querySelectorAll('#mine-visits li')].map((line) => line.innerText);").await?;
+    Ok(lines.as_array().into_iter().flatten().map(text).collect())
+}
+
+#[tokio::test]
+async fn visits_are_listed_over_reloads_and_tabs() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = start(folder.path())?;
+    let visitor = arrive(&server).await?;
+    look(&visitor).await?;
+    until_said(&visitor, "mine-where", "no key of yours here yet").await?;
+    assert_eq!(listed(&visitor).await?, Vec::<String>::new());
+    let first = contribute(&visitor).await?;
+    visitor.wait_until("document.querySelectorAll('#mine-visits li').length === 1", LIMIT).await?;
+    let line = listed(&visitor).await?.remove(0);
+    assert!(line.contains("A small job") && line.contains("accepted, 0 rejected") && line.contains("operations"), "{line}");
+    assert!(!line.contains(" 0 operations") && !line.contains("; 0 ") && line.contains("kB of data"), "{line}");
+
+    visitor.goto(&format!("{}/?backend=cpu", server.url)).await?;
+    look(&visitor).await?;
+    visitor.wait_until("document.querySelectorAll('#mine-visits li').length === 1", LIMIT).await?;
+    assert_eq!(listed(&visitor).await?, [line.clone()]);
+    visitor.screenshot(&artefacts()?.join("mine-visits.png")).await?;
+
+    // The other tab's visit comes into this one's list, as it goes on.
+    let page = visitor.window().await?;
+    visitor.open_window(&format!("{}/?backend=cpu", server.url)).await?;
+    assert_eq!(contribute(&visitor).await?, first, "one key over visits and tabs");
+    visitor.switch_to(&page).await?;
+    visitor.wait_until("document.querySelectorAll('#mine-visits li').length === 2", LIMIT).await?;
+    assert_eq!(listed(&visitor).await?[1], line, "newest first");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_list_of_visits_is_bounded() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = start(folder.path())?;
+    let visitor = arrive(&server).await?;
+    let filled = visitor
+        .run_async(
+            "const done = arguments[0];
+            import('/page/visits.js').then(async ({ Visit, all, VISITS_COUNT_MAX }) => {
+                for (let n = 0; n < VISITS_COUNT_MAX + 5; n += 1) {
+                    const visit = new Visit(`job ${n}`);
+                    visit.take({ job: 1, unit: n, phase: 'pending', credit_flop: 0, data_bytes: 1 });
+                    visit.take({ job: 1, unit: n, phase: 'accepted', credit_flop: 7, data_bytes: 2 });
+                    visit.take({ job: 1, unit: n, phase: 'accepted', credit_flop: 7, data_bytes: 2 });
+                    await visit.saved;
+                }
+                const kept = await all();
+                done([kept.length, kept[0].title, kept.at(-1).title, kept[0].accepted, kept[0].pending, kept[0].credit_flop]);
+            });",
+        )
+        .await?;
+    assert_eq!(filled.to_string(), "[100,\"job 104\",\"job 5\",1,0,7]");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_forgotten_key_is_gone_with_its_visits() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = start(folder.path())?;
+    let visitor = arrive(&server).await?;
+    let first = contribute(&visitor).await?;
+    let page = visitor.window().await?;
+    // Not while a tab works.
+    let other = visitor.open_window(&format!("{}/?backend=cpu", server.url)).await?;
+    visitor.press_start().await?;
+    visitor.wait_until("d.state === 'working'", LIMIT).await?;
+    visitor.switch_to(&page).await?;
+    visitor.press("forget").await?;
+    visitor.press("forget-sure").await?;
+    until_said(&visitor, "mine-status", "at work with this key").await?;
+    visitor.switch_to(&other).await?;
+    assert_eq!(text(&visitor.state().await?["key"]), first.to_string());
+    visitor.press_stop().await?;
+    visitor.wait_until("d.state === 'stopped'", LIMIT).await?;
+
+    visitor.switch_to(&page).await?;
+    visitor.screenshot(&artefacts()?.join("mine-forget.png")).await?;
+    visitor.press("forget-sure").await?;
+    until_said(&visitor, "mine-status", "Forgotten.").await?;
+    until_said(&visitor, "mine-where", "no key of yours here yet").await?;
+    assert_eq!(listed(&visitor).await?, Vec::<String>::new());
+    let left = visitor
+        .run_async(
+            "const done = arguments[0];
+            indexedDB.open('manyhands').onsuccess = ({ target: { result } }) => {
+                const counts = [...result.objectStoreNames].map((name) => new Promise((count) => {
+                    result.transaction(name).objectStore(name).count().onsuccess = ({ target }) => count(`${name} ${target.result}`);
+                }));
+                Promise.all(counts).then(done);
+            };",
+        )
+        .await?;
+    assert_eq!(left.to_string(), "[\"identity 0\",\"sessions 0\"]");
+    // Both tabs know, and the next visit has another key; what was credited stays where it was.
+    for window in [&other, &page] {
+        visitor.switch_to(window).await?;
+        visitor.wait_until("d.key === '' && !document.getElementById('forget').checkVisibility()", LIMIT).await?;
+    }
+    visitor.press("restart").await?;
+    let second = contribute(&visitor).await?;
+    assert_ne!(first, second);
+    assert!(server.key(first).await?.totals.accepted > 0);
+    let state = visitor.state().await?;
+    assert!(number(&state, "accepted")? <= server.key(second).await?.totals.accepted as f64, "credit begins anew: {state}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_browser_that_keeps_nothing_says_so() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = start(folder.path())?;
+    let visitor = Visitor::open_forgetful(&format!("{}/?backend=cpu", server.url)).await?;
+    visitor.wait_until("d.state === 'idle' && d.jobState === 'running'", LIMIT).await?;
+    contribute(&visitor).await?;
+    assert_eq!(visitor.run("return document.getElementById('forget').checkVisibility();").await?, false, "nothing to forget");
+    look(&visitor).await?;
+    until_said(&visitor, "mine-where", "keeps nothing for this page").await?;
+    visitor.screenshot(&artefacts()?.join("mine-refused.png")).await?;
+    Ok(())
+}
+
+const PASSPHRASE: &str = "three green sparrows";
+
+/// Goes on with the page's key actions until the page says what came of it.
+async fn sure(visitor: &Visitor, id: &str, part: &str) -> Result<()> {
+    visitor.press(id).await?;
+    until_said(visitor, "mine-status", part).await?;
+    Ok(())
+}
+
+/// The key that the next visit has; it begins with the one after an accepted unit.
+async fn next_key(visitor: &Visitor) -> Result<KeyId> {
+    visitor.press("restart").await?;
+    contribute(visitor).await
+}
+
+#[tokio::test]
+async fn a_replaced_key_passes_its_credit_on() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = start(folder.path())?;
+    let proxy = Proxy::start(server.address()?, &[("POST", "/v1/rotations")]).await?;
+    let visitor = Visitor::open(&format!("{}/?backend=cpu", proxy.url)).await?;
+    visitor.wait_until("d.state === 'idle' && d.jobState === 'running'", LIMIT).await?;
+    let old = contribute(&visitor).await?;
+    look(&visitor).await?;
+
+    // A coordinator out of reach changes nothing, and the same wish is fulfilled once it is back.
+    proxy.refuse("/v1/rotations", true);
+    visitor.press("mine-replace").await?;
+    sure(&visitor, "replace-sure", "The coordinator does not answer.").await?;
+    proxy.refuse("/v1/rotations", false);
+    assert_eq!(server.key(old).await?.replaced_by, None);
+    sure(&visitor, "replace-sure", "is in use here from now on").await?;
+    let view = server.key(old).await?;
+    let new: KeyId = text(&visitor.state().await?["key"]).parse()?;
+    assert_eq!(view.replaced_by, Some(new), "the replacement that was begun");
+    assert_eq!(server.key(new).await?.totals, view.totals);
+    visitor.screenshot(&artefacts()?.join("mine-replaced.png")).await?;
+
+    assert_eq!(next_key(&visitor).await?, new);
+    let totals = server.key(new).await?.totals;
+    assert!(totals.accepted > view.totals.accepted && totals.rejected == 0, "{totals:?}");
+    // The page counts what the key has in all.
+    assert!(number(&visitor.state().await?, "accepted")? > view.totals.accepted as f64);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_moves_to_another_browser_in_a_file() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = start(folder.path())?;
+    let visitor = arrive(&server).await?;
+    let first = contribute(&visitor).await?;
+    look(&visitor).await?;
+    visitor.press("mine-export").await?;
+    visitor.screenshot(&artefacts()?.join("mine-export.png")).await?;
+    sure(&visitor, "export-sure", "at least 12 characters").await?;
+    visitor.type_into("passphrase", PASSPHRASE).await?;
+    sure(&visitor, "export-sure", "differ").await?;
+    visitor.type_into("passphrase-again", PASSPHRASE).await?;
+    sure(&visitor, "export-sure", "is in use here from now on").await?;
+    let file = visitor.download("key-save").await?;
+    let written = std::fs::read_to_string(&file)?;
+    let json: serde_json::Value = serde_json::from_str(&written)?;
+    let saved: KeyId = text(&json["key"]).parse()?;
+    assert_eq!(server.key(first).await?.replaced_by, Some(saved), "a fresh key went into the file");
+    assert_eq!(
+        file.file_name().map(|name| name.to_string_lossy().into_owned()),
+        Some(format!("manyhands-key-{}.json", &text(&json["key"])[..8]))
+    );
+
+    let other = arrive(&server).await?;
+    look(&other).await?;
+    other.press("mine-import").await?;
+    other.screenshot(&artefacts()?.join("mine-import.png")).await?;
+    sure(&other, "import-sure", "Choose a file").await?;
+    other.type_into("passphrase", "three green sparrow").await?;
+    for (words, part) in [
+        (String::from("nothing"), "not JSON"),
+        (String::from("{}"), "damaged"),
+        (written.replace("\"version\": 1", "\"version\": 2"), "another version"),
+        (written.replace("\"salt\": \"", "\"salt\": \"0"), "damaged"),
+        (format!("{written}{}", " ".repeat(16 * 1024)), "too long"),
+        (written.clone(), "does not open"),
+    ] {
+        other.run(&format!("document.getElementById('key-text').value = {};", serde_json::Value::from(words))).await?;
+        sure(&other, "import-sure", part).await?;
+    }
+    until_said(&other, "mine-where", "no key of yours here yet").await?;
+    other.type_into("key-file", &file.to_string_lossy()).await?;
+    other.type_into("passphrase", "s").await?;
+    sure(&other, "import-sure", "is in use here from now on").await?;
+    assert_eq!(contribute(&other).await?, saved);
+    let totals = server.key(saved).await?.totals;
+    assert!(totals.accepted > server.key(first).await?.totals.accepted, "{totals:?}");
+
+    // A file that is too long is not even read.
+    std::fs::write(folder.path().join("long.json"), " ".repeat(16 * 1024 + 1))?;
+    look(&other).await?;
+    other.press("mine-import").await?;
+    other.type_into("key-file", &folder.path().join("long.json").to_string_lossy()).await?;
+    sure(&other, "import-sure", "too long").await?;
+    // The first browser goes on with the same key.
+    assert_eq!(next_key(&visitor).await?, saved);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_that_was_replaced_elsewhere_is_told_so() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = start(folder.path())?;
+    let visitor = arrive(&server).await?;
+    let key = include_str!("../vectors/key-file.json");
+    let other = arrive(&server).await?;
+    for browser in [&visitor, &other] {
+        look(browser).await?;
+        browser.press("mine-import").await?;
+        browser.run(&format!("document.getElementById('key-text').value = {};", serde_json::Value::from(key))).await?;
+        browser.type_into("passphrase", "correct horse battery staple").await?;
+        sure(browser, "import-sure", "8a88e3dd").await?;
+    }
+    assert!(contribute(&visitor).await?.to_string().starts_with("8a88e3dd"));
+    visitor.press("mine-replace").await?;
+    sure(&visitor, "replace-sure", "is in use here from now on").await?;
+    other.press_start().await?;
+    other.wait_until("d.state === 'failed'", LIMIT).await?;
+    until_said(&other, "visit-error", "Another key took the place of this one").await?;
+    other.press("mine-replace").await?;
+    sure(&other, "replace-sure", "Another key took the place of this one").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_frame_keeps_its_own_and_takes_a_key_by_hand() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = start(folder.path())?;
+    let visitor = arrive(&server).await?;
+    let own = contribute(&visitor).await?;
+    let element =
+        format!("<script type=module src='{}/embed/v1/many-hands.js'></script><many-hands site=shop></many-hands>", server.url);
+    let site = Site::start(&server.url, |_| element.clone()).await?;
+    server.run(&["site", "add", "shop", "--origin", &site.origin, "--category", "demo"])?;
+    visitor.goto(&site.origin).await?;
+    visitor.wait_for_element("e.state === 'idle'", LIMIT).await?;
+    visitor.enter_frame("many-hands").await?;
+    look(&visitor).await?;
+    until_said(&visitor, "mine-body", "those of this site alone").await?;
+    until_said(&visitor, "mine-where", "no key of yours here yet").await?;
+    assert_eq!(listed(&visitor).await?, Vec::<String>::new());
+    visitor.press_seen_start(LIMIT).await?;
+    let state = visitor.wait_until("d.phases.includes('accepted')", LIMIT).await?;
+    visitor.press_stop().await?;
+    visitor.wait_until("d.state === 'stopped'", LIMIT).await?;
+    assert_ne!(text(&state["key"]), own.to_string(), "never linked by themselves");
+
+    // A sandboxed frame saves no files: the text is shown, and taken again as text.
+    visitor.press("mine-export").await?;
+    for id in ["passphrase", "passphrase-again"] {
+        visitor.type_into(id, PASSPHRASE).await?;
+    }
+    sure(&visitor, "export-sure", "is in use here from now on").await?;
+    let copy = text(&visitor.run("return document.getElementById('key-copy').value;").await?);
+    let json: serde_json::Value = serde_json::from_str(&copy)?;
+    assert_eq!(visitor.run("return document.getElementById('key-save') === null;").await?, true);
+    visitor.screenshot(&artefacts()?.join("mine-frame.png")).await?;
+    let saved: KeyId = text(&json["key"]).parse()?;
+
+    visitor.goto(&format!("{}/?backend=cpu", server.url)).await?;
+    look(&visitor).await?;
+    assert_eq!(listed(&visitor).await?.len(), 1, "the list is the page's own");
+    visitor.press("mine-import").await?;
+    visitor.run(&format!("document.getElementById('key-text').value = {};", serde_json::Value::from(copy))).await?;
+    visitor.type_into("passphrase", PASSPHRASE).await?;
+    sure(&visitor, "import-sure", "is in use here from now on").await?;
+    assert_eq!(contribute(&visitor).await?, saved);
+    Ok(())
+}
