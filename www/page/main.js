@@ -37,14 +37,20 @@ const backend = /** @type {Backend} */ (
 /** In another site's page, which may ask for less than this page would. */
 const framed = window.parent !== window;
 const site = (framed && query.get("site")) || "";
-/** @param {string} name @param {number} most @param {number} unit */
-const lowered = (name, most, unit = 1) => {
-  const given = framed ? query.get(name) : null;
+/** @param {unknown} given what the site asks for @param {number} most @param {number} unit */
+const lowered = (given, most, unit = 1) =>
   // What is no number, or less than one, is the least, never the most.
-  return given === null ? most : Math.min(most, Math.max(1, Math.floor(Number(given)) || 1) * unit);
+  typeof given === "string" ? Math.min(most, Math.max(1, Math.floor(Number(given)) || 1) * unit) : most;
+/** @param {unknown} given */
+const dutyOf = (given) => Math.max(DUTY_PERCENT_MIN, lowered(given, 100));
+/** @param {string} name */
+const asked = (name) => (framed ? query.get(name) : null);
+const dutyMost = dutyOf(asked("duty"));
+const terms = {
+  site,
+  duty_percent: Math.min(dutyMost, DUTY_PERCENT),
+  data_bytes_max: lowered(asked("data"), DATA_BYTES_MAX, 1_000_000),
 };
-const dutyMost = Math.max(DUTY_PERCENT_MIN, lowered("duty", 100));
-const terms = { site, duty_percent: Math.min(dutyMost, DUTY_PERCENT), data_bytes_max: lowered("data", DATA_BYTES_MAX, 1_000_000) };
 /** @type {Tune} */
 const tune = query.get("tune") === "off" ? "off" : "auto";
 
@@ -117,7 +123,8 @@ function run() {
     root.dataset["framed"] = "";
     element("about").hidden = false;
     void import("./embed.js").then(({ Host }) => {
-      host = new Host(visit, element("start"), () => element("panel").focus());
+      const lower = (/** @type {unknown} */ duty) => panel.lower(dutyOf(duty));
+      host = new Host(visit, element("start"), () => element("panel").focus(), lower);
     });
   }
   /** Loaded when it is first to be seen. @type {Tryout | null} */
@@ -165,8 +172,8 @@ function run() {
     // After it: a new offer begins with what the visitor chose last.
     panel.offer(job);
     // Trying the model takes the worker, which is downloaded for those only who asked for it: by Start, or here at last.
-    const asked = visit.state !== "idle" && visit.state !== "declined";
-    offerTryout(asked || job.state === "finished" ? job.train : undefined);
+    const hasAsked = visit.state !== "idle" && visit.state !== "declined";
+    offerTryout(hasAsked || job.state === "finished" ? job.train : undefined);
     element("link").hidden = false;
     element("link").dataset["link"] = link;
     setText(element("link-text"), text.say(`link_${link}`));
