@@ -272,3 +272,33 @@ async fn where_keys_cannot_be_kept_it_is_said_before_start() -> Result<()> {
         .await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_consent_to_a_kind_goes_on_with_the_next_job() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Server::start(&folder.path().join("data"))?;
+    let product = folder.path().join("product");
+    std::fs::create_dir(&product)?;
+    let files = jobs::matmul(&product, [256; 3], 64)?;
+    let first = server.submit(&files.manifest, &files.data)?;
+    let endless = SmallTrain { rounds_max: 100_000, target_accuracy: 1.0, noisy_labels: true, ..SmallTrain::default() };
+    let files = jobs::train(folder.path(), endless)?;
+    let proxy = Proxy::start(server.address()?, &[("POST", "/v1/sessions")]).await?;
+    let site = registered(&server, &proxy.url, "category=demo").await?;
+    let visitor = Visitor::open(&site.origin).await?;
+    start(&visitor, "many-hands").await?;
+    let state = visitor.wait_until("Number(d.accepted) >= 1", LIMIT).await?;
+    assert_eq!(text(&state["job"]), first.to_string());
+    let second = server.submit(&files.manifest, &files.data)?;
+    let followed = format!("d.job === '{second}' && d.jobState === 'running' && d.state === 'working'");
+    visitor.wait_until(&followed, LIMIT).await?;
+    server.follow(second, LIMIT, |view| view.results_accepted > 0).await?;
+    assert_eq!(proxy.count("/v1/sessions").total, 1, "one consent");
+    visitor.press_stop().await?;
+    visitor.wait_until("d.state === 'stopped'", LIMIT).await?;
+    visitor.press("restart").await?;
+    let what = seen(&visitor, "consent-what").await?;
+    assert!(what.starts_with("All jobs of the kind “Demonstration”"), "{what}");
+    visitor.screenshot(&artefacts()?.join("embed-category.png")).await?;
+    Ok(())
+}

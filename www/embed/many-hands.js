@@ -18,7 +18,7 @@ const RETRY_MS_MAX = 600_000;
 const HEIGHT_PX_MIN = 120;
 const HEIGHT_PX_MAX = 2_000;
 /** Attributes that name what is offered: a change shows another frame; during a visit, once the visitor asks for a new offer. */
-const OFFER = ["coordinator", "job", "site", "duty", "data"];
+const OFFER = ["coordinator", "job", "category", "site", "duty", "data"];
 /** Attributes of looks, which the frame takes from fixed sets of values. */
 const LOOK = ["scheme", "accent", "radius", "density", "language"];
 const STATES = ["loading", "idle", "declined", "working", "paused", "stopped", "unreachable", "failed"];
@@ -66,7 +66,8 @@ const STYLES = `
 const NOTHING = Object.freeze({ units: 0, accepted: 0, rejected: 0, pending: 0, flop: 0 });
 
 /**
- * Attributes: `job` (its number; the coordinator's choice without it), `site` (the name it was registered under), `duty`
+ * Attributes: `job` (its number; the coordinator's choice without it), `category` (in place of one job, all of a kind: `research`,
+ * `education`, `public_good`, `commercial`, `demo`), `site` (the name it was registered under), `duty`
  * (at most this share of the device, 5 to 100 percent), `data` (at most so many megabytes a day), `scheme` (`light`, `dark`), `accent`
  * (`teal`, `blue`, `violet`, `rose`), `radius` (`none`, `small`), `density` (`compact`), `language` (its tag; what the visitor
  * chooses in the frame counts more), `coordinator` (its address, where the script does not come from it). The part `frame`

@@ -5,6 +5,7 @@
 import * as text from "./text.js";
 
 /** @typedef {import("../types").FromWorker} FromWorker */
+/** @typedef {import("../types").JobView} JobView */
 /** @typedef {import("../types").ToWorker} ToWorker */
 /** @typedef {import("../types").VisitState} VisitState */
 /** @typedef {import("../types").UnitMessage} UnitMessage */
@@ -19,8 +20,8 @@ import * as text from "./text.js";
 /** @typedef {{ accepted: number, rejected: number, pending: number, credit_flop: number }} Totals */
 
 /**
- * What Start consents to, beside the job; the consent text says the same numbers.
- * @typedef {{ site: string, duty_percent: number, data_bytes_max: number }} Terms
+ * What Start consents to, beside the job: any of a category, where it names one. The consent text says the same numbers.
+ * @typedef {{ site: string, category: JobView["category"] | "", duty_percent: number, data_bytes_max: number }} Terms
  */
 /** The share that is offered, and the least that can be chosen. */
 export const DUTY_PERCENT = 30;
@@ -155,7 +156,7 @@ export class Contribution {
   }
 
   /**
-   * @param {number} job
+   * @param {number | null} job none where the terms name a category
    * @param {Backend} backend
    * @param {Tune} tune
    * @param {Terms} terms

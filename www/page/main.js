@@ -46,8 +46,11 @@ const dutyOf = (given) => Math.max(DUTY_PERCENT_MIN, lowered(given, 100));
 /** @param {string} name */
 const asked = (name) => (framed ? query.get(name) : null);
 const dutyMost = dutyOf(asked("duty"));
+/** Of which kind the jobs are that are offered, where it is not one; any where it is empty. */
+const category = /** @type {JobView["category"] | ""} */ ((wantedJob === null && asked("category")) || "");
 const terms = {
   site,
+  category,
   duty_percent: Math.min(dutyMost, DUTY_PERCENT),
   data_bytes_max: lowered(asked("data"), DATA_BYTES_MAX, 1_000_000),
 };
@@ -115,7 +118,7 @@ function run() {
     terms,
     dutyMost,
     () => {
-      if (job) void visit.start(job.id, backend, tune, terms);
+      if (job) void visit.start(category ? null : job.id, backend, tune, terms);
     },
     () => !framed || !!host?.isSeen,
   );
@@ -140,8 +143,9 @@ function run() {
     if (before !== view.state) {
       renderList();
       schedule(0);
-      // Consent was for this job; when it is over, so is this tab's work. The worker first hears its last verdicts.
-      if (view.state === "finished" || view.state === "cancelled") setTimeout(() => visit.stop(), VERDICTS_MS);
+      // Consent was for this job, or for its kind: when it is over, so is this tab's work, or the next one's turn has come. The
+      // worker first hears its last verdicts.
+      if (!category && (view.state === "finished" || view.state === "cancelled")) setTimeout(() => visit.stop(), VERDICTS_MS);
     }
     render();
   }
@@ -264,9 +268,12 @@ function run() {
       [info, list] = await Promise.all([fetchInfo(), fetchJobs(site)]);
       failures = 0;
       showKey(info);
+      if (category) list = list.filter((entry) => entry.category === category);
       const first = pick(list, wantedJob);
       const same = list.find((entry) => entry.id === job?.id);
-      if (same && job) {
+      if (category && visit.active && same?.state !== "running" && first?.state === "running") {
+        choose(first);
+      } else if (same && job) {
         job = same;
         renderList();
         render();

@@ -143,8 +143,12 @@ export class Panel {
     const data = text.say(parameters ? "consent_data" : "consent_data_unknown", { unit, most });
     const device = text.say("gpu" in navigator ? "device_gpu" : "device_cpu");
     const share = this.terms.duty_percent / 100;
-    setText(element("consent-what"), text.say(job.train ? "consent_what_train" : "consent_what_matmul", { title: job.title }));
-    setText(element("consent-whom"), text.say("consent_whom", { owner: job.owner }));
+    const { category } = this.terms;
+    const what = text.say(job.train ? "consent_what_train" : "consent_what_matmul", { title: job.title });
+    const whom = text.say("consent_whom", { owner: job.owner });
+    const kind = category && text.say(`category_${category}`);
+    setText(element("consent-what"), kind ? text.say("consent_what_category", { kind, what }) : what);
+    setText(element("consent-whom"), kind ? text.say("consent_whom_category", { whom }) : whom);
     setText(element("consent-cost"), text.say(share < 1 ? "consent_cost_share" : "consent_cost_all", { share, device, data }));
     const kept = this.#isKept ? (window.parent === window ? "consent_kept" : "consent_kept_framed") : "consent_kept_visit";
     setText(element("consent-kept"), text.say(kept));
