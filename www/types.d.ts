@@ -95,6 +95,8 @@ export type ToWorker =
   | {
       type: "start";
       job: number | null;
+      /** The kind of jobs agreed to; empty where it is one job, or any. */
+      category: string;
       site: string;
       backend: Backend;
       /** Whether the fastest kernels are found by measuring. */

@@ -76,6 +76,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         origin: "native".to_owned(),
         site: String::new(),
         job: args.job,
+        category: None,
         choice,
         tune: args.tune,
         duty_percent: args.duty,

@@ -4,6 +4,7 @@
 //! as milliseconds since the Unix epoch, random bytes as arguments. `docs/protocol.md` specifies the bytes; the golden
 //! vectors in `tests/vectors` hold the two together.
 
+pub mod category;
 pub mod cbor;
 pub mod cose;
 pub mod ids;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::category::Category;
 use crate::ids::BlobHash;
 use crate::limits;
 use crate::model::Model;
@@ -22,39 +23,6 @@ pub struct JobManifest {
     pub owner: String,
     pub category: Category,
     pub work: JobWork,
-}
-
-/// What kind of purpose a job serves; site owners choose which may run on their pages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Category {
-    Research,
-    Education,
-    PublicGood,
-    Commercial,
-    Demo,
-}
-
-impl Category {
-    /// All of them, in the order of the specification.
-    pub const ALL: [Category; 5] =
-        [Category::Research, Category::Education, Category::PublicGood, Category::Commercial, Category::Demo];
-
-    /// The name in the store and in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Category::Research => "research",
-            Category::Education => "education",
-            Category::PublicGood => "public_good",
-            Category::Commercial => "commercial",
-            Category::Demo => "demo",
-        }
-    }
-
-    /// The category with this name.
-    pub fn parse(name: &str) -> Option<Category> {
-        Category::ALL.into_iter().find(|category| category.name() == name)
-    }
 }
 
 /// The two kinds of jobs.

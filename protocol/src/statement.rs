@@ -2,6 +2,7 @@
 
 use minicbor::{Decode, Encode};
 
+use crate::category::Category;
 use crate::ids::{BlobHash, JobId, KeyId, LeaseId, UnitId};
 use crate::limits;
 
@@ -23,7 +24,7 @@ pub struct Consent {
     /// Site that embeds the page; empty on the coordinator's own page.
     #[n(4)]
     pub site: String,
-    /// The one job agreed to; none means any job the operator approved.
+    /// The one job agreed to; with none, and no `category`, any job the operator approved.
     #[n(5)]
     pub job: Option<JobId>,
     /// Share of the device agreed to, in percent, 1 to 100.
@@ -38,6 +39,9 @@ pub struct Consent {
     pub issued_ms: u64,
     #[n(10)]
     pub expires_ms: u64,
+    /// The kind of jobs agreed to, where no one job is.
+    #[n(11)]
+    pub category: Option<Category>,
 }
 
 /// That a new key takes an old one's place and has its credit from then on; each of the two signs it.

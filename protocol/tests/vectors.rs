@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 
 use ed25519_dalek::{Signature, Signer, SigningKey, Verifier};
+use manyhands_protocol::category::Category;
 use manyhands_protocol::cbor::{decode_strict, encode};
 use manyhands_protocol::cose::{Kind, open, prepare};
 use manyhands_protocol::ids::{BlobHash, JobId, KeyId, LeaseId, UnitId};
@@ -152,8 +153,11 @@ fn consent() {
         terms_version: 1,
         issued_ms: NOW_MS,
         expires_ms: NOW_MS + 3_600_000,
+        category: None,
     };
     check_signed("consent", Kind::Consent, &key(1), &value);
+    let value = Consent { site: "shop".to_owned(), category: Some(Category::PublicGood), ..value };
+    check_signed("consent-category", Kind::Consent, &key(1), &value);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use manyhands_tests::browser::{Visitor, text};
 use manyhands_tests::jobs::{self, SmallTrain};
 use manyhands_tests::proxy::Proxy;
 use manyhands_tests::server::Server;
-use manyhands_tests::site::Site;
+use manyhands_tests::site::{Site, element, registered};
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(180);
@@ -25,20 +25,6 @@ async fn endless(folder: &Path) -> Result<(Server, JobId, Proxy)> {
     let job = server.submit(&files.manifest, &files.data)?;
     let proxy = Proxy::start(server.address()?, &[("POST", "/v1/sessions"), ("GET", "/manyhands-worker")]).await?;
     Ok((server, job, proxy))
-}
-
-/// A page with the element, of a site that the coordinator knows.
-async fn registered(server: &Server, coordinator: &str, attributes: &str) -> Result<Site> {
-    let site = Site::start(coordinator, |_| element(coordinator, attributes)).await?;
-    server.run(&["site", "add", "shop", "--origin", &site.origin, "--category", "demo"])?;
-    Ok(site)
-}
-
-fn element(coordinator: &str, attributes: &str) -> String {
-    format!(
-        "<script type=module src='{coordinator}/embed/v1/many-hands.js'></script>\
-         <many-hands site=shop {attributes}><p id=instead>No hands here.</p></many-hands>"
-    )
 }
 
 /// Opens the page and waits until the element has something to offer.

@@ -126,6 +126,14 @@ impl Visitor {
         Ok(visitor)
     }
 
+    /// One whose browser keeps nothing for what other sites' pages frame.
+    pub async fn open_without_third_parties(url: &str) -> Result<Visitor> {
+        let refused = json!({ "profile.block_third_party_cookies": true, "profile.cookie_controls_mode": 1 });
+        let visitor = Visitor::start(refused).await?;
+        visitor.goto(url).await?;
+        Ok(visitor)
+    }
+
     async fn start(preferences: Value) -> Result<Visitor> {
         let chromium = program("chromium")?;
         let profile = tempfile::Builder::new().prefix("manyhands-visitor-").tempdir()?;
@@ -237,9 +245,9 @@ impl Visitor {
         Ok(())
     }
 
-    /// Goes into the frame in the open shadow tree of the first element with this name: all other calls mean the frame.
-    pub async fn enter_frame(&self, element: &str) -> Result<()> {
-        let host = self.client.find(Locator::Css(element)).await?;
+    /// Goes into the frame in the open shadow tree of the first element that this selects: all other calls mean the frame.
+    pub async fn enter_frame(&self, selector: &str) -> Result<()> {
+        let host = self.client.find(Locator::Css(selector)).await?;
         host.shadow_root().await?.find(Locator::Css("iframe")).await?.enter_frame().await?;
         Ok(())
     }
@@ -315,15 +323,18 @@ impl Visitor {
         Ok(state)
     }
 
-    /// Waits, in a page with a `<many-hands>`, until a condition over that element `e` holds.
+    /// Waits, in a page with a `<many-hands>`, until a condition over that element `e`, or over `all` of them, holds.
     pub async fn wait_for_element(&self, condition: &str, limit: Duration) -> Result<()> {
         let limit_ms = limit.as_millis();
         let met = self
             .run_async(&format!(
-                "const done = arguments[arguments.length - 1], e = document.querySelector('many-hands');
+                "const done = arguments[arguments.length - 1];
+                const all = [...document.querySelectorAll('many-hands')], [e] = all;
                 const check = () => {{ if ({condition}) done(true); }};
-                for (const name of ['statechange', 'contributionchange']) e.addEventListener(name, check);
-                setTimeout(() => done(e.state), {limit_ms});
+                for (const one of all) {{
+                    for (const name of ['statechange', 'contributionchange']) one.addEventListener(name, check);
+                }}
+                setTimeout(() => done(all.map(({{ state }}) => state)), {limit_ms});
                 check();"
             ))
             .await?;

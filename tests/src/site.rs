@@ -4,6 +4,23 @@ use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use crate::server::Server;
+
+/// What a page of the site `shop` pastes, with words of its own for where there are no hands.
+pub fn element(coordinator: &str, attributes: &str) -> String {
+    format!(
+        "<script type=module src='{coordinator}/embed/v1/many-hands.js'></script>\
+         <many-hands site=shop {attributes}><p id=instead>No hands here.</p></many-hands>"
+    )
+}
+
+/// A page with the element, of a site that the coordinator knows; the browser gets to the coordinator by this address.
+pub async fn registered(server: &Server, coordinator: &str, attributes: &str) -> Result<Site> {
+    let site = Site::start(coordinator, |_| element(coordinator, attributes)).await?;
+    site.register(server)?;
+    Ok(site)
+}
+
 /// A running site; it ends with the runtime it was started on.
 pub struct Site {
     /// Another host than 127.0.0.1 to a browser, so that storage is partitioned as it is for strangers.
@@ -11,6 +28,12 @@ pub struct Site {
 }
 
 impl Site {
+    /// Registers it as `shop`.
+    pub fn register(&self, server: &Server) -> Result<()> {
+        server.run(&["site", "add", "shop", "--origin", &self.origin, "--category", "demo"])?;
+        Ok(())
+    }
+
     /// Serves a page whose body is what `body` makes of its own origin, allowing scripts and frames of `coordinator` alone.
     pub async fn start(coordinator: &str, body: impl FnOnce(&str) -> String) -> Result<Site> {
         Self::with_script(coordinator, "", body).await

@@ -75,8 +75,9 @@ def manifest(kind, work):
 
 
 CONSENT = {
-    0: "version", 1: "audience: the coordinator's key", 2: "nonce", 3: "origin", 4: "site: empty",
-    6: "duty_percent (no 5, job: any job)", 7: "data_bytes_max", 8: "terms_version", 9: "issued_ms", 10: "expires_ms",
+    0: "version", 1: "audience: the coordinator's key", 2: "nonce", 3: "origin", 4: "site",
+    6: "duty_percent (no 5, job)", 7: "data_bytes_max", 8: "terms_version", 9: "issued_ms", 10: "expires_ms",
+    11: "category: public_good",
 }
 ROTATION = {0: "version", 1: "audience: the coordinator's key", 2: "nonce", 3: "old", 4: "new"}
 RESULT = {
@@ -226,6 +227,11 @@ def main(check):
     })
     signed = f"signed by the volunteer's test key (seed 01 x 32, public {VOLUNTEER.public.hex()})."
     write("consent", f"Consent statement,\n{signed}", sign(VOLUNTEER, "consent", consent), envelope(CONSENT), check)
+    consent = cbor({
+        0: 1, 1: COORDINATOR.public, 2: bytes(range(32)), 3: "http://127.0.0.1:8787", 4: "shop",
+        6: 50, 7: 0, 8: 1, 9: NOW, 10: NOW + 3_600_000, 11: 2,
+    })
+    write("consent-category", f"Consent statement to a kind of jobs,\n{signed}", sign(VOLUNTEER, "consent", consent), envelope(CONSENT), check)
 
     rotation = cbor({0: 1, 1: COORDINATOR.public, 2: bytes(range(32)), 3: VOLUNTEER.public, 4: SUCCESSOR.public})
     by_old, by_new = (sign(key, "rotation", rotation) for key in (VOLUNTEER, SUCCESSOR))

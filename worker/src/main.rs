@@ -164,6 +164,7 @@ async fn visit(start: Start, Running { switch, governor, data }: Running) -> Vis
         origin: origin(),
         site: start.site,
         job: start.job,
+        category: start.category,
         choice: start.choice,
         tune: start.tune,
         duty_percent: start.duty_percent,

@@ -2,7 +2,7 @@
 //! copy of it for its type checker is www/types.d.ts. Fields are read and written by hand, which is smaller than a
 //! serializer; nothing here acts on a message.
 //!
-//! Page to worker: `start {job: number|null, site: "", backend: "auto"|"gpu"|"cpu", tune: "auto"|"off",
+//! Page to worker: `start {job: number|null, category: "", site: "", backend: "auto"|"gpu"|"cpu", tune: "auto"|"off",
 //! duty_percent, data_bytes_max, lanes?}`, `pause`, `resume`, `stop`, `limit {duty_percent}`, `conditions {visible, in_use,
 //! background, dropped: number|null, pressure: "nominal"|"serious"|"critical", battery: number|null, saver}`,
 //! `try {job, rows, prompt, seed, picture: Uint8Array|null, asked}`, `key {act: "replace"|"export"|"import", passphrase, file}`.
@@ -26,6 +26,7 @@ use manyhands::web::fields::{Fields, Record};
 #[cfg(feature = "every-layer")]
 use manyhands::web::keyring;
 use manyhands_protocol::JobId;
+use manyhands_protocol::category::Category;
 use wasm_bindgen::{JsCast, JsValue};
 
 /// What the page asks for.
@@ -64,6 +65,7 @@ pub struct TryWish {
 /// What the visitor agreed to by pressing Start.
 pub struct Start {
     pub job: Option<JobId>,
+    pub category: Option<Category>,
     pub site: String,
     pub choice: Choice,
     pub tune: Tune,
@@ -110,6 +112,10 @@ impl ToWorker {
                 job: match fields.value("job") {
                     None => None,
                     Some(_) => Some(JobId(fields.whole("job").ok_or("job")?)),
+                },
+                category: match fields.text("category").unwrap_or_default().as_str() {
+                    "" => None,
+                    name => Some(Category::parse(name).ok_or("category")?),
                 },
                 site: fields.text("site").unwrap_or_default(),
                 choice: match fields.text("backend").as_deref() {

@@ -5,6 +5,7 @@
 import * as text from "./text.js";
 
 /** @typedef {import("../types").FromWorker} FromWorker */
+/** @typedef {import("../types").JobView} JobView */
 /** @typedef {import("../types").ToWorker} ToWorker */
 /** @typedef {import("../types").VisitState} VisitState */
 /** @typedef {import("../types").UnitMessage} UnitMessage */
@@ -23,8 +24,8 @@ import * as text from "./text.js";
 /** @typedef {{ accepted: number, rejected: number, pending: number, credit_flop: number }} Totals */
 
 /**
- * What Start consents to, beside the job; the consent text says the same numbers.
- * @typedef {{ site: string, duty_percent: number, data_bytes_max: number }} Terms
+ * What Start consents to, beside the job: any of a category, where it names one. The consent text says the same numbers.
+ * @typedef {{ site: string, category: JobView["category"] | "", duty_percent: number, data_bytes_max: number }} Terms
  */
 /** The share that is offered, and the least that can be chosen. */
 export const DUTY_PERCENT = 30;
@@ -182,7 +183,7 @@ export class Contribution {
   }
 
   /**
-   * @param {{ id: number, title: string }} job
+   * @param {{ id: number, title: string }} job the first one, where the terms name a category
    * @param {Backend} backend
    * @param {Tune} tune
    * @param {Terms} terms
@@ -199,7 +200,7 @@ export class Contribution {
       if (this.state !== "loading") return;
       this.#enter("starting");
       this.#kept = new Visit(job.title);
-      this.#post(worker, { type: "start", job: job.id, backend, tune, ...terms });
+      this.#post(worker, { type: "start", job: terms.category ? null : job.id, backend, tune, ...terms });
       // What was lowered or held while the worker was on its way.
       if (this.#limit < terms.duty_percent) this.limit(this.#limit);
       if (this.pausedBy) this.pause(this.pausedBy);

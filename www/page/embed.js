@@ -61,8 +61,9 @@ export class Host {
    * @param {Contribution} visit
    * @param {HTMLElement} start
    * @param {() => void} onAsk the site wishes that the offer be seen
+   * @param {(duty: unknown) => void} onLower the site offers this share by now
    */
-  constructor(visit, start, onAsk) {
+  constructor(visit, start, onAsk, onLower) {
     this.visit = visit;
     // The head of the page is not shown in a frame.
     element("footer").prepend(element("language-row"));
@@ -78,6 +79,7 @@ export class Host {
         void text.suggest(data.look?.language);
       }
       else if (data.type === "ask") onAsk();
+      else if (data.type === "lower") onLower(data.duty);
       else if (data.type === "pause" && visit.active && !visit.pausedBy) visit.pause("site");
       else if (data.type === "stop") visit.stop();
     });

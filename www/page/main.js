@@ -38,14 +38,23 @@ const backend = /** @type {Backend} */ (
 /** In another site's page, which may ask for less than this page would. */
 const framed = window.parent !== window;
 const site = (framed && query.get("site")) || "";
-/** @param {string} name @param {number} most @param {number} unit */
-const lowered = (name, most, unit = 1) => {
-  const given = framed ? query.get(name) : null;
+/** @param {unknown} given what the site asks for @param {number} most @param {number} unit */
+const lowered = (given, most, unit = 1) =>
   // What is no number, or less than one, is the least, never the most.
-  return given === null ? most : Math.min(most, Math.max(1, Math.floor(Number(given)) || 1) * unit);
+  typeof given === "string" ? Math.min(most, Math.max(1, Math.floor(Number(given)) || 1) * unit) : most;
+/** @param {unknown} given */
+const dutyOf = (given) => Math.max(DUTY_PERCENT_MIN, lowered(given, 100));
+/** @param {string} name */
+const asked = (name) => (framed ? query.get(name) : null);
+const dutyMost = dutyOf(asked("duty"));
+/** Of which kind the jobs are that are offered, where it is not one; any where it is empty. */
+const category = /** @type {JobView["category"] | ""} */ ((wantedJob === null && asked("category")) || "");
+const terms = {
+  site,
+  category,
+  duty_percent: Math.min(dutyMost, DUTY_PERCENT),
+  data_bytes_max: lowered(asked("data"), DATA_BYTES_MAX, 1_000_000),
 };
-const dutyMost = Math.max(DUTY_PERCENT_MIN, lowered("duty", 100));
-const terms = { site, duty_percent: Math.min(dutyMost, DUTY_PERCENT), data_bytes_max: lowered("data", DATA_BYTES_MAX, 1_000_000) };
 /** @type {Tune} */
 const tune = query.get("tune") === "off" ? "off" : "auto";
 
@@ -110,7 +119,8 @@ function run() {
     terms,
     dutyMost,
     () => {
-      if (job) void visit.start(job, backend, tune, terms);
+      // Visits are listed by what was agreed to.
+      if (job) void visit.start({ id: job.id, title: category ? text.say(`category_${category}`) : job.title }, backend, tune, terms);
     },
     () => !framed || !!host?.isSeen,
     () => void openMine().then((mine) => mine.offerForget()),
@@ -132,7 +142,8 @@ function run() {
     root.dataset["framed"] = "";
     element("about").hidden = false;
     void import("./embed.js").then(({ Host }) => {
-      host = new Host(visit, element("start"), () => element("panel").focus());
+      const lower = (/** @type {unknown} */ duty) => panel.lower(dutyOf(duty));
+      host = new Host(visit, element("start"), () => element("panel").focus(), lower);
     });
   }
   /** Loaded when it is first to be seen. @type {Tryout | null} */
@@ -148,8 +159,9 @@ function run() {
     if (before !== view.state) {
       renderList();
       schedule(0);
-      // Consent was for this job; when it is over, so is this tab's work. The worker first hears its last verdicts.
-      if (view.state === "finished" || view.state === "cancelled") setTimeout(() => visit.stop(), VERDICTS_MS);
+      // Consent was for this job, or for its kind: when it is over, so is this tab's work, or the next one's turn has come. The
+      // worker first hears its last verdicts.
+      if (!category && (view.state === "finished" || view.state === "cancelled")) setTimeout(() => visit.stop(), VERDICTS_MS);
     }
     render();
   }
@@ -180,8 +192,8 @@ function run() {
     // After it: a new offer begins with what the visitor chose last.
     panel.offer(job);
     // Trying the model takes the worker, which is downloaded for those only who asked for it: by Start, or here at last.
-    const asked = visit.state !== "idle" && visit.state !== "declined";
-    offerTryout(asked || job.state === "finished" ? job.train : undefined);
+    const hasAsked = visit.state !== "idle" && visit.state !== "declined";
+    offerTryout(hasAsked || job.state === "finished" ? job.train : undefined);
     element("link").hidden = false;
     element("link").dataset["link"] = link;
     setText(element("link-text"), text.say(`link_${link}`));
@@ -272,9 +284,12 @@ function run() {
       [info, list] = await Promise.all([fetchInfo(), fetchJobs(site)]);
       failures = 0;
       showKey(info);
+      if (category) list = list.filter((entry) => entry.category === category);
       const first = pick(list, wantedJob);
       const same = list.find((entry) => entry.id === job?.id);
-      if (same && job) {
+      if (category && visit.active && same?.state !== "running" && first?.state === "running") {
+        choose(first);
+      } else if (same && job) {
         job = same;
         renderList();
         render();

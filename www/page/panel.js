@@ -28,15 +28,6 @@ const MARKS = {
   given_back: "↩",
 };
 
-/** Whether the browser keeps anything for this page: where it refuses, in a frame for instance, a key lasts for a visit. */
-function isKept() {
-  try {
-    return localStorage !== null;
-  } catch {
-    return false;
-  }
-}
-
 /**
  * Runs `action` on a press that the browser vouches for.
  * @param {string} id
@@ -61,6 +52,8 @@ function line(id, value) {
 export class Panel {
   /** What a new consent may be to; the slider's end while none is given. */
   #most;
+  /** Whether the browser keeps anything for this page: where it refuses, in a frame for instance, a key lasts for a visit. */
+  #isKept = true;
 
   /**
    * @param {Contribution} visit
@@ -75,6 +68,7 @@ export class Panel {
     this.terms = terms;
     this.#most = most;
     this.#limits(isSeen);
+    void this.#look();
     onPress("start", () => {
       line("covered", isSeen() ? "" : text.say("covered"));
       if (!isSeen()) return;
@@ -101,6 +95,24 @@ export class Panel {
     });
     onPress("reload", () => location.reload());
     onPress("forget", onForget);
+  }
+
+  async #look() {
+    try {
+      // Keys are kept in IndexedDB; to ask which databases there are makes none.
+      if (localStorage !== null) await indexedDB.databases?.();
+    } catch {
+      this.#isKept = false;
+      this.visit.onChange();
+    }
+  }
+
+  /** The site offers no more than this from now on, whatever was agreed to. @param {number} percent */
+  lower(percent) {
+    if (percent >= this.#most) return;
+    this.#most = percent;
+    this.visit.onChange();
+    if (this.visit.active) this.visit.limit(byId("duty", HTMLInputElement).valueAsNumber);
   }
 
   /** The visitor's own limits: before Start they are a part of the consent, after it they can only be lowered. */
@@ -134,10 +146,14 @@ export class Panel {
     const data = text.say(parameters ? "consent_data" : "consent_data_unknown", { unit, most });
     const device = text.say("gpu" in navigator ? "device_gpu" : "device_cpu");
     const share = this.terms.duty_percent / 100;
-    setText(element("consent-what"), text.say(job.train ? "consent_what_train" : "consent_what_matmul", { title: job.title }));
-    setText(element("consent-whom"), text.say("consent_whom", { owner: job.owner }));
+    const { category } = this.terms;
+    const what = text.say(job.train ? "consent_what_train" : "consent_what_matmul", { title: job.title });
+    const whom = text.say("consent_whom", { owner: job.owner });
+    const kind = category && text.say(`category_${category}`);
+    setText(element("consent-what"), kind ? text.say("consent_what_category", { kind, what }) : what);
+    setText(element("consent-whom"), kind ? text.say("consent_whom_category", { whom }) : whom);
     setText(element("consent-cost"), text.say(share < 1 ? "consent_cost_share" : "consent_cost_all", { share, device, data }));
-    const kept = isKept() ? (window.parent === window ? "consent_kept" : "consent_kept_framed") : "consent_kept_visit";
+    const kept = this.#isKept ? (window.parent === window ? "consent_kept" : "consent_kept_framed") : "consent_kept_visit";
     setText(element("consent-kept"), text.say(kept));
   }
 
@@ -169,7 +185,7 @@ export class Panel {
       terms.duty_percent = duty.valueAsNumber;
       duty.max = String(this.#most);
     } else if (visit.active) {
-      duty.max = String(terms.duty_percent);
+      duty.max = String(Math.min(terms.duty_percent, this.#most));
     }
     setText(element("duty-now"), text.say(duty.valueAsNumber < 100 ? "pace_share" : "pace_all", { share: duty.valueAsNumber / 100 }));
     line("duty-note", visit.active && terms.duty_percent < this.#most ? text.say("pace_more", { share: terms.duty_percent / 100 }) : "");

@@ -59,6 +59,7 @@ pub async fn open(State(service): Shared, headers: HeaderMap, request: Body) -> 
             nonce: consent.nonce,
             consent: statement,
             job: consent.job,
+            category: consent.category,
             site: (!consent.site.is_empty()).then_some(consent.site),
             opened_ms: now_ms,
             expires_ms: consent.expires_ms,
@@ -75,6 +76,7 @@ fn check_consent(consent: &Consent, audience: KeyId, now_ms: u64) -> Result<(), 
     check(consent.terms_version == limits::TERMS_VERSION, "the terms have another version by now")?;
     check((1..=100).contains(&consent.duty_percent), "duty_percent must be 1 to 100")?;
     check(!consent.origin.is_empty(), "origin must not be empty")?;
+    check(consent.job.is_none() || consent.category.is_none(), "a consent is to one job or to a category, not to both")?;
     for text in [&consent.origin, &consent.site] {
         check(text.len() <= limits::TEXT_BYTES_MAX, "origin or site is too long")?;
     }
@@ -98,7 +100,8 @@ async fn check_job(service: &Service, consent: &Consent) -> Result<(), Failure> 
     }
 }
 
-/// A site must be registered, and allow the job where the consent names one; any other job is checked where it is leased.
+/// A site must be registered, and allow the job or the category that the consent names; any other job is checked where it is
+/// leased.
 async fn check_site(service: &Service, consent: &Consent) -> Result<(), Failure> {
     if consent.site.is_empty() {
         return Ok(());
@@ -107,12 +110,14 @@ async fn check_site(service: &Service, consent: &Consent) -> Result<(), Failure>
     let Some(site) = service.store.site(&consent.site).await? else {
         return bad(format!("no site {} is registered here", consent.site));
     };
-    let Some(id) = consent.job else { return Ok(()) };
-    match service.store.job(id).await? {
-        Some(job) if !site.categories.contains(&job.submission.manifest.category) => {
-            bad(format!("site {} does not allow {} jobs", site.name, job.submission.manifest.category.name()))
-        }
-        _ => Ok(()),
+    let job = match consent.job {
+        Some(id) => service.store.job(id).await?,
+        None => None,
+    };
+    let category = job.map(|job| job.submission.manifest.category).or(consent.category);
+    match category.filter(|category| !site.categories.contains(category)) {
+        Some(category) => bad(format!("site {} does not allow {} jobs", site.name, category.name())),
+        None => Ok(()),
     }
 }
 

@@ -12,7 +12,7 @@
 pub mod sqlite;
 
 use async_trait::async_trait;
-use manyhands_protocol::manifest::Submission;
+use manyhands_protocol::manifest::{Category, Submission};
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::site::{Site, SiteTotals};
 use manyhands_protocol::view::{JobState, JobView, KeyView};
@@ -68,6 +68,8 @@ pub struct NewSession {
     /// The signed statement as received.
     pub consent: Vec<u8>,
     pub job: Option<JobId>,
+    /// The kind of jobs that the consent names.
+    pub category: Option<Category>,
     /// The registered site that the consent names.
     pub site: Option<String>,
     pub opened_ms: u64,

@@ -148,6 +148,7 @@ impl Volunteer {
             terms_version: limits::TERMS_VERSION,
             issued_ms: info.now_ms,
             expires_ms: info.now_ms + limits::SESSION_MS_MAX,
+            category: None,
         }
     }
 

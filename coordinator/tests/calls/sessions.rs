@@ -4,8 +4,9 @@ use manyhands_protocol::problem::Code;
 use manyhands_protocol::statement::Consent;
 use manyhands_protocol::wire::SessionOpened;
 use manyhands_protocol::{JobId, KeyId, cbor, cose, limits};
+use reqwest::{Method, header};
 
-use crate::client::Volunteer;
+use crate::client::{Answer, Volunteer};
 use crate::world::World;
 
 #[tokio::test]
@@ -22,6 +23,34 @@ async fn a_consent_opens_a_session_once() {
     volunteer.token = opened.token;
     assert!(volunteer.lease(1).await.is_empty());
     volunteer.get(&format!("/v1/keys/{}", volunteer.id())).await.is(200);
+    world.finish().await;
+}
+
+/// A page, or its server, that got hold of a visitor's statement.
+#[tokio::test]
+async fn a_consent_that_others_got_hold_of_opens_nothing() {
+    let world = World::start().await;
+    let mut volunteer = Volunteer::new(&world.url(), 1).await;
+    let consent = volunteer.consent().await;
+    let statement = volunteer.sign(cose::Kind::Consent, cbor::encode(&consent));
+    let post = async |origin: Option<&str>, body: Vec<u8>| {
+        let request = volunteer.call(Method::POST, "/v1/sessions").header(header::CONTENT_TYPE, "application/cose");
+        Answer::of(origin.into_iter().fold(request, |request, origin| request.header(header::ORIGIN, origin)).body(body)).await
+    };
+    // From a page it is refused, before the visitor's own call and after it; from a server once the visitor used it.
+    post(Some("https://shop.example"), statement.clone()).await.refused(Code::ForeignOrigin);
+    let opened: SessionOpened = post(None, statement.clone()).await.cbor();
+    post(Some("https://shop.example"), statement.clone()).await.refused(Code::ForeignOrigin);
+    post(None, statement.clone()).await.refused(Code::BadNonce);
+    // With a nonce of their own they would need the visitor's key.
+    let mut forged = cose::open(cose::Kind::Consent, &statement).unwrap();
+    let nonce = volunteer.consent().await.nonce;
+    let at = forged.payload.windows(nonce.len()).position(|bytes| bytes == consent.nonce).unwrap();
+    forged.payload[at..at + nonce.len()].copy_from_slice(&nonce);
+    let forged = cose::prepare(cose::Kind::Consent, volunteer.id(), forged.payload).finish(forged.signature);
+    post(None, forged).await.refused(Code::BadSignature);
+    volunteer.token = opened.token;
+    assert!(volunteer.lease(1).await.is_empty(), "the visitor's own session goes on");
     world.finish().await;
 }
 

@@ -5,6 +5,7 @@ use manyhands_protocol::manifest::Category;
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::site::{Site, SiteToken, SiteTotals, SitesView};
 use manyhands_protocol::view::JobsView;
+use manyhands_protocol::wire::LeaseResponse;
 use reqwest::{Method, header};
 
 use crate::client::{Answer, Volunteer};
@@ -109,6 +110,46 @@ async fn a_site_chooses_the_kinds_of_jobs() {
     volunteer.try_lease(1, None).await.refused(Code::BadConsent);
     // Nobody else is held up.
     assert_eq!(world.join(3).await.lease(1).await.len(), 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_consent_to_a_kind_of_jobs_is_for_that_kind_alone() {
+    let world = World::start().await;
+    let demo = world.product_job().await;
+    let mut submission = world.product().await;
+    submission.manifest.category = Category::Research;
+    let research = world.create(&submission).await;
+    let open = async |seed: u8, site: &str, job: Option<JobId>, category: Category| {
+        let mut volunteer = Volunteer::new(&world.url(), seed).await;
+        let mut consent = volunteer.consent().await;
+        (consent.site, consent.job, consent.category) = (site.to_owned(), job, Some(category));
+        let answer = volunteer.try_open(&consent).await;
+        if answer.status.is_success() {
+            volunteer.token = answer.cbor::<manyhands_protocol::wire::SessionOpened>().token;
+        }
+        (volunteer, answer)
+    };
+    open(1, "", Some(research), Category::Research).await.1.refused(Code::BadConsent);
+    let (volunteer, _) = open(2, "", None, Category::Research).await;
+    let leases = volunteer.lease(16).await;
+    assert!(leases.len() == 4 && leases.iter().all(|lease| lease.manifest.job == research));
+    assert!(volunteer.try_lease(1, Some(demo)).await.cbor::<LeaseResponse>().manifests.is_empty());
+    // The next job of the kind, without a new consent.
+    let next = world.create(&submission).await;
+    assert!(volunteer.lease(1).await.iter().all(|lease| lease.manifest.job == next));
+    assert!(open(3, "", None, Category::Education).await.0.lease(1).await.is_empty());
+
+    // In a site's pages: what the site allows, as it is registered when a unit is leased.
+    world.put_site(&shop(&[Category::Demo])).await.is(201);
+    open(4, "shop", None, Category::Research).await.1.refused(Code::BadConsent);
+    world.put_site(&shop(&[Category::Demo, Category::Research])).await.is(200);
+    let (volunteer, opened) = open(4, "shop", None, Category::Research).await;
+    opened.is(201);
+    world.put_site(&shop(&[Category::Demo])).await.is(200);
+    assert!(volunteer.lease(1).await.is_empty(), "neither what the site excludes, nor what nobody agreed to");
+    world.put_site(&shop(&[Category::Demo, Category::Research])).await.is(200);
+    assert!(volunteer.lease(1).await.iter().all(|lease| lease.manifest.job == next));
     world.finish().await;
 }
 

@@ -51,6 +51,7 @@ async fn leased(store: &dyn Store) -> (JobId, UnitManifest, Vec<u8>) {
         nonce: vec![6],
         consent: vec![7],
         job: None,
+        category: None,
         site: None,
         opened_ms: 1,
         expires_ms: 1000,

@@ -9,6 +9,7 @@ use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::lock::Mutex;
 use manyhands_programs::EVERY_LAYER;
+use manyhands_protocol::category::Category;
 use manyhands_protocol::wire::{LeaseRequest, LeaseResponse, ResultResponse, Totals, Verdict};
 use manyhands_protocol::{JobId, LeaseId, cbor, limits};
 
@@ -43,8 +44,9 @@ pub struct Settings {
     pub origin: String,
     /// Site that embeds the page; empty on the coordinator's own.
     pub site: String,
-    /// The one job agreed to; none means any.
+    /// The one job agreed to; none means any of `category`, and any at all without one.
     pub job: Option<JobId>,
+    pub category: Option<Category>,
     pub choice: Choice,
     pub tune: Tune,
     /// Share of the device, 1 to 100.

@@ -168,6 +168,7 @@ impl<H: Host> Client<'_, H> {
             terms_version: info.terms_version,
             issued_ms: info.now_ms,
             expires_ms: until_ms,
+            category: self.settings.category,
         };
         let unsigned = cose::prepare(cose::Kind::Consent, self.host.key(), cbor::encode(&consent));
         let signature = self.host.sign(&unsigned.to_be_signed()).await?;
@@ -188,7 +189,7 @@ impl<H: Host> Client<'_, H> {
     /// work under a wider consent than its visitor gave.
     fn session_name(&self, coordinator: KeyId) -> String {
         let s = self.settings;
-        let job = s.job.map(|job| job.to_string()).unwrap_or_default();
+        let job = s.job.map(|job| job.to_string()).or(s.category.map(|kind| kind.name().to_owned())).unwrap_or_default();
         let (duty, data) = (s.duty_percent, s.data_bytes_max);
         let key = self.host.key();
         format!("session {coordinator} {key} {} {} {job} {duty} {data} {}", s.origin, s.site, limits::TERMS_VERSION)

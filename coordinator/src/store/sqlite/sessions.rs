@@ -1,5 +1,6 @@
 //! Sessions.
 
+use manyhands_protocol::manifest::Category;
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::{JobId, UnitId};
 use sqlx::{Row, SqliteConnection};
@@ -18,8 +19,8 @@ pub async fn open(tx: &mut SqliteConnection, session: NewSession) -> Result<()> 
         .execute(&mut *tx)
         .await?;
     let done = sqlx::query(
-        "INSERT INTO sessions (token_hash, key_id, nonce, consent, job_id, opened_ms, expires_ms, site)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (nonce) DO NOTHING",
+        "INSERT INTO sessions (token_hash, key_id, nonce, consent, job_id, opened_ms, expires_ms, site, category)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (nonce) DO NOTHING",
     )
     .bind(session.token_hash.as_slice())
     .bind(session.key.0.as_slice())
@@ -29,6 +30,7 @@ pub async fn open(tx: &mut SqliteConnection, session: NewSession) -> Result<()> 
     .bind(int(session.opened_ms))
     .bind(int(session.expires_ms))
     .bind(session.site)
+    .bind(session.category.map(Category::name))
     .execute(tx)
     .await?;
     match done.rows_affected() {

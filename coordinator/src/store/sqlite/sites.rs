@@ -81,14 +81,26 @@ pub async fn totals(tx: &mut SqliteConnection, name: &str) -> Result<SiteTotals>
     })
 }
 
-/// The kinds of jobs that may run for a session: those of its site as it is registered now, any on the coordinator's own page.
+/// The kinds of jobs that may run for a session: the one that its consent names, where it names one, as far as its site allows
+/// it as that is registered now; any where neither says anything.
 pub async fn allowed(tx: &mut SqliteConnection, session: i64) -> Result<Option<Vec<Category>>> {
-    let row = sqlx::query("SELECT site FROM sessions WHERE id = $1").bind(session).fetch_one(&mut *tx).await?;
-    let Some(name) = row.try_get::<Option<&str>, _>("site")? else { return Ok(None) };
-    match find(tx, name).await? {
-        Some(site) => Ok(Some(site.categories)),
-        None => Err(StoreError::refused(Code::BadConsent, format!("site {name} is no longer registered here"))),
+    let row = sqlx::query("SELECT site, category FROM sessions WHERE id = $1").bind(session).fetch_one(&mut *tx).await?;
+    let agreed = match row.try_get::<Option<&str>, _>("category")? {
+        None => None,
+        Some(name) => {
+            let unknown = || StoreError::Damaged(format!("category {name} of a session"));
+            Some(vec![Category::parse(name).ok_or_else(unknown)?])
+        }
+    };
+    let Some(name) = row.try_get::<Option<&str>, _>("site")? else { return Ok(agreed) };
+    let Some(site) = find(tx, name).await? else {
+        return Err(StoreError::refused(Code::BadConsent, format!("site {name} is no longer registered here")));
+    };
+    let mut kinds = site.categories;
+    if let Some(agreed) = agreed {
+        kinds.retain(|kind| agreed.contains(kind));
     }
+    Ok(Some(kinds))
 }
 
 fn unknown(name: &str) -> StoreError {

@@ -121,6 +121,7 @@ pub fn settings() -> Settings {
         origin: "native".to_owned(),
         site: String::new(),
         job: None,
+        category: None,
         choice: Choice::Cpu,
         tune: Tune::Auto,
         duty_percent: 100,
