@@ -4,9 +4,11 @@
 mod text;
 
 use manyhands::init;
+use manyhands::tensors::binary16;
 use manyhands_protocol::limits;
 use manyhands_protocol::manifest::{MatmulRecipe, TrainRecipe, panel_extent};
 use manyhands_protocol::model::{InputType, Model};
+use manyhands_protocol::work;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 pub use text::cut_text;
@@ -56,31 +58,32 @@ pub fn cut_train(recipe: &TrainRecipe, train_bytes: &[u8], test_bytes: &[u8]) ->
     Ok(CutTrain { shards: train.shards(recipe)?, test: test.write(0..test.rows(), "the held-out set")? })
 }
 
-/// Cuts `a` `[m, k]` into panels of rows and `b` `[k, n]` into panels of columns, both f32.
+/// Cuts `a` `[m, k]` into panels of rows and `b` `[k, n]` into panels of columns, both of the recipe's type.
 pub fn cut_matmul(recipe: &MatmulRecipe, file_bytes: &[u8]) -> Result<CutMatmul, CutError> {
     const FILE: &str = "the data file";
     let file = open(FILE, file_bytes)?;
-    let (a, b) = (matrix(&file, FILE, "a")?, matrix(&file, FILE, "b")?);
+    let (a, b) = (matrix(&file, FILE, "a", recipe.dtype)?, matrix(&file, FILE, "b", recipe.dtype)?);
+    let each = recipe.dtype.bytes() as usize;
     let ([m, k], [b_rows, n]) = (a.shape, b.shape);
     if k != b_rows {
         let reason = format!("has {b_rows} rows, a has {k} columns");
         return Err(CutError::Tensor { file: FILE, tensor: "b", reason });
     }
     let block = panel_extent(recipe.block, k as u64) as usize;
-    let row_bytes = k * 4;
-    let a_panels = a.data.chunks(block * row_bytes).map(|rows| panel("a", [rows.len() / row_bytes, k], rows));
+    let row_bytes = k * each;
+    let a_panels = a.data.chunks(block * row_bytes).map(|rows| panel("a", [rows.len() / row_bytes, k], a.dtype, rows));
     let a_panels = a_panels.collect::<Result<Vec<_>, _>>()?;
     let columns_panel = |left: usize| {
         let columns = block.min(n - left);
-        let rows = b.data.chunks_exact(n * 4).map(|row| &row[left * 4..][..columns * 4]);
-        panel("b", [k, columns], &rows.collect::<Vec<_>>().concat())
+        let rows = b.data.chunks_exact(n * each).map(|row| &row[left * each..][..columns * each]);
+        panel("b", [k, columns], b.dtype, &rows.collect::<Vec<_>>().concat())
     };
     let b_panels = (0..n).step_by(block).map(columns_panel).collect::<Result<Vec<_>, _>>()?;
     Ok(CutMatmul { m: m as u64, k: k as u64, n: n as u64, a_panels, b_panels })
 }
 
-fn panel(name: &'static str, shape: [usize; 2], data: &[u8]) -> Result<Vec<u8>, CutError> {
-    let view = TensorView::new(Dtype::F32, shape.to_vec(), data).expect("a panel is cut to its shape");
+fn panel(name: &'static str, shape: [usize; 2], dtype: Dtype, data: &[u8]) -> Result<Vec<u8>, CutError> {
+    let view = TensorView::new(dtype, shape.to_vec(), data).expect("a panel is cut to its shape");
     write([(name, view)], "a panel")
 }
 
@@ -97,43 +100,58 @@ fn open<'a>(file: &'static str, bytes: &'a [u8]) -> Result<SafeTensors<'a>, CutE
     SafeTensors::deserialize(bytes).map_err(|e| CutError::Format { file, reason: e.to_string() })
 }
 
-/// A tensor of the expected element type.
+/// A tensor of the element type that is expected, and why it is.
 fn typed<'a>(
     source: &SafeTensors<'a>,
     file: &'static str,
     tensor: &'static str,
     dtype: Dtype,
+    why: &str,
 ) -> Result<TensorView<'a>, CutError> {
     let fault = |reason| CutError::Tensor { file, tensor, reason };
     let view = source.tensor(tensor).map_err(|_| fault("is missing".to_owned()))?;
     if view.dtype() != dtype {
-        return Err(fault(format!("has element type {:?}, {dtype:?} is expected", view.dtype())));
+        return Err(fault(format!("has element type {:?}, {dtype:?} is expected {why}", view.dtype())));
     }
     Ok(view)
 }
 
-/// Where the first f32 of little-endian `data` that is not finite stands.
-fn not_finite(data: &[u8]) -> Option<usize> {
-    data.chunks_exact(4).position(|b| !f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_finite())
+/// Where the first value of little-endian `data` that is not finite stands; whole numbers all are.
+fn not_finite(dtype: Dtype, data: &[u8]) -> Option<usize> {
+    match dtype {
+        Dtype::F32 => data.chunks_exact(4).position(|b| !f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_finite()),
+        Dtype::F16 => data.chunks_exact(2).position(|b| !binary16::is_finite(u16::from_le_bytes([b[0], b[1]]))),
+        _ => None,
+    }
 }
 
 struct Matrix<'a> {
+    dtype: Dtype,
     shape: [usize; 2],
     data: &'a [u8],
 }
 
-fn matrix<'a>(source: &SafeTensors<'a>, file: &'static str, tensor: &'static str) -> Result<Matrix<'a>, CutError> {
+fn matrix<'a>(
+    source: &SafeTensors<'a>,
+    file: &'static str,
+    tensor: &'static str,
+    dtype: work::Dtype,
+) -> Result<Matrix<'a>, CutError> {
     let fault = |reason| CutError::Tensor { file, tensor, reason };
-    let view = typed(source, file, tensor, Dtype::F32)?;
+    let dtype = match dtype {
+        work::Dtype::F32 => Dtype::F32,
+        work::Dtype::F16 => Dtype::F16,
+    };
+    let view = typed(source, file, tensor, dtype, "by work.dtype")?;
     let shape: [usize; 2] =
         view.shape().try_into().map_err(|_| fault(format!("has shape {:?}, two dimensions are expected", view.shape())))?;
     if shape.iter().any(|&d| d == 0 || d as u64 > limits::DIMENSION_MAX) {
         return Err(fault(format!("has shape {shape:?}, extents must be 1 to {}", limits::DIMENSION_MAX)));
     }
-    if let Some(at) = not_finite(view.data()) {
+    if let Some(at) = not_finite(dtype, view.data()) {
         return Err(fault(format!("holds NaN or infinity in row {}, column {}", at / shape[1], at % shape[1])));
     }
-    Ok(Matrix { shape, data: view.data() })
+    Ok(Matrix { dtype, shape, data: view.data() })
 }
 
 /// Examples of a model in an owner's file.
@@ -156,7 +174,8 @@ impl<'a> Examples<'a> {
             InputType::U8 => Dtype::U8,
             InputType::F32 => Dtype::F32,
         };
-        let (x, y) = (typed(&source, file, "x", dtype)?, typed(&source, file, "y", Dtype::U8)?);
+        let x = typed(&source, file, "x", dtype, "by work.model.input.dtype")?;
+        let y = typed(&source, file, "y", Dtype::U8, "of labels")?;
         let shape: Vec<usize> = model.input.shape.iter().map(|&d| d as usize).collect();
         let rows = y.shape().first().copied().unwrap_or(0);
         let positions = model.vocabulary().map(|_| model.labels_count() as usize);
@@ -176,7 +195,7 @@ impl<'a> Examples<'a> {
             let (label, row, classes) = (y.data()[at], at / each, model.classes());
             return Err(fault("y", format!("holds label {label} in row {row}, the model has {classes} classes")));
         }
-        if let Some(at) = not_finite(if dtype == Dtype::F32 { x.data() } else { &[] }) {
+        if let Some(at) = not_finite(dtype, x.data()) {
             let row = at / shape.iter().product::<usize>();
             return Err(fault("x", format!("holds NaN or infinity in row {row}")));
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use manyhands_protocol::manifest::{Inputs, JobWork, ManifestError, Submission, TrainRecipe, panel_extent};
 use manyhands_protocol::problem::Code;
+use manyhands_protocol::work::Dtype;
 use manyhands_protocol::{BlobHash, JobId};
 
 use crate::driver::DriveError;
@@ -50,8 +51,8 @@ pub async fn submit(service: &Arc<Service>, submission: Submission) -> Result<Jo
     let (units, round) = match (&submission.manifest.work, &submission.inputs) {
         (JobWork::Matmul(recipe), Inputs::Matmul { m, k, n, a_panels, b_panels }) => {
             let block = panel_extent(recipe.block, *k);
-            check_panels(service, "inputs.a_panels", a_panels, *m, *k, block).await?;
-            check_panels(service, "inputs.b_panels", b_panels, *n, *k, block).await?;
+            check_panels(service, "inputs.a_panels", a_panels, *m, *k, block, recipe.dtype).await?;
+            check_panels(service, "inputs.b_panels", b_panels, *n, *k, block, recipe.dtype).await?;
             (scheduler::product_units(&submission), None)
         }
         (JobWork::Train(recipe), Inputs::Train { shards, test }) => {
@@ -101,12 +102,13 @@ async fn check_panels(
     extent: u64,
     k: u64,
     block: u32,
+    dtype: Dtype,
 ) -> Result<(), JobError> {
     let of_a = field.ends_with("a_panels");
     for (i, &hash) in panels.iter().enumerate() {
         let extent = input::panel_len(extent, block, i);
         check_blob(service, format!("{field}[{i}]"), hash, move |bytes| {
-            if of_a { input::check_a_panel(bytes, extent, k) } else { input::check_b_panel(bytes, k, extent) }
+            if of_a { input::check_a_panel(bytes, extent, k, dtype) } else { input::check_b_panel(bytes, k, extent, dtype) }
         })
         .await?;
     }

@@ -39,12 +39,9 @@ pub fn compute_update(work: &TrainWork, checkpoint_bytes: &[u8], shard_bytes: &[
 /// The unit's product as an output file.
 pub fn compute_product(work: &MatmulWork, a_bytes: &[u8], b_bytes: &[u8]) -> Result<Vec<u8>, RefereeError> {
     let (m, k, n) = (work.m as usize, work.k as usize, work.n as usize);
-    let panel = |bytes, name, shape: [usize; 2]| {
-        let tensors = tensors::read_f32(bytes, &[(name, &shape)]).map_err(RefereeError::Panel)?;
-        Ok::<_, RefereeError>(tensors.into_iter().next().unwrap_or_default())
-    };
+    let panel = |bytes, name, shape| tensors::read_operand(bytes, name, shape, work.dtype).map_err(RefereeError::Panel);
     let (a, b) = (panel(a_bytes, "a", [m, k])?, panel(b_bytes, "b", [k, n])?);
-    let c = block_on(Engine::cpu().matmul(MatmulShape { m, k, n }, &a, &b, &Control::new()))?;
+    let c = block_on(Engine::cpu().product(MatmulShape { m, k, n }, a, b, &Control::new()))?;
     Ok(tensors::write_f32(&[("c", &[m, n], &c)]))
 }
 

@@ -13,6 +13,8 @@ use crate::verify::input::panel_len;
 
 /// Different keys whose results a gradient unit is compared between.
 const TRAIN_QUORUM: u32 = 2;
+/// What a value takes in every output.
+const F32_BYTES: u64 = 4;
 /// Room for a tensor file's header beside its values.
 const HEADER_BYTES: u64 = limits::SAFETENSORS_HEADER_BYTES_MAX as u64;
 
@@ -28,7 +30,7 @@ pub fn product_units(submission: &Submission) -> Vec<NewUnit> {
     for (i, &a) in a_panels.iter().enumerate() {
         for (j, &b) in b_panels.iter().enumerate() {
             let (m, n) = (panel_len(*m, block, i) as u32, panel_len(*n, block, j) as u32);
-            units.push(unit(Work::Matmul(MatmulWork { a, b, m, k: *k as u32, n }), 1));
+            units.push(unit(Work::Matmul(MatmulWork { a, b, m, k: *k as u32, n, dtype: recipe.dtype }), 1));
         }
     }
     units
@@ -70,15 +72,15 @@ fn unit(work: Work, min_quorum: u32) -> NewUnit {
     let inputs = match &work {
         Work::Matmul(w) => {
             let (m, k, n) = (u64::from(w.m), u64::from(w.k), u64::from(w.n));
-            values_bytes((m * k).max(k * n))
+            values_bytes((m * k).max(k * n), w.dtype.bytes())
         }
         Work::Train(_) => 0,
     };
     NewUnit { blob_bytes: inputs.max(upload_bytes_max(&work)), flop: flop(&work), work, min_quorum }
 }
 
-fn values_bytes(values: u64) -> u64 {
-    values.saturating_mul(4).saturating_add(HEADER_BYTES).min(limits::BLOB_BYTES_MAX)
+fn values_bytes(values: u64, each: u64) -> u64 {
+    values.saturating_mul(each).saturating_add(HEADER_BYTES).min(limits::BLOB_BYTES_MAX)
 }
 
 fn shard_bytes(model: &Model, rows: u32) -> u64 {
@@ -97,8 +99,8 @@ fn parameters_count(model: &Model) -> u64 {
 /// Most bytes of outputs that a lease on this work may upload: its output tensors and a header.
 pub fn upload_bytes_max(work: &Work) -> u64 {
     match work {
-        Work::Matmul(w) => values_bytes(u64::from(w.m) * u64::from(w.n)),
-        Work::Train(w) => values_bytes(parameters_count(&w.model)),
+        Work::Matmul(w) => values_bytes(u64::from(w.m) * u64::from(w.n), F32_BYTES),
+        Work::Train(w) => values_bytes(parameters_count(&w.model), F32_BYTES),
     }
 }
 
@@ -125,6 +127,7 @@ pub fn losses_count(work: &Work) -> usize {
 #[cfg(test)]
 mod tests {
     use manyhands_protocol::manifest::{self, JobManifest};
+    use manyhands_protocol::work::Dtype;
 
     use super::*;
 
@@ -164,6 +167,19 @@ mod tests {
         assert_eq!(all, [(1, 0), (2, 0), (3, 0), (1, 12), (2, 12), (3, 12), (1, 4), (2, 4), (3, 4), (1, 16)]);
         // Far into a job nothing overflows.
         assert!(visits(limits::ROUNDS_MAX).iter().all(|(_, row)| *row < 20));
+    }
+
+    /// In f16 an input takes half the bytes, and the output as many as before.
+    #[test]
+    fn units_are_as_large_as_their_element_type_says() {
+        let nothing = BlobHash([0; 32]);
+        let unit = |[m, k, n]: [u32; 3], dtype| {
+            opening_unit(MatmulWork { a: nothing, b: nothing, m, k, n, dtype }).blob_bytes - HEADER_BYTES
+        };
+        let deep = [64, 4096, 64];
+        assert_eq!((unit(deep, Dtype::F32), unit(deep, Dtype::F16)), (4 * 64 * 4096, 2 * 64 * 4096));
+        let flat = [64, 16, 64];
+        assert_eq!((unit(flat, Dtype::F32), unit(flat, Dtype::F16)), (4 * 64 * 64, 4 * 64 * 64), "the output is larger");
     }
 
     #[test]

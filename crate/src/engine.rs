@@ -21,8 +21,9 @@ pub use crate::gpu::{AdapterChoice, GpuOptions};
 
 use manyhands_protocol::model::Model;
 use manyhands_protocol::statement::{Backend, DeviceClass};
-use manyhands_protocol::work::TrainWork;
-use manyhands_shaders::matmul::{Epilogue, Matrices, Rows, Shape, Transposed};
+use manyhands_protocol::work::{Dtype, TrainWork};
+use manyhands_shaders::binary16;
+use manyhands_shaders::matmul::{Epilogue, Matrices, Rows, Shape, Transposed, Variant};
 
 use crate::control::Control;
 use crate::cpu::{Arithmetic, CpuEngine};
@@ -31,7 +32,8 @@ use crate::gpu::GpuEngine;
 #[cfg(feature = "gpu")]
 use crate::plan::DEVICE_CALL_FLOP_MAX;
 use crate::plan::{Buffer, CALL_FLOP_MAX, ForwardPlan, Matmul, Program, TrainPlan, check_built};
-use crate::tensors::Shard;
+use crate::tensors::{Operand, Shard};
+use crate::tuner::Task;
 
 /// Rows of one batch of [`Engine::logits`].
 const LOGITS_BATCH_MAX: usize = 256;
@@ -42,6 +44,20 @@ pub struct MatmulShape {
     pub m: usize,
     pub k: usize,
     pub n: usize,
+}
+
+impl MatmulShape {
+    /// The extents as kernels take them, if A and B have these numbers of values.
+    fn checked(self, [a, b]: [usize; 2]) -> Result<Shape, EngineError> {
+        let MatmulShape { m, k, n } = self;
+        fits("a", a, m.checked_mul(k))?;
+        fits("b", b, k.checked_mul(n))?;
+        let extent = |d: usize| u32::try_from(d).ok().filter(|&d| d > 0);
+        match (extent(m), extent(k), extent(n)) {
+            (Some(m), Some(k), Some(n)) => Ok(Shape { m, k, n }),
+            _ => Err(EngineError::Input(format!("extents {m}, {k}, {n} must be at least 1"))),
+        }
+    }
 }
 
 /// What a training unit gives.
@@ -124,7 +140,14 @@ impl Engine {
     /// Known-answer test of the plain product, which is all that the first unit needs. A device compiles nothing else
     /// before that.
     pub async fn self_test_product(&self) -> Result<(), EngineError> {
-        self.test(known::plain_products()).await
+        let mut cases = known::plain_products();
+        #[cfg(feature = "gpu")]
+        if let Engine::Gpu(gpu) = self
+            && let Some(variant) = gpu.fixed().filter(|variant| variant.reads_f16())
+        {
+            cases.extend(known::variant_products(Transposed::default(), &[Epilogue::None], variant));
+        }
+        self.test(cases).await
     }
 
     /// Known-answer test of what a training unit calls. A device compiles and tests a kernel when the first unit needs it,
@@ -178,28 +201,49 @@ impl Engine {
 
     /// `A · B`, all row-major, within the numerics contract of `manyhands_shaders::matmul`.
     pub async fn matmul(&self, shape: MatmulShape, a: &[f32], b: &[f32], control: &Control) -> Result<Vec<f32>, EngineError> {
-        let MatmulShape { m, k, n } = shape;
-        fits("a", a.len(), m.checked_mul(k))?;
-        fits("b", b.len(), k.checked_mul(n))?;
-        let extent = |d: usize| u32::try_from(d).ok().filter(|&d| d > 0);
-        let (Some(m), Some(k), Some(n)) = (extent(m), extent(k), extent(n)) else {
-            return Err(EngineError::Input(format!("extents {m}, {k}, {n} must be at least 1")));
+        self.multiply(shape.checked([a.len(), b.len()])?, None, [a, b], control).await
+    }
+
+    /// [`Engine::matmul`] of operands as they are stored. In f16 both are handed to a kernel that reads them so where one was
+    /// chosen, and are widened to f32 everywhere else, which changes no value.
+    pub async fn product(&self, shape: MatmulShape, a: Operand, b: Operand, control: &Control) -> Result<Vec<f32>, EngineError> {
+        let shape = shape.checked([a.values_count(), b.values_count()])?;
+        let (a, b) = match (a, b) {
+            (Operand::F16(a), Operand::F16(b)) => (a, b),
+            (a, b) => return self.multiply(shape, None, [&a.widened(), &b.widened()], control).await,
         };
+        let task = Task::plain(shape, Dtype::F16);
+        let variant = self.chosen_variant(&task).unwrap_or_else(|| self.usual_variant(&task));
+        let stored = |patterns: Vec<u16>| match variant.reads_f16() {
+            true => binary16::pack(&patterns),
+            false => Operand::F16(patterns).widened(),
+        };
+        self.multiply(shape, Some(variant), [&stored(a), &stored(b)], control).await
+    }
+
+    /// A product of operands stored as the variant reads them.
+    async fn multiply(
+        &self,
+        shape: Shape,
+        variant: Option<Variant>,
+        [a, b]: [&[f32]; 2],
+        control: &Control,
+    ) -> Result<Vec<f32>, EngineError> {
         let call_flop_max = self.call_flop_max().min(control.call_flop_max());
         let mut program = Program { call_flop_max, ..Program::default() };
-        let pairs = [(m, k), (k, n), (m, n)].map(|(r, c)| u64::from(r) * u64::from(c));
-        let [ia, ib, ic] = pairs.map(|values| program.buffer(values));
+        let c = u64::from(shape.m) * u64::from(shape.n);
+        let [ia, ib, ic] = [a.len() as u64, b.len() as u64, c].map(|values| program.buffer(values));
         program.matmul(Matmul {
             a: ia,
             b: ib,
             bias: None,
             c: ic,
-            shape: Shape { m, k, n },
+            shape,
             transposed: Transposed::default(),
             epilogue: Epilogue::None,
-            rows: Rows { first: 0, end: m },
+            rows: Rows { first: 0, end: shape.m },
             matrices: Matrices::ONE,
-            variant: None,
+            variant,
         });
         control.set_progress(0, 1);
         let mut resident = self.load(&program, &[(ia, a), (ib, b)]).await?;

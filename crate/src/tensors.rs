@@ -5,12 +5,46 @@ mod file;
 
 use manyhands_protocol::limits;
 use manyhands_protocol::model::{InputType, Model};
+use manyhands_protocol::work::Dtype;
+pub use manyhands_shaders::binary16;
 
 use self::file::File;
 
 /// Element types, by their names in a file.
 const F32: &str = "F32";
 const U8: &str = "U8";
+
+/// A product's operand as its blob stores it, row-major.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Operand {
+    F32(Vec<f32>),
+    /// Bit patterns.
+    F16(Vec<u16>),
+}
+
+impl Operand {
+    /// The values, which f32 holds whatever they are stored in.
+    pub fn widened(self) -> Vec<f32> {
+        match self {
+            Operand::F32(values) => values,
+            Operand::F16(patterns) => patterns.into_iter().map(binary16::widen).collect(),
+        }
+    }
+
+    pub fn dtype(&self) -> Dtype {
+        match self {
+            Operand::F32(_) => Dtype::F32,
+            Operand::F16(_) => Dtype::F16,
+        }
+    }
+
+    pub fn values_count(&self) -> usize {
+        match self {
+            Operand::F32(values) => values.len(),
+            Operand::F16(patterns) => patterns.len(),
+        }
+    }
+}
 
 /// Training examples as the engine takes them.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +86,22 @@ pub enum TensorError {
 pub fn read_f32(bytes: &[u8], expected: &[(&str, &[usize])]) -> Result<Vec<Vec<f32>>, TensorError> {
     let file = open(bytes, expected.len())?;
     expected.iter().map(|&(name, shape)| finite(name, floats(tensor(&file, name, F32, shape)?))).collect()
+}
+
+/// Reads the one tensor of an operand's file, finite.
+pub fn read_operand(bytes: &[u8], name: &str, shape: [usize; 2], dtype: Dtype) -> Result<Operand, TensorError> {
+    let file = open(bytes, 1)?;
+    let data = tensor(&file, name, dtype.name(), &shape)?;
+    match dtype {
+        Dtype::F32 => Ok(Operand::F32(finite(name, floats(data))?)),
+        Dtype::F16 => {
+            let patterns: Vec<u16> = data.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();
+            match patterns.iter().position(|&bits| !binary16::is_finite(bits)) {
+                Some(index) => Err(TensorError::NotFinite { name: name.to_owned(), index }),
+                None => Ok(Operand::F16(patterns)),
+            }
+        }
+    }
 }
 
 /// Writes f32 tensors, ordered by name, so that equal tensors give equal bytes; readers go by name. Panics if a shape does not fit its values or a name comes twice: both are the caller's own data.

@@ -5,9 +5,10 @@
 use manyhands::control::{Control, Pace, PaceFuture};
 use manyhands::engine::{AdapterChoice, Engine, EngineError, GpuOptions, init_parameters, known};
 use manyhands::plan::{CALL_FLOP_MAX, TrainPlan};
-use manyhands::tuner::tasks;
+use manyhands::tuner::{Bench, Task, tasks};
+use manyhands_protocol::BlobHash;
 use manyhands_protocol::statement::{Backend, Kernels};
-use manyhands_protocol::work::{TrainWork, Work};
+use manyhands_protocol::work::{Dtype, MatmulWork, TrainWork, Work};
 use manyhands_shaders::KERNELS;
 use manyhands_shaders::compare::relative_distance;
 use manyhands_shaders::matmul::{Epilogue, Matrices, Shape, Transposed, Variant};
@@ -160,6 +161,11 @@ fn the_self_test_catches_each_wrong_kernel() {
         ("matmul_naive", chunk, shallow, Variant::Naive),
         ("matmul_tiled", "total.b10 + sum.b10", "sum.b10", Variant::Tiled),
         ("matmul_tiled_ahead", "total.b11 + sum.b11", "total.b11 + sum.b10", Variant::TiledAhead),
+        ("matmul_blocked_f16", "a[at / 2u] >> (at % 2u * 16u)", "a[at / 2u]", Variant::BlockedF16),
+        ("matmul_blocked_f16", "b[at / 2u] >> (at % 2u * 16u)", "b[at / 2u] >> 16u", Variant::BlockedF16),
+        ("matmul_blocked_vec4_f16", "unpack2x16float(b[at].y)", "unpack2x16float(b[at].x)", Variant::BlockedVec4F16),
+        ("matmul_tiled_f16", "unpack2x16float(a[at].y)", "unpack2x16float(a[at].x)", Variant::TiledF16),
+        ("matmul_tiled_ahead_f16", "unpack2x16float(a[at].x)", "unpack2x16float(b[at].x)", Variant::TiledAheadF16),
     ];
     for (name, truth, lie, variant) in unchosen {
         let case = known::product(Shape { m: 36, k: 80, n: 36 }, Transposed::default(), Epilogue::Bias, Some(variant));
@@ -199,6 +205,64 @@ fn no_variant_may_forget_an_epilogue_or_a_matrix() {
             let got = pollster::block_on(pollster::block_on(Engine::gpu_with(options)).unwrap().answer(&case));
             assert!(matches!(got, Err(EngineError::SelfTest { .. })), "{variant:?} {epilogue:?}: {got:?}");
         }
+    }
+}
+
+/// Every value of a kernel that reads f16 counts, also those that WGSL lets its unpacking flush to zero: a device that does
+/// so runs none of these kernels, whether one wins or is wished for.
+#[test]
+fn a_device_that_flushes_subnormals_reads_no_f16() {
+    let flush =
+        "fn flushed(word: u32) -> vec2f { let v = unpack2x16float(word); return select(v, vec2f(), abs(v) < vec2f(6.1e-5)); }";
+    for variant in Variant::ALL.into_iter().filter(|variant| variant.reads_f16()) {
+        let kernel = variant.kernel();
+        let mut lies = vec![format!("{}{flush}", kernel.wgsl.replace("unpack2x16float(", "flushed("))];
+        // A's, and B's, alone.
+        for (at, _) in kernel.wgsl.match_indices("unpack2x16float(") {
+            let (before, after) = kernel.wgsl.split_at(at);
+            lies.push(format!("{before}{}{flush}", after.replacen("unpack2x16float(", "flushed(", 1)));
+        }
+        assert!(lies.len() >= 3, "{variant:?}");
+        let honest = open();
+        honest.fix_variant(variant);
+        pollster::block_on(honest.self_test_product()).expect("products in f32 run as ever");
+        for (lie, wgsl) in lies.into_iter().enumerate() {
+            let replaced_kernel = Some((kernel.name, wgsl));
+            let options = GpuOptions { replaced_kernel, ..Default::default() };
+            let engine = pollster::block_on(Engine::gpu_with(options)).unwrap();
+            let task = Task::plain(Shape { m: 36, k: 144, n: 44 }, Dtype::F16);
+            let got = pollster::block_on(engine.test_variant(&task, variant));
+            assert!(
+                matches!(&got, Err(EngineError::SelfTest { kernel: name, .. }) if name.starts_with(kernel.name)),
+                "{variant:?} lie {lie}: {got:?}"
+            );
+            let usual = engine.usual_variant(&task);
+            let bench = pollster::block_on(Bench::open(&engine, &task, usual, &suite::tuning::clock())).unwrap();
+            let got = pollster::block_on(bench.attempt(&engine, variant, &suite::tuning::clock()));
+            assert!(matches!(got, Err(EngineError::SelfTest { .. })), "{variant:?}: {got:?}");
+            pollster::block_on(engine.self_test_product()).unwrap();
+            engine.fix_variant(variant);
+            let got = pollster::block_on(engine.self_test_product());
+            assert!(matches!(got, Err(EngineError::SelfTest { .. })), "{variant:?}: {got:?}");
+        }
+    }
+}
+
+/// A result of operands in f16 pins what read them, and pins that for these alone.
+#[test]
+fn a_replay_pins_what_reads_f16() {
+    let nothing = BlobHash([0; 32]);
+    let work = Work::Matmul(MatmulWork { a: nothing, b: nothing, m: 36, k: 144, n: 44, dtype: Dtype::F16 });
+    let task = tasks(&work).unwrap().remove(0);
+    let same = Task { dtype: Dtype::F32, ..task.clone() };
+    for variant in [Variant::BlockedF16, Variant::Blocked] {
+        let (first, again) = (open(), open());
+        first.choose_variant(&task, variant);
+        let kernels = first.kernels(&work).unwrap().expect("a GPU chooses");
+        assert_eq!(kernels.products[0].kernel, variant.name());
+        again.pin(&kernels).unwrap();
+        assert_eq!(again.chosen_variant(&task), Some(variant));
+        assert_eq!(again.chosen_variant(&same), Some(variant).filter(|variant| !variant.reads_f16()));
     }
 }
 

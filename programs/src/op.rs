@@ -1,12 +1,14 @@
 //! Kernel calls: what each reads, writes and costs, and how a device binds it. The CPU backend and the reference run the
 //! same calls by their own means.
 
+use std::borrow::Cow;
+
 use manyhands_shaders::gradient_norm::{clip, squares};
 use manyhands_shaders::matmul::{self, Epilogue, Matrices, Rows, Shape, Transposed, Variant};
 use manyhands_shaders::sgd_momentum::Rates;
 use manyhands_shaders::{
-    Kernel, adamw, adamw_advance, add, clear, column_sum, dropout, dropout_advance, relu_backward, relu_forward, sgd_momentum,
-    softmax_cross_entropy,
+    Kernel, adamw, adamw_advance, add, binary16, clear, column_sum, dropout, dropout_advance, relu_backward, relu_forward,
+    sgd_momentum, softmax_cross_entropy,
 };
 
 use super::{Buffer, EVERY_LAYER, ImageOp, NOT_BUILT, SequenceOp};
@@ -24,11 +26,22 @@ pub struct Matmul {
     pub epilogue: Epilogue,
     pub rows: Rows,
     pub matrices: Matrices,
-    /// A fixed variant; none lets the device choose.
+    /// A fixed variant, which also says how A and B are stored; none lets the device choose, and they are f32.
     pub variant: Option<Variant>,
 }
 
-/// One kernel call. Labels are u32 bits in a buffer of 4-byte words; all else is f32.
+impl Matmul {
+    /// So many values of A or B in f32, however they are stored.
+    pub(super) fn operand<'a>(&self, buffer: Buffer, values: usize, buffers: &'a [Vec<f32>]) -> Cow<'a, [f32]> {
+        let stored = &buffers[buffer.0];
+        match self.variant {
+            Some(variant) if variant.reads_f16() => binary16::unpack(stored, 0, values).collect(),
+            _ => Cow::Borrowed(stored),
+        }
+    }
+}
+
+/// One kernel call. Labels are u32 bits in a buffer of 4-byte words, and f16 operands two to a word; all else is f32.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Op {
     Matmul(Matmul),

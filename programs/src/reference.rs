@@ -70,9 +70,10 @@ fn run_matmul(op: &Matmul, buffers: &mut [Vec<f32>]) {
     let rows = op.rows.first as usize..op.rows.end as usize;
     let bias = op.bias.map(|bias| widen(&buffers[bias.0])).unwrap_or_default();
     let shape = Shape { m: rows.len() as u32, ..op.shape };
-    for matrix in op.matrices.first as usize..op.matrices.end as usize {
-        let a = widen(&buffers[op.a.0][matrix * m * k..][..m * k]);
-        let b = widen(&buffers[op.b.0][matrix * k * n..][..k * n]);
+    let matrices = op.matrices.first as usize..op.matrices.end as usize;
+    for matrix in matrices.clone() {
+        let a = widen(&op.operand(op.a, matrices.end * m * k, buffers)[matrix * m * k..][..m * k]);
+        let b = widen(&op.operand(op.b, matrices.end * k * n, buffers)[matrix * k * n..][..k * n]);
         let a: Vec<f64> = if op.transposed.a {
             (0..k).flat_map(|p| &a[p * m + rows.start..p * m + rows.end]).copied().collect()
         } else {

@@ -6,7 +6,7 @@ pub use crate::category::Category;
 use crate::ids::BlobHash;
 use crate::limits;
 use crate::model::Model;
-use crate::work::InnerOptimizer;
+use crate::work::{Dtype, InnerOptimizer};
 
 /// A job as its owner describes it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,10 +39,17 @@ pub enum JobWork {
 pub struct MatmulRecipe {
     #[serde(default = "default_block")]
     pub block: u32,
+    /// Element type of A and B; C is f32.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub dtype: Dtype,
 }
 
 fn default_block() -> u32 {
     256
+}
+
+fn is_default(dtype: &Dtype) -> bool {
+    *dtype == Dtype::default()
 }
 
 /// Rounds of local SGD with an outer optimiser.
@@ -374,6 +381,23 @@ mod tests {
         let two = 2.0 * std::f64::consts::LN_2;
         assert!(Target::BitsPerByte(2.0).is_reached(two, 0.0) && !Target::BitsPerByte(2.0).is_reached(two + 1e-9, 1.0));
         assert!(!Target::BitsPerByte(2.0).is_reached(f64::NAN, 1.0) && !Target::Accuracy(0.1).is_reached(0.0, f64::NAN));
+    }
+
+    #[test]
+    fn operands_are_f32_unless_the_recipe_says_otherwise() {
+        let read = |json: &str| parse_json::<JobWork>(json.as_bytes());
+        let of = |dtype| Ok(JobWork::Matmul(MatmulRecipe { block: 8, dtype }));
+        let plain = r#"{"kind":"matmul","block":8}"#;
+        assert_eq!(read(plain), of(Dtype::F32));
+        assert_eq!(read(r#"{"kind":"matmul","block":8,"dtype":"f32"}"#), of(Dtype::F32));
+        let f16 = r#"{"kind":"matmul","block":8,"dtype":"f16"}"#;
+        assert_eq!(read(f16), of(Dtype::F16));
+        for json in [plain, f16] {
+            assert_eq!(serde_json::to_string(&read(json).expect("a recipe")).expect("plain values"), json);
+        }
+        for other in ["bf16", "F16", "f64", ""] {
+            assert!(read(&f16.replace("f16", other)).is_err(), "{other}");
+        }
     }
 
     #[test]

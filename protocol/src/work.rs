@@ -1,6 +1,6 @@
 //! Work units as the coordinator signs them.
 
-use minicbor::{Decode, Decoder, Encode};
+use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 
 use crate::cbor::short_f32;
 use crate::ids::{BlobHash, JobId, KeyId, LeaseId, UnitId};
@@ -59,8 +59,8 @@ pub enum Work {
     Train(#[n(0)] TrainWork),
 }
 
-/// `C = A · B`, all f32 and row-major. `a` is a safetensors blob with one tensor `a` of shape `[m, k]`, `b` one with
-/// tensor `b` of shape `[k, n]`; the output blob holds one tensor `c` of shape `[m, n]`.
+/// `C = A · B`, row-major. `a` is a safetensors blob with one tensor `a` of shape `[m, k]`, `b` one with tensor `b` of shape
+/// `[k, n]`, both of type `dtype`; the output blob holds one tensor `c` of shape `[m, n]`, f32.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 #[cbor(map)]
 pub struct MatmulWork {
@@ -74,6 +74,60 @@ pub struct MatmulWork {
     pub k: u32,
     #[n(4)]
     pub n: u32,
+    #[n(5)]
+    pub dtype: Dtype,
+}
+
+/// Element type of a product's operands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
+pub enum Dtype {
+    /// Absent in CBOR, as in units that know no other.
+    #[default]
+    F32,
+    /// IEEE 754 binary16. Every value of it is one of f32, and the product is computed and checked as that of those.
+    F16,
+}
+
+impl Dtype {
+    /// Bytes of one value.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F16 => 2,
+        }
+    }
+
+    /// The name in a safetensors file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "F32",
+            Dtype::F16 => "F16",
+        }
+    }
+}
+
+impl<C> Encode<C> for Dtype {
+    fn encode<W: encode::Write>(&self, encoder: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+        encoder.u8(*self as u8)?.ok()
+    }
+
+    fn is_nil(&self) -> bool {
+        *self == Dtype::F32
+    }
+}
+
+impl<C> Decode<'_, C> for Dtype {
+    fn decode(decoder: &mut Decoder<'_>, _: &mut C) -> Result<Self, decode::Error> {
+        match decoder.u8()? {
+            1 => Ok(Dtype::F16),
+            _ => Err(decode::Error::message("an element type that is not known")),
+        }
+    }
+
+    fn nil() -> Option<Self> {
+        Some(Dtype::F32)
+    }
 }
 
 /// `inner_steps` steps of the optimiser from `checkpoint` on consecutive batches of `shard`, starting at row `first_row` and

@@ -17,7 +17,7 @@ use manyhands_protocol::statement::{
 use manyhands_protocol::wire::{
     HeartbeatResponse, LeaseRequest, LeaseResponse, ResultResponse, RotationRequest, SessionOpened, SignedBytes, Totals, Verdict,
 };
-use manyhands_protocol::work::{InnerOptimizer, MatmulWork, TrainWork, UnitManifest, Work};
+use manyhands_protocol::work::{self, InnerOptimizer, MatmulWork, TrainWork, UnitManifest, Work};
 use minicbor::{Decode, Encode};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use sha2::{Digest, Sha256};
@@ -117,8 +117,13 @@ fn manifest(unit: u64, lease: u64, work: Work, upload_bytes_max: u64) -> UnitMan
 }
 
 fn matmul_manifest() -> UnitManifest {
-    let work = MatmulWork { a: hash("a"), b: hash("b"), m: 256, k: 1000, n: 17 };
+    let work = MatmulWork { a: hash("a"), b: hash("b"), m: 256, k: 1000, n: 17, dtype: work::Dtype::F32 };
     manifest(41, 900, Work::Matmul(work), 262_144)
+}
+
+fn f16_manifest() -> UnitManifest {
+    let work = MatmulWork { a: hash("a"), b: hash("b"), m: 256, k: 1000, n: 17, dtype: work::Dtype::F16 };
+    manifest(43, 902, Work::Matmul(work), 262_144)
 }
 
 fn train_manifest() -> UnitManifest {
@@ -175,7 +180,9 @@ fn rotations() {
 fn unit_manifests() {
     check_signed("unit-manifest-matmul", Kind::UnitManifest, &key(2), &matmul_manifest());
     check_signed("unit-manifest-train", Kind::UnitManifest, &key(2), &train_manifest());
+    check_signed("unit-manifest-matmul-f16", Kind::UnitManifest, &key(2), &f16_manifest());
     assert_eq!(matmul_manifest().work.validate(), Ok(()));
+    assert_eq!(f16_manifest().work.validate(), Ok(()));
     assert_eq!(train_manifest().work.validate(), Ok(()));
 }
 
@@ -235,6 +242,31 @@ fn verdicts() {
     check_body("result-response", &answer(Verdict::Accepted, "", 8_704_000));
     let rejected = answer(Verdict::Rejected, "wrong_tensor: row 3 is not the product", 0);
     check_body("result-response-rejected", &rejected);
+}
+
+/// The element type is there where it is not f32, as 1; a unit of f32 is that of before there were others.
+#[test]
+fn element_types_have_one_encoding() {
+    let with = |dtype: &[u8]| {
+        let mut bytes =
+            encode(&Work::Matmul(MatmulWork { a: hash("a"), b: hash("b"), m: 1, k: 2, n: 3, dtype: work::Dtype::F32 }));
+        assert_eq!(bytes[2], 0xa5, "a map of five");
+        if !dtype.is_empty() {
+            bytes[2] = 0xa6;
+            bytes.push(5);
+            bytes.extend(dtype);
+        }
+        decode_strict::<Work>(&bytes)
+    };
+    let dtype = |work| match work {
+        Ok(Work::Matmul(work)) => Some(work.dtype),
+        _ => None,
+    };
+    assert_eq!(dtype(with(&[])), Some(work::Dtype::F32));
+    assert_eq!(dtype(with(&[0x01])), Some(work::Dtype::F16));
+    for other in [&[0x00][..], &[0x02], &[0x18, 0x01], &[0xf6], &[0x20]] {
+        assert_eq!(dtype(with(other)), None, "{other:?}");
+    }
 }
 
 /// Absent and null are two encodings of "none"; only the shorter one is deterministic here.

@@ -14,6 +14,7 @@ pub mod add;
 pub mod attention;
 pub mod average_pool_backward;
 pub mod average_pool_forward;
+pub mod binary16;
 pub mod clear;
 pub mod column_sum;
 pub mod compare;
@@ -80,7 +81,7 @@ pub enum Binding {
 }
 
 /// Every kernel of this crate.
-pub const KERNELS: [&Kernel; 48] = [
+pub const KERNELS: [&Kernel; 52] = [
     &matmul::naive::KERNEL,
     &matmul::blocked::KERNEL,
     &matmul::blocked_vec4::KERNEL,
@@ -88,6 +89,10 @@ pub const KERNELS: [&Kernel; 48] = [
     &matmul::quad_vec2::KERNEL,
     &matmul::tiled::KERNEL,
     &matmul::tiled_ahead::KERNEL,
+    &matmul::blocked_f16::KERNEL,
+    &matmul::blocked_vec4_f16::KERNEL,
+    &matmul::tiled_f16::KERNEL,
+    &matmul::tiled_ahead_f16::KERNEL,
     &add::KERNEL,
     &clear::KERNEL,
     &column_sum::KERNEL,

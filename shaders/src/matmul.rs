@@ -11,14 +11,23 @@
 //! 2nd ed., §3.1 and §4.2). The coordinator's check of a returned product rests on this bound. IEEE arithmetic rounds to
 //! nearest (u = 2⁻²⁴), so that chunks twice as long stay inside it: [`K_CHUNK_IEEE`]. So do shorter chunks whose sums are
 //! added up in two stages ([`tiled`]).
+//!
+//! A variant may read A and B as [`binary16`](crate::binary16) packs them. Its sums are f32 all the same and in the order of
+//! the variant it is generated with, so that it gives the bits of that one on the widened operands. Widening is exact, and
+//! so nothing is added to the bound; WGSL would allow it to flush what is subnormal in f16 to zero ("Differences from IEEE-754"), which the bound
+//! does not, and a device that does so fails the known answers of these variants.
 
 pub mod blocked;
+pub mod blocked_f16;
 pub mod blocked_vec4;
+pub mod blocked_vec4_f16;
 pub mod naive;
 pub mod quad;
 pub mod quad_vec2;
 pub mod tiled;
 pub mod tiled_ahead;
+pub mod tiled_ahead_f16;
+pub mod tiled_f16;
 
 use crate::{Binding, FLUSH, Kernel, UNIT_ROUNDOFF, WORKGROUPS_MAX, gelu, linear_dispatch};
 
@@ -148,6 +157,10 @@ pub enum Variant {
     QuadVec2,
     Tiled,
     TiledAhead,
+    BlockedF16,
+    BlockedVec4F16,
+    TiledF16,
+    TiledAheadF16,
 }
 
 impl Variant {
@@ -156,8 +169,8 @@ impl Variant {
         self.kernel().name
     }
 
-    /// Every variant, those that any adapter runs first.
-    pub const ALL: [Variant; 7] = [
+    /// Every variant, of each element type those first that any adapter runs.
+    pub const ALL: [Variant; 11] = [
         Variant::Naive,
         Variant::Blocked,
         Variant::BlockedVec4,
@@ -165,7 +178,16 @@ impl Variant {
         Variant::QuadVec2,
         Variant::Tiled,
         Variant::TiledAhead,
+        Variant::BlockedF16,
+        Variant::BlockedVec4F16,
+        Variant::TiledF16,
+        Variant::TiledAheadF16,
     ];
+
+    /// Whether A and B are stored in f16, packed, rather than in f32.
+    pub fn reads_f16(self) -> bool {
+        matches!(self, Variant::BlockedF16 | Variant::BlockedVec4F16 | Variant::TiledF16 | Variant::TiledAheadF16)
+    }
 
     pub fn kernel(self) -> &'static Kernel {
         match self {
@@ -176,24 +198,28 @@ impl Variant {
             Variant::QuadVec2 => &quad_vec2::KERNEL,
             Variant::Tiled => &tiled::KERNEL,
             Variant::TiledAhead => &tiled_ahead::KERNEL,
+            Variant::BlockedF16 => &blocked_f16::KERNEL,
+            Variant::BlockedVec4F16 => &blocked_vec4_f16::KERNEL,
+            Variant::TiledF16 => &tiled_f16::KERNEL,
+            Variant::TiledAheadF16 => &tiled_ahead_f16::KERNEL,
         }
     }
 
-    /// Whether the variant computes this product, on an adapter that has what its kernel needs
+    /// Whether the variant computes a product of these extents, on an adapter that has what its kernel needs
     /// ([`Kernel::needs_subgroups`]).
     pub fn takes(self, shape: Shape, transposed: Transposed) -> bool {
         match self {
-            Variant::Naive | Variant::Blocked | Variant::Quad => true,
+            Variant::Naive | Variant::Blocked | Variant::Quad | Variant::BlockedF16 => true,
             Variant::QuadVec2 => quad_vec2::takes(shape, transposed),
-            Variant::BlockedVec4 => blocked_vec4::takes(shape, transposed),
-            Variant::Tiled | Variant::TiledAhead => tiled::takes(shape),
+            Variant::BlockedVec4 | Variant::BlockedVec4F16 => blocked_vec4::takes(shape, transposed),
+            Variant::Tiled | Variant::TiledAhead | Variant::TiledF16 | Variant::TiledAheadF16 => tiled::takes(shape),
         }
     }
 
     /// Whether the variant may be tried on a browser's software adapter. Large kernels with barriers bring down SwiftShader's
     /// compiler, and with it the browser's GPU process.
     pub fn spares_software(self) -> bool {
-        !matches!(self, Variant::Tiled | Variant::TiledAhead)
+        !matches!(self, Variant::Tiled | Variant::TiledAhead | Variant::TiledF16 | Variant::TiledAheadF16)
     }
 
     /// Values for the `override` declarations that every variant's kernel has.
@@ -205,7 +231,7 @@ impl Variant {
         ]
     }
 
-    /// The variant that runs where nothing was measured: one that every adapter has.
+    /// The variant that runs where nothing was measured, on operands in f32: one that every adapter has.
     pub fn default_for(shape: Shape, transposed: Transposed) -> Variant {
         if Variant::BlockedVec4.takes(shape, transposed) { Variant::BlockedVec4 } else { Variant::Blocked }
     }
@@ -222,9 +248,11 @@ impl Variant {
             |[rows, columns]: [u32; 2]| linear_dispatch(u64::from(height.div_ceil(rows)) * u64::from(shape.n.div_ceil(columns)));
         match self {
             Variant::Naive => linear_dispatch((u64::from(height) * u64::from(shape.n)).div_ceil(naive::WORKGROUP.into())),
-            Variant::Blocked | Variant::BlockedVec4 => tiles([blocked::TILE_ROWS, blocked::TILE_COLUMNS]),
+            Variant::Blocked | Variant::BlockedVec4 | Variant::BlockedF16 | Variant::BlockedVec4F16 => {
+                tiles([blocked::TILE_ROWS, blocked::TILE_COLUMNS])
+            }
             Variant::Quad | Variant::QuadVec2 => tiles([quad::TILE; 2]),
-            Variant::Tiled | Variant::TiledAhead => tiles([tiled::TILE; 2]),
+            Variant::Tiled | Variant::TiledAhead | Variant::TiledF16 | Variant::TiledAheadF16 => tiles([tiled::TILE; 2]),
         }
     }
 }

@@ -3,8 +3,13 @@
 // m and n are multiples of 4, k is one of 16.
 //
 // params  uniform            extents, the rows of C to compute, and the matrix that workgroups of z = 0 compute
+//# if F16
+// a       vec2u, read        [m, k/4], or [k, m/4] where TRANSPOSE_A: four f16, two to a word, the first in its lower half
+// b       vec2u, read        [k, n/4], or [n, k/4] where TRANSPOSE_B, likewise
+//# else
 // a       vec4f, read        [m, k/4], or [k, m/4] where TRANSPOSE_A
 // b       vec4f, read        [k, n/4], or [n, k/4] where TRANSPOSE_B
+//# end
 // bias    vec4f, read        [n/4] where EPILOGUE >= 2, else any buffer
 // c       vec4f, written     [m, n/4], read where EPILOGUE is 1 or 3, and where k > FOLD
 //
@@ -25,6 +30,9 @@
 // that two eighths are served at once.
 // Hazards: the sum of sixteen steps is taken by itself, such sums are added up in registers, at most FOLD / 16 of them, and
 // then into C: that bounds the rounding error. Nothing is saved for backward.
+//# if F16
+// WGSL lets the unpacking flush what is subnormal in f16, below 2^-14, to zero: a device that does fails the known answers.
+//# end
 // Barriers and as many registers as this crash or stall browsers' software adapters: for hardware alone.
 
 // A multiple of 16.
@@ -44,8 +52,13 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
+//# if F16
+@group(0) @binding(1) var<storage, read> a: array<vec2u>;
+@group(0) @binding(2) var<storage, read> b: array<vec2u>;
+//# else
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;
 @group(0) @binding(2) var<storage, read> b: array<vec4f>;
+//# end
 @group(0) @binding(3) var<storage, read> bias: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> c: array<vec4f>;
 
@@ -87,6 +100,23 @@ fn put_at(place: vec2u) -> u32 {
     return 4u * place.y * SIDE_4 + (place.x ^ (2u * place.y));
 }
 
+//# if F16
+fn four_a(at: u32) -> vec4f {
+    return vec4f(unpack2x16float(a[at].x), unpack2x16float(a[at].y));
+}
+
+fn four_b(at: u32) -> vec4f {
+    return vec4f(unpack2x16float(b[at].x), unpack2x16float(b[at].y));
+}
+
+fn fetch_a(p: Patch) -> mat4x4f {
+    return mat4x4f(four_a(p.at), four_a(p.at + p.stride), four_a(p.at + 2u * p.stride), four_a(p.at + 3u * p.stride));
+}
+
+fn fetch_b(p: Patch) -> mat4x4f {
+    return mat4x4f(four_b(p.at), four_b(p.at + p.stride), four_b(p.at + 2u * p.stride), four_b(p.at + 3u * p.stride));
+}
+//# else
 fn fetch_a(p: Patch) -> mat4x4f {
     return mat4x4f(a[p.at], a[p.at + p.stride], a[p.at + 2u * p.stride], a[p.at + 3u * p.stride]);
 }
@@ -94,6 +124,7 @@ fn fetch_a(p: Patch) -> mat4x4f {
 fn fetch_b(p: Patch) -> mat4x4f {
     return mat4x4f(b[p.at], b[p.at + p.stride], b[p.at + 2u * p.stride], b[p.at + 3u * p.stride]);
 }
+//# end
 
 fn put_a(to: u32, fetched: mat4x4f) {
     var turned = fetched;

@@ -8,9 +8,11 @@ use naga::{AddressSpace, GlobalVariable, Module, StorageAccess, TypeInner};
 
 /// naga knows subgroups but not the directive that enables them (https://github.com/gfx-rs/wgpu/issues/5555).
 fn parse(kernel: &Kernel) -> Module {
+    // Without it naga takes no f16 out of a word either, which WebGPU has on every adapter.
+    let plain = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     let (wgsl, capabilities) = match kernel.wgsl.strip_prefix(ENABLE_SUBGROUPS) {
-        Some(rest) => (rest, Capabilities::SUBGROUP),
-        None => (kernel.wgsl, Capabilities::empty()),
+        Some(rest) => (rest, plain | Capabilities::SUBGROUP),
+        None => (kernel.wgsl, plain),
     };
     let module = naga::front::wgsl::parse_str(wgsl).unwrap_or_else(|e| panic!("{}", e.emit_to_string(wgsl)));
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
@@ -96,9 +98,14 @@ fn overrides_default_to_the_constants_of_the_rust_side() {
         }
     };
     check(&matmul::naive::KERNEL, &[("WORKGROUP", matmul::naive::WORKGROUP), ("K_CHUNK", matmul::K_CHUNK)]);
-    check(&matmul::blocked::KERNEL, &blocked);
-    check(&matmul::blocked_vec4::KERNEL, &blocked);
-    for kernel in [&matmul::tiled::KERNEL, &matmul::tiled_ahead::KERNEL] {
+    for kernel in
+        [&matmul::blocked::KERNEL, &matmul::blocked_vec4::KERNEL, &matmul::blocked_f16::KERNEL, &matmul::blocked_vec4_f16::KERNEL]
+    {
+        check(kernel, &blocked);
+    }
+    for kernel in
+        [&matmul::tiled::KERNEL, &matmul::tiled_ahead::KERNEL, &matmul::tiled_f16::KERNEL, &matmul::tiled_ahead_f16::KERNEL]
+    {
         check(kernel, &[("FOLD", matmul::tiled::FOLD)]);
     }
     check(&matmul::quad::KERNEL, &[("K_CHUNK", matmul::K_CHUNK)]);

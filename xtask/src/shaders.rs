@@ -16,7 +16,7 @@ struct Shader {
     names: &'static [(&'static str, &'static str)],
 }
 
-const SHADERS: [Shader; 10] = [
+const SHADERS: [Shader; 16] = [
     Shader {
         path: "attention/query_gradient_quad.wgsl",
         template: "attention_gradient_quad.wgsl",
@@ -33,8 +33,14 @@ const SHADERS: [Shader; 10] = [
         names: &[("QUERY", "yes")],
     },
     Shader { path: "attention/key_gradient_parted.wgsl", template: "attention_gradient_parted.wgsl", names: &[("QUERY", "")] },
-    Shader { path: "matmul/tiled.wgsl", template: "matmul_tiled.wgsl", names: &[("AHEAD", "")] },
-    Shader { path: "matmul/tiled_ahead.wgsl", template: "matmul_tiled.wgsl", names: &[("AHEAD", "yes")] },
+    Shader { path: "matmul/blocked.wgsl", template: "matmul_blocked.wgsl", names: &[("F16", "")] },
+    Shader { path: "matmul/blocked_f16.wgsl", template: "matmul_blocked.wgsl", names: &[("F16", "yes")] },
+    Shader { path: "matmul/blocked_vec4.wgsl", template: "matmul_blocked_vec4.wgsl", names: &[("F16", "")] },
+    Shader { path: "matmul/blocked_vec4_f16.wgsl", template: "matmul_blocked_vec4.wgsl", names: &[("F16", "yes")] },
+    Shader { path: "matmul/tiled.wgsl", template: "matmul_tiled.wgsl", names: &[("AHEAD", ""), ("F16", "")] },
+    Shader { path: "matmul/tiled_f16.wgsl", template: "matmul_tiled.wgsl", names: &[("AHEAD", ""), ("F16", "yes")] },
+    Shader { path: "matmul/tiled_ahead.wgsl", template: "matmul_tiled.wgsl", names: &[("AHEAD", "yes"), ("F16", "")] },
+    Shader { path: "matmul/tiled_ahead_f16.wgsl", template: "matmul_tiled.wgsl", names: &[("AHEAD", "yes"), ("F16", "yes")] },
     Shader { path: "max_pool_forward.wgsl", template: "pool_forward.wgsl", names: &[("MAX", "yes")] },
     Shader { path: "average_pool_forward.wgsl", template: "pool_forward.wgsl", names: &[("MAX", "")] },
     Shader { path: "max_pool_backward.wgsl", template: "pool_backward.wgsl", names: &[("MAX", "yes")] },

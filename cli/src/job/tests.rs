@@ -8,6 +8,9 @@ use clap::Parser;
 use manyhands_protocol::manifest::{Category, Inputs, JobWork};
 use manyhands_protocol::problem::{Code, Problem};
 use manyhands_protocol::view::JobState;
+use manyhands_protocol::work;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 
 use super::*;
 use crate::operator;
@@ -99,6 +102,30 @@ fn data_of_the_wrong_kind_is_named() {
         panic!("{:?}", prepared.submission.inputs)
     };
     assert_eq!((a_panels.len(), b_panels.len()), (2, 2));
+}
+
+/// The manifest says of which type A and B are, and a file of another is told apart.
+#[test]
+fn products_are_handed_in_as_their_manifest_says() {
+    let (head, _) = MANIFEST.split_once("\"work\"").unwrap();
+    let of = |dtype: &str| folder(&format!(r#"{head} "work": {{ "kind": "matmul", "block": 2{dtype} }} }}"#));
+    let f16 = of(r#", "dtype": "f16""#);
+    let ones = [0x3C00u16; 6].map(u16::to_le_bytes).concat();
+    let view = |shape: [usize; 2]| TensorView::new(Dtype::F16, shape.to_vec(), &ones).unwrap();
+    let file = safetensors::serialize([("a", view([3, 2])), ("b", view([2, 3]))], None).unwrap();
+    let plain = of("");
+    for folder in [&f16, &plain] {
+        std::fs::write(folder.path().join("half.safetensors"), &file).unwrap();
+    }
+    let prepared = prepare(f16.path(), "half.safetensors").unwrap();
+    let JobWork::Matmul(recipe) = &prepared.submission.manifest.work else { panic!("a product") };
+    assert_eq!(recipe.dtype, work::Dtype::F16);
+    let error = prepare(f16.path(), "product.safetensors").unwrap_err();
+    assert!(error.contains("tensor a: has element type F32, F16 is expected by work.dtype"), "{error}");
+    let error = prepare(plain.path(), "half.safetensors").unwrap_err();
+    assert!(error.contains("tensor a: has element type F16, F32 is expected by work.dtype"), "{error}");
+    let error = prepare(of(r#", "dtype": "bf16""#).path(), "product.safetensors").unwrap_err();
+    assert!(error.contains("work.dtype") || error.contains("manifest.json: work"), "{error}");
 }
 
 /// A manifest that cannot run is refused by field, and the coordinator is not even called.

@@ -126,7 +126,7 @@ fn matrices(a: [usize; 2], b: [usize; 2]) -> (Vec<f32>, Vec<f32>, Vec<u8>) {
 #[test]
 fn panels_hold_the_rows_of_a_and_the_columns_of_b() {
     let (a, b, bytes) = matrices([5, 3], [3, 7]);
-    let cut = cut_matmul(&MatmulRecipe { block: 2 }, &bytes).unwrap();
+    let cut = cut_matmul(&MatmulRecipe { block: 2, dtype: work::Dtype::F32 }, &bytes).unwrap();
     assert_eq!((cut.m, cut.k, cut.n, cut.a_panels.len(), cut.b_panels.len()), (5, 3, 7, 3, 4));
     for (i, panel) in cut.a_panels.iter().enumerate() {
         let rows = if i == 2 { 1 } else { 2 };
@@ -137,14 +137,60 @@ fn panels_hold_the_rows_of_a_and_the_columns_of_b() {
         let expected: Vec<f32> = (0..3).flat_map(|row| b[row * 7 + j * 2..][..columns].to_vec()).collect();
         assert_eq!(tensors::read_f32(panel, &[("b", &[3, columns])]).unwrap()[0], expected);
     }
-    let whole = cut_matmul(&MatmulRecipe { block: 4096 }, &bytes).unwrap();
+    let whole = cut_matmul(&MatmulRecipe { block: 4096, dtype: work::Dtype::F32 }, &bytes).unwrap();
     assert_eq!((whole.a_panels.len(), whole.b_panels.len()), (1, 1));
+}
+
+/// A file of A and B in f16, by their patterns.
+fn f16_matrices(a: [usize; 2], b: [usize; 2], pattern: impl Fn(usize) -> u16) -> Vec<u8> {
+    let data = |[rows, columns]: [usize; 2]| (0..rows * columns).flat_map(|i| pattern(i).to_le_bytes()).collect::<Vec<u8>>();
+    let (x, y) = (data(a), data(b));
+    let view = |shape: [usize; 2], data| TensorView::new(Dtype::F16, shape.to_vec(), data).unwrap();
+    safetensors::serialize([("a", view(a, &x)), ("b", view(b, &y))], None).unwrap()
+}
+
+#[test]
+fn panels_keep_their_element_type_and_take_half_the_bytes() {
+    let recipe = MatmulRecipe { block: 2, dtype: work::Dtype::F16 };
+    let pattern = |i: usize| 0x3C00 + i as u16;
+    let cut = cut_matmul(&recipe, &f16_matrices([5, 3], [3, 7], pattern)).unwrap();
+    assert_eq!((cut.m, cut.k, cut.n, cut.a_panels.len(), cut.b_panels.len()), (5, 3, 7, 3, 4));
+    let read = |panel: &[u8], name, shape| tensors::read_operand(panel, name, shape, work::Dtype::F16).unwrap();
+    for (i, panel) in cut.a_panels.iter().enumerate() {
+        let rows = if i == 2 { 1 } else { 2 };
+        let expected = (i * 6..i * 6 + rows * 3).map(pattern).collect();
+        assert_eq!(read(panel, "a", [rows, 3]), tensors::Operand::F16(expected));
+    }
+    for (j, panel) in cut.b_panels.iter().enumerate() {
+        let columns = if j == 3 { 1 } else { 2 };
+        let expected = (0..3).flat_map(|row| (0..columns).map(move |i| pattern(row * 7 + j * 2 + i))).collect();
+        assert_eq!(read(panel, "b", [3, columns]), tensors::Operand::F16(expected));
+    }
+    let large = [[64, 256], [256, 64]];
+    let f32s = cut_matmul(&MatmulRecipe { block: 64, dtype: work::Dtype::F32 }, &matrices(large[0], large[1]).2).unwrap();
+    let f16s = cut_matmul(&MatmulRecipe { block: 64, ..recipe }, &f16_matrices(large[0], large[1], |_| 0x3C00)).unwrap();
+    assert_eq!(f32s.a_panels[0].len() - f16s.a_panels[0].len(), 2 * 64 * 256);
+}
+
+#[test]
+fn the_element_type_is_the_recipes_and_values_are_finite() {
+    let refused = |dtype, bytes: &[u8]| cut_matmul(&MatmulRecipe { block: 2, dtype }, bytes).unwrap_err().to_string();
+    let (f32s, f16s) = (matrices([1, 1], [1, 1]).2, f16_matrices([1, 1], [1, 1], |_| 0x3C00));
+    let expected = "the data file: tensor a: has element type F16, F32 is expected by work.dtype";
+    assert_eq!(refused(work::Dtype::F32, &f16s), expected);
+    let expected = "the data file: tensor a: has element type F32, F16 is expected by work.dtype";
+    assert_eq!(refused(work::Dtype::F16, &f32s), expected);
+    for bad in [0x7C00, 0xFC00, 0x7E00, 0xFFFF] {
+        let bytes = f16_matrices([2, 3], [3, 1], |i| if i == 4 { bad } else { 0x7BFF });
+        let expected = "the data file: tensor a: holds NaN or infinity in row 1, column 1";
+        assert_eq!(refused(work::Dtype::F16, &bytes), expected, "{bad:#x}");
+    }
 }
 
 #[test]
 fn matrices_that_do_not_fit_are_refused() {
     let check = |bytes: &[u8], expected: &str| {
-        let error = cut_matmul(&MatmulRecipe { block: 2 }, bytes).unwrap_err().to_string();
+        let error = cut_matmul(&MatmulRecipe { block: 2, dtype: work::Dtype::F32 }, bytes).unwrap_err().to_string();
         assert!(error.starts_with(expected), "{error}");
     };
     check(&matrices([2, 3], [4, 2]).2, "the data file: tensor b: has 4 rows, a has 3 columns");

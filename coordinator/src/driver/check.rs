@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use manyhands::tensors;
-use manyhands_protocol::work::{MatmulWork, TrainWork, Work};
+use manyhands_protocol::work::{Dtype, MatmulWork, TrainWork, Work};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 
@@ -55,22 +55,19 @@ async fn product_refusal(service: &Service, work: &MatmulWork, result: &ResultRo
     let (a, b) = (service.blobs.read(work.a).await?, service.blobs.read(work.b).await?);
     let c = service.blobs.read(result.output).await?;
     let mut rng = ChaCha20Rng::from_seed(keys::random32()?);
+    let dtype = work.dtype;
     let shape = ProductShape { m: work.m as usize, k: work.k as usize, n: work.n as usize };
     let checked = tokio::task::spawn_blocking(move || -> Result<Option<Refusal>, manyhands::TensorError> {
         let ProductShape { m, k, n } = shape;
-        let a = one_tensor(tensors::read_f32(&a, &[("a", &[m, k])])?);
-        let b = one_tensor(tensors::read_f32(&b, &[("b", &[k, n])])?);
-        let c = match tensors::read_f32(&c, &[("c", &[m, n])]) {
-            Ok(c) => one_tensor(c),
+        let a = tensors::read_operand(&a, "a", [m, k], dtype)?.widened();
+        let b = tensors::read_operand(&b, "b", [k, n], dtype)?.widened();
+        let c = match tensors::read_operand(&c, "c", [m, n], Dtype::F32) {
+            Ok(c) => c.widened(),
             Err(e) => return Ok(Some(Refusal::from(e))),
         };
         Ok(check_product(shape, &a, &b, &c, &mut rng).err())
     });
     Ok(checked.await??)
-}
-
-fn one_tensor(mut tensors: Vec<Vec<f32>>) -> Vec<f32> {
-    tensors.pop().unwrap_or_default()
 }
 
 /// The reason a rejected result carries: the stable code first.

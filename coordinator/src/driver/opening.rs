@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use manyhands::tensors;
 use manyhands_protocol::manifest::{JobWork, TrainRecipe};
-use manyhands_protocol::work::MatmulWork;
+use manyhands_protocol::work::{self, MatmulWork};
 use manyhands_protocol::{BlobHash, JobId, limits};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -67,7 +67,8 @@ async fn fill(service: &Arc<Service>, job: &Job, stock: u32, missing: u32) -> Re
         // Uniform on [-1, 1).
         let values: Vec<f32> = (0..ROWS * k).map(|_| (rng.next_u32() >> 8) as f32 / (1 << 23) as f32 - 1.0).collect();
         let a = service.put_blob(tensors::write_f32(&[("a", &[ROWS, k], &values)])).await?;
-        units.push(scheduler::opening_unit(MatmulWork { a, b, m: ROWS as u32, k: k as u32, n: n as u32 }));
+        let work = MatmulWork { a, b, m: ROWS as u32, k: k as u32, n: n as u32, dtype: work::Dtype::F32 };
+        units.push(scheduler::opening_unit(work));
     }
     Ok(service.store.add_openings(job.id, units, stock).await?)
 }

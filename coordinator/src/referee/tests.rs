@@ -4,7 +4,7 @@ mod definition;
 mod drift;
 
 use manyhands_protocol::model::{Input, InputType, Layer, Loss};
-use manyhands_protocol::work::InnerOptimizer;
+use manyhands_protocol::work::{self, InnerOptimizer};
 use manyhands_protocol::{BlobHash, UnitId};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
@@ -117,4 +117,22 @@ fn our_own_broken_blobs_are_errors() {
     assert!(matches!(compute_update(&work(0, 1), &checkpoint, &data[1..]), Err(RefereeError::Examples(_))));
     assert!(matches!(evaluate(&model(), &checkpoint, &[]), Err(RefereeError::Examples(_))));
     assert!(matches!(evaluate(&model(), &[], &data), Err(RefereeError::Checkpoint(_))));
+}
+
+/// The last row is subnormal in f16 and counts in full.
+#[test]
+fn products_of_f16_are_those_of_the_exact_values() {
+    let file = |name, shape: [usize; 2], patterns: &[u16]| {
+        let data: Vec<u8> = patterns.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+        safetensors::serialize([(name, TensorView::new(Dtype::F16, shape.to_vec(), &data).unwrap())], None).unwrap()
+    };
+    let a = file("a", [2, 3], &[0x3C00, 0x4000, 0xC200, 0x0001, 0x0002, 0x8003]);
+    let b = file("b", [3, 1], &[0x4400, 0x3800, 0x3C00]);
+    let nothing = BlobHash([0; 32]);
+    let work = MatmulWork { a: nothing, b: nothing, m: 2, k: 3, n: 1, dtype: work::Dtype::F16 };
+    let c = compute_product(&work, &a, &b).unwrap();
+    let smallest = 2f32.powi(-24);
+    assert_eq!(tensors::read_f32(&c, &[("c", &[2, 1])]).unwrap()[0], [4.0 + 1.0 - 3.0, (4.0 + 1.0 - 3.0) * smallest]);
+    let as_f32 = MatmulWork { dtype: work::Dtype::F32, ..work };
+    assert!(matches!(compute_product(&as_f32, &a, &b), Err(RefereeError::Panel(TensorError::ElementType { .. }))));
 }

@@ -4,6 +4,7 @@
 
 use manyhands::tensors;
 use manyhands_protocol::model::Model;
+use manyhands_protocol::work::Dtype;
 
 use super::Refusal;
 
@@ -13,19 +14,19 @@ pub fn panel_len(extent: u64, block: u32, index: usize) -> u64 {
     extent.saturating_sub(start).min(u64::from(block))
 }
 
-/// A row panel of A: one f32 tensor `a` `[rows, k]`, finite.
-pub fn check_a_panel(bytes: &[u8], rows: u64, k: u64) -> Result<(), Refusal> {
-    check_panel(bytes, "a", rows, k)
+/// A row panel of A: one tensor `a` `[rows, k]` of the job's type, finite.
+pub fn check_a_panel(bytes: &[u8], rows: u64, k: u64, dtype: Dtype) -> Result<(), Refusal> {
+    check_panel(bytes, "a", rows, k, dtype)
 }
 
-/// A column panel of B: one f32 tensor `b` `[k, columns]`, finite.
-pub fn check_b_panel(bytes: &[u8], k: u64, columns: u64) -> Result<(), Refusal> {
-    check_panel(bytes, "b", k, columns)
+/// A column panel of B: one tensor `b` `[k, columns]`, likewise.
+pub fn check_b_panel(bytes: &[u8], k: u64, columns: u64, dtype: Dtype) -> Result<(), Refusal> {
+    check_panel(bytes, "b", k, columns, dtype)
 }
 
-fn check_panel(bytes: &[u8], name: &str, rows: u64, columns: u64) -> Result<(), Refusal> {
+fn check_panel(bytes: &[u8], name: &str, rows: u64, columns: u64, dtype: Dtype) -> Result<(), Refusal> {
     let shape = [rows, columns].map(|d| usize::try_from(d).unwrap_or(usize::MAX));
-    tensors::read_f32(bytes, &[(name, &shape)])?;
+    tensors::read_operand(bytes, name, shape, dtype)?;
     Ok(())
 }
 
@@ -43,6 +44,7 @@ pub fn check_shard(bytes: &[u8], model: &Model, rows: Option<u32>) -> Result<usi
 mod tests {
     use manyhands_protocol::model::{Input, InputType, Layer, Loss};
     use manyhands_protocol::problem::Code;
+    use manyhands_protocol::work;
     use safetensors::Dtype;
     use safetensors::tensor::TensorView;
 
@@ -63,13 +65,40 @@ mod tests {
     fn panels_have_their_name_and_shape() {
         let panel =
             |name: &str, shape: &[usize], value: f32| tensors::write_f32(&[(name, shape, &vec![value; shape.iter().product()])]);
-        assert_eq!(check_a_panel(&panel("a", &[2, 3], 1.0), 2, 3), Ok(()));
-        assert_eq!(check_b_panel(&panel("b", &[3, 2], 1.0), 3, 2), Ok(()));
-        let code = |bytes: &[u8]| check_a_panel(bytes, 2, 3).err().map(|e| e.code());
+        assert_eq!(check_a_panel(&panel("a", &[2, 3], 1.0), 2, 3, work::Dtype::F32), Ok(()));
+        assert_eq!(check_b_panel(&panel("b", &[3, 2], 1.0), 3, 2, work::Dtype::F32), Ok(()));
+        let code = |bytes: &[u8]| check_a_panel(bytes, 2, 3, work::Dtype::F32).err().map(|e| e.code());
         assert_eq!(code(&panel("a", &[3, 2], 1.0)), Some(Code::WrongTensor));
         assert_eq!(code(&panel("b", &[2, 3], 1.0)), Some(Code::WrongTensor));
         assert_eq!(code(&panel("a", &[2, 3], f32::NAN)), Some(Code::NotFinite));
         assert_eq!(code(&panel("a", &[2, 3], 1.0)[..40]), Some(Code::BadTensorFile));
+    }
+
+    #[test]
+    fn panels_in_f16_have_their_type_and_are_finite() {
+        let panel = |dtype, words: &[u16]| {
+            let bytes: Vec<u8> = words.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+            safetensors::serialize([("a", TensorView::new(dtype, vec![2, 3], &bytes).unwrap())], None).unwrap()
+        };
+        let check = |bytes: &[u8], dtype| check_a_panel(bytes, 2, 3, dtype).err().map(|e| e.code());
+        // Ones, the largest, a subnormal and zeros of either sign.
+        let good = panel(Dtype::F16, &[0x3C00, 0xBC00, 0x7BFF, 0x8001, 0x0000, 0x8000]);
+        assert_eq!(check(&good, work::Dtype::F16), None);
+        assert_eq!(check(&good, work::Dtype::F32), Some(Code::WrongTensor));
+        assert_eq!(check(&panel(Dtype::BF16, &[0; 6]), work::Dtype::F16), Some(Code::WrongTensor), "another two bytes");
+        assert_eq!(check(&panel(Dtype::F32, &[0; 12]), work::Dtype::F16), Some(Code::WrongTensor));
+        for bad in [0x7C00, 0xFC00, 0x7E00, 0x7C01, 0xFFFF] {
+            let bytes = panel(Dtype::F16, &[0, 0, 0, 0, 0, bad]);
+            assert_eq!(check(&bytes, work::Dtype::F16), Some(Code::NotFinite), "{bad:#x}");
+        }
+        for cut in 1..=12 {
+            assert_eq!(check(&good[..good.len() - cut], work::Dtype::F16), Some(Code::BadTensorFile), "{cut} bytes fewer");
+        }
+        // A header that says two bytes a value over data of four.
+        let wide = panel(Dtype::F32, &[0x3C00; 12]);
+        let at = wide.windows(3).position(|name| name == b"F32").unwrap();
+        let lying = [&wide[..at], b"F16", &wide[at + 3..]].concat();
+        assert_eq!(check(&lying, work::Dtype::F16), Some(Code::BadTensorFile));
     }
 
     #[test]

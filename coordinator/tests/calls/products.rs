@@ -1,10 +1,12 @@
 //! Results of products: checked at once, credited once, and every way to lie about one.
 
 use manyhands_coordinator::keys::blob_hash;
+use manyhands_protocol::manifest::{Inputs, Submission};
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::statement::{Kernels, Output, ResultStatement};
 use manyhands_protocol::view::{JobState, KeyView};
 use manyhands_protocol::wire::Verdict;
+use manyhands_protocol::work;
 use manyhands_protocol::{BlobHash, JobId, LeaseId, UnitId, cbor, cose, limits};
 use reqwest::Method;
 use safetensors::Dtype;
@@ -104,6 +106,60 @@ async fn wrong_products_are_rejected_and_their_unit_goes_to_another_key() {
     let liar = world.join(1).await;
     let first = world.join(9).await.lease_one().await.manifest.unit;
     assert!(liar.lease(16).await.iter().all(|lease| lease.manifest.unit != first));
+    world.finish().await;
+}
+
+/// Operands in f16 are taken at their exact values, subnormal ones too: the right product is accepted, and lies are not, among
+/// them what a device gives that flushes such values to zero.
+#[tokio::test]
+async fn products_of_f16_are_checked_by_their_exact_values() {
+    let world = World::start().await;
+    let job = world.create(&world.product_of(work::Dtype::F16).await).await;
+    let reject = async |seed, f: &dyn Fn(&mut Vec<f32>)| {
+        rejected(&world, seed, async |volunteer, lease| {
+            assert_eq!(matmul_work(lease).dtype, work::Dtype::F16);
+            let mut values = volunteer.product_values(lease).await;
+            f(&mut values);
+            product_file(lease, &values)
+        })
+        .await
+    };
+    assert_eq!(reject(1, &|c| c[3] += 1.0).await, "wrong_tensor");
+    assert_eq!(reject(2, &|c| c[0] = f32::NAN).await, "not_finite");
+    let volunteer = world.join(9).await;
+    for round in 0..2 {
+        for lease in &volunteer.lease(2).await {
+            let answer = volunteer.submit(lease, volunteer.product_bytes(lease).await).await;
+            assert_eq!((answer.verdict, answer.reason.as_str()), (Verdict::Accepted, ""));
+        }
+        if round == 0 {
+            // Now the blocks of the last row are left, which is subnormal throughout.
+            assert_eq!(reject(3, &|c| c.fill(0.0)).await, "wrong_tensor");
+        }
+    }
+    let view = world.follow(job, |view| view.state == JobState::Finished).await;
+    assert_eq!((view.results_accepted, view.results_rejected), (4, 3));
+    world.finish().await;
+}
+
+/// What is not of the job's element type, or not finite, is no job.
+#[tokio::test]
+async fn panels_of_another_type_make_no_job() {
+    let world = World::start().await;
+    let (f32s, f16s) = (world.product().await, world.product_of(work::Dtype::F16).await);
+    let submit = async |of: &Submission, with: &Submission| {
+        let submission = Submission { manifest: of.manifest.clone(), inputs: with.inputs.clone() };
+        world.try_create(&submission).await.refused(Code::WrongTensor);
+    };
+    submit(&f32s, &f16s).await;
+    submit(&f16s, &f32s).await;
+    let infinite = [0x3C00u16; 27].into_iter().chain([0x7C00]).flat_map(u16::to_le_bytes).collect::<Vec<_>>();
+    let view = TensorView::new(Dtype::F16, vec![4, 7], &infinite).unwrap();
+    let panel = world.put_input(safetensors::serialize([("a", view)], None).unwrap()).await;
+    let mut bad = f16s.clone();
+    let Inputs::Matmul { a_panels, .. } = &mut bad.inputs else { unreachable!() };
+    a_panels[0] = panel;
+    world.try_create(&bad).await.refused(Code::NotFinite);
     world.finish().await;
 }
 

@@ -9,7 +9,7 @@ use manyhands_protocol::manifest::{Inputs, Submission};
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::view::JobState;
 use manyhands_protocol::wire::Verdict;
-use manyhands_protocol::work::{MatmulWork, UnitManifest, Work};
+use manyhands_protocol::work::{Dtype, MatmulWork, UnitManifest, Work};
 use manyhands_protocol::{BlobHash, JobId, KeyId, cbor, cose};
 
 const KEY: KeyId = KeyId([1; 32]);
@@ -26,7 +26,7 @@ fn submission() -> Submission {
 }
 
 fn work() -> Work {
-    Work::Matmul(MatmulWork { a: BlobHash([2; 32]), b: BlobHash([2; 32]), m: 1, k: 1, n: 1 })
+    Work::Matmul(MatmulWork { a: BlobHash([2; 32]), b: BlobHash([2; 32]), m: 1, k: 1, n: 1, dtype: Dtype::F32 })
 }
 
 fn sign(manifest: &UnitManifest) -> Vec<u8> {

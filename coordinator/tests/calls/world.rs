@@ -11,7 +11,7 @@ use manyhands_coordinator::{App, Config, merge, referee};
 use manyhands_protocol::JobId;
 use manyhands_protocol::manifest::{Inputs, JobManifest, Submission};
 use manyhands_protocol::view::JobView;
-use manyhands_protocol::work::{MatmulWork, TrainWork, Work};
+use manyhands_protocol::work::{self, MatmulWork, TrainWork, Work};
 use reqwest::{Client, Method, RequestBuilder, header};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -173,13 +173,19 @@ impl World {
     }
 
     pub async fn product(&self) -> Submission {
-        let panels = [panel("a", 4, 7), panel("a", 1, 7), panel("b", 7, 4), panel("b", 7, 2)];
+        self.product_of(work::Dtype::F32).await
+    }
+
+    /// The same product of operands of this type.
+    pub async fn product_of(&self, dtype: work::Dtype) -> Submission {
+        let panels = [("a", 4, 7), ("a", 1, 7), ("b", 7, 4), ("b", 7, 2)];
+        let panels = panels.map(|(name, rows, columns)| panel(name, rows, columns, dtype));
         let mut hashes = Vec::new();
         for panel in panels {
             hashes.push(self.put_input(panel).await);
         }
         let (a_panels, b_panels) = (hashes[..2].to_vec(), hashes[2..].to_vec());
-        let work = json!({ "kind": "matmul", "block": 4 });
+        let work = json!({ "kind": "matmul", "block": 4, "dtype": dtype });
         Submission { manifest: manifest(work), inputs: Inputs::Matmul { m: 5, k: 7, n: 6, a_panels, b_panels } }
     }
 
@@ -216,9 +222,18 @@ fn manifest(work: serde_json::Value) -> JobManifest {
 }
 
 /// A panel of small whole numbers, different for each shape.
-fn panel(name: &str, rows: usize, columns: usize) -> Vec<u8> {
-    let values: Vec<f32> = (0..rows * columns).map(|i| ((i * 7 + rows * 3 + columns) % 11) as f32 - 5.0).collect();
-    tensors::write_f32(&[(name, &[rows, columns], &values)])
+fn panel(name: &str, rows: usize, columns: usize, dtype: work::Dtype) -> Vec<u8> {
+    let numbers: Vec<usize> = (0..rows * columns).map(|i| (i * 7 + rows * 3 + columns) % 11).collect();
+    if dtype == work::Dtype::F32 {
+        let values: Vec<f32> = numbers.iter().map(|&number| number as f32 - 5.0).collect();
+        return tensors::write_f32(&[(name, &[rows, columns], &values)]);
+    }
+    // -5 to 5; a single row is subnormal: 1 to 11 times 2⁻²⁴.
+    const PATTERNS: [u16; 11] = [0xC500, 0xC400, 0xC200, 0xC000, 0xBC00, 0x0000, 0x3C00, 0x4000, 0x4200, 0x4400, 0x4500];
+    let pattern = |number: usize| if rows == 1 { number as u16 + 1 } else { PATTERNS[number] };
+    let data: Vec<u8> = numbers.iter().flat_map(|&number| pattern(number).to_le_bytes()).collect();
+    let view = TensorView::new(Dtype::F16, vec![rows, columns], &data).unwrap();
+    safetensors::serialize([(name, view)], None).unwrap()
 }
 
 /// Noise with labels at random, so that no model is right about all of it.
@@ -261,8 +276,8 @@ impl Volunteer {
     pub async fn product_values(&self, lease: &Leased) -> Vec<f32> {
         let work = matmul_work(lease);
         let (m, k, n) = (work.m as usize, work.k as usize, work.n as usize);
-        let a = tensors::read_f32(&self.fetch(work.a).await, &[("a", &[m, k])]).unwrap().remove(0);
-        let b = tensors::read_f32(&self.fetch(work.b).await, &[("b", &[k, n])]).unwrap().remove(0);
+        let a = tensors::read_operand(&self.fetch(work.a).await, "a", [m, k], work.dtype).unwrap().widened();
+        let b = tensors::read_operand(&self.fetch(work.b).await, "b", [k, n], work.dtype).unwrap().widened();
         let entry = |at: usize| (0..k).map(|i| a[at / n * k + i] * b[i * n + at % n]).sum();
         (0..m * n).map(entry).collect()
     }

@@ -16,10 +16,13 @@ use manyhands_programs::EVERY_LAYER;
 use manyhands_shaders::compare::compare;
 use manyhands_shaders::matmul::{Epilogue, Matrices, Rows, Shape, Transposed, Variant};
 use manyhands_shaders::sgd_momentum::Rates;
-use manyhands_shaders::{add, clear, column_sum, matmul, relu_backward, relu_forward, sgd_momentum, softmax_cross_entropy};
+use manyhands_shaders::{
+    add, binary16, clear, column_sum, matmul, relu_backward, relu_forward, sgd_momentum, softmax_cross_entropy,
+};
 
 use crate::init::word;
 use crate::plan::{Buffer, Matmul, Op, Program, Sharing};
+use crate::tensors::Operand;
 
 /// One program, its inputs and its answers.
 #[derive(Debug, Clone)]
@@ -82,6 +85,28 @@ pub fn values(stream: u64, count: usize) -> Vec<f32> {
     (0..count as u64).map(|i| ((word(0x6D68, stream, i) >> 40) as f32 + 0.5) / (1u32 << 23) as f32 - 1.0).collect()
 }
 
+/// A and B of so many products as f16 patterns of values on (-1, 1). The last four rows of A and the last four columns of B are
+/// subnormal throughout, so that a device that flushes such values to zero, at whatever place of a word, is wrong about what
+/// they give.
+pub fn patterns(count: usize, shape: Shape, transposed: Transposed) -> [Vec<u16>; 2] {
+    let (m, k, n) = (shape.m as usize, shape.k as usize, shape.n as usize);
+    let pattern = |stream, at: usize, tiny: bool| {
+        let bits = word(0x6D68, stream, at as u64);
+        let exponent = if tiny { 0 } else { 10 + (bits >> 32) % 5 };
+        bits as u16 & 0x83FF | (exponent as u16) << 10
+    };
+    let row = |at: usize| if transposed.a { at % (m * k) % m } else { at % (m * k) / k };
+    let column = |at: usize| if transposed.b { at % (k * n) / k } else { at % (k * n) % n };
+    let a = (0..count * m * k).map(|at| pattern(1, at, row(at) + 4 >= m)).collect();
+    let b = (0..count * k * n).map(|at| pattern(2, at, column(at) + 4 >= n)).collect();
+    [a, b]
+}
+
+/// What patterns are in f32.
+pub fn widened(patterns: &[u16]) -> Vec<f32> {
+    patterns.iter().map(|&bits| binary16::widen(bits)).collect()
+}
+
 fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&v| f64::from(v)).collect()
 }
@@ -91,13 +116,32 @@ pub fn product(shape: Shape, transposed: Transposed, epilogue: Epilogue, variant
     products(Matrices::ONE, shape, transposed, epilogue, variant)
 }
 
-/// Products of a batch, those of `matrices` computed and those before it not.
+/// Products of a batch, those of `matrices` computed and those before it not. Operands are stored as the variant reads them.
 pub fn products(matrices: Matrices, shape: Shape, transposed: Transposed, epilogue: Epilogue, variant: Option<Variant>) -> Case {
+    let (m, k, n, count) = (shape.m as usize, shape.k as usize, shape.n as usize, matrices.end as usize);
+    let operands = if variant.is_some_and(Variant::reads_f16) {
+        patterns(count, shape, transposed).map(Operand::F16)
+    } else {
+        [values(1, count * m * k), values(2, count * k * n)].map(Operand::F32)
+    };
+    products_of(operands, matrices, shape, transposed, epilogue, variant)
+}
+
+/// The same of given operands; f16 for a variant that reads it, f32 for any other.
+pub fn products_of(
+    operands: [Operand; 2],
+    matrices: Matrices,
+    shape: Shape,
+    transposed: Transposed,
+    epilogue: Epilogue,
+    variant: Option<Variant>,
+) -> Case {
     let kernel = variant.map_or(product_name(epilogue), |variant| variant.kernel().name);
     let mut case = Case::new(format!("{kernel} {matrices:?} {shape:?} {transposed:?} {epilogue:?}"));
     let (m, k, n, count) = (shape.m as usize, shape.k as usize, shape.n as usize, matrices.end as usize);
-    let (a, b, bias, before) = (values(1, count * m * k), values(2, count * k * n), values(3, n), values(4, count * m * n));
-    let (wa, wb, wbias, wbefore) = (wide(&a), wide(&b), wide(&bias), wide(&before));
+    let (bias, before) = (values(3, n), values(4, count * m * n));
+    let [wa, wb] = operands.clone().map(|operand| wide(&operand.widened()));
+    let (wbias, wbefore) = (wide(&bias), wide(&before));
     let (mut expected, mut tolerance) = (wbefore.clone(), vec![0.0; count * m * n]);
     for matrix in matrices.first as usize..count {
         let (a, b) = (&wa[matrix * m * k..][..m * k], &wb[matrix * k * n..][..k * n]);
@@ -111,6 +155,10 @@ pub fn products(matrices: Matrices, shape: Shape, transposed: Transposed, epilog
         expected[of.clone()].copy_from_slice(&product);
         tolerance[of].copy_from_slice(&bound);
     }
+    let [a, b] = operands.map(|operand| match operand {
+        Operand::F32(values) => values,
+        Operand::F16(patterns) => binary16::pack(&patterns),
+    });
     let [a, b, bias, c] = [a, b, bias, before].map(|values| case.input(values));
     let bias = epilogue.takes_bias().then_some(bias);
     let rows = Rows { first: 0, end: shape.m };

@@ -2,7 +2,7 @@
 
 use manyhands_protocol::limits;
 use manyhands_protocol::statement::{Kernels, ProductKernel};
-use manyhands_protocol::work::Work;
+use manyhands_protocol::work::{Dtype, Work};
 use manyhands_shaders::matmul::{Shape, Transposed, Variant};
 
 use super::{Engine, EngineError, known};
@@ -43,7 +43,7 @@ impl Engine {
         }
     }
 
-    /// Runs every product that this variant takes on it.
+    /// Runs every product that this variant takes on it; one that reads f16 only those of such operands.
     pub fn fix_variant(&self, variant: Variant) {
         let _ = variant;
         #[cfg(feature = "gpu")]
@@ -57,7 +57,7 @@ impl Engine {
         let _ = (task, variant);
         #[cfg(feature = "gpu")]
         if let Engine::Gpu(gpu) = self {
-            gpu.choose(task.shape, task.transposed, variant);
+            gpu.choose(task, variant);
         }
     }
 
@@ -67,11 +67,11 @@ impl Engine {
         match self {
             Engine::Cpu(_) => None,
             #[cfg(feature = "gpu")]
-            Engine::Gpu(gpu) => gpu.chosen(task.shape, task.transposed),
+            Engine::Gpu(gpu) => gpu.chosen(task.shape, task.transposed, task.dtype),
         }
     }
 
-    /// The variant that runs a product where nothing was measured.
+    /// The variant that runs a product where nothing was measured: operands in f16 are widened for it.
     pub fn usual_variant(&self, task: &Task) -> Variant {
         match self {
             Engine::Cpu(_) => Variant::default_for(task.shape, task.transposed),
@@ -102,11 +102,17 @@ impl Engine {
         }
         for product in &kernels.products {
             let &ProductKernel { m, k, n, transposed_a: a, transposed_b: b, .. } = product;
-            let task = Task { shape: Shape { m, k, n }, transposed: Transposed { a, b }, epilogues: Vec::new() };
+            // Of what type the operands are is the unit's to say.
+            let tasks = [Dtype::F32, Dtype::F16].map(|dtype| {
+                let (shape, transposed) = (Shape { m, k, n }, Transposed { a, b });
+                Task { shape, transposed, dtype, epilogues: Vec::new() }
+            });
             let variant = variant_named(&product.kernel)
-                .filter(|variant| self.offers_variant(*variant) && variant.takes(task.shape, task.transposed))
+                .filter(|variant| self.offers_variant(*variant) && tasks.iter().any(|task| task.may_run(*variant)))
                 .ok_or_else(|| EngineError::Unsupported(format!("a product by {}", product.kernel)))?;
-            self.choose_variant(&task, variant);
+            for task in tasks.iter().filter(|task| task.may_run(variant)) {
+                self.choose_variant(task, variant);
+            }
         }
         Ok(())
     }

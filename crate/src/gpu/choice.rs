@@ -1,14 +1,16 @@
 //! Which variant each product runs on: one fixed for all, what the tuner chose, or what runs where nothing was measured.
 
+use manyhands_protocol::work::Dtype;
 use manyhands_shaders::matmul::{Shape, Transposed, Variant};
 
 use super::device::GpuEngine;
+use crate::tuner::Task;
 
 /// What replaces the usual variant.
 #[derive(Debug, Default)]
 pub struct Choices {
     fixed: Option<Variant>,
-    chosen: Vec<(Shape, Transposed, Variant)>,
+    chosen: Vec<((Shape, Transposed, Dtype), Variant)>,
 }
 
 impl GpuEngine {
@@ -17,18 +19,23 @@ impl GpuEngine {
         self.choices().fixed = Some(variant);
     }
 
-    /// Runs a product on this variant from here on.
-    pub(crate) fn choose(&self, shape: Shape, transposed: Transposed, variant: Variant) {
-        let mut choices = self.choices();
-        choices.chosen.retain(|(s, t, _)| (*s, *t) != (shape, transposed));
-        choices.chosen.push((shape, transposed, variant));
+    pub(crate) fn fixed(&self) -> Option<Variant> {
+        self.choices().fixed
     }
 
-    /// What was fixed or chosen for a product.
-    pub(crate) fn chosen(&self, shape: Shape, transposed: Transposed) -> Option<Variant> {
-        let choices = self.choices();
-        let fixed = choices.fixed.filter(|variant| variant.takes(shape, transposed) && self.offers(*variant));
-        fixed.or_else(|| choices.chosen.iter().find(|(s, t, _)| (*s, *t) == (shape, transposed)).map(|(_, _, variant)| *variant))
+    /// Runs a product on this variant from here on.
+    pub(crate) fn choose(&self, task: &Task, variant: Variant) {
+        let (mut choices, product) = (self.choices(), (task.shape, task.transposed, task.dtype));
+        choices.chosen.retain(|(other, _)| *other != product);
+        choices.chosen.push((product, variant));
+    }
+
+    /// What was fixed or chosen for a product of operands of this type.
+    pub(crate) fn chosen(&self, shape: Shape, transposed: Transposed, dtype: Dtype) -> Option<Variant> {
+        let (choices, product) = (self.choices(), (shape, transposed, dtype));
+        let reads = |variant: &Variant| dtype == Dtype::F16 || !variant.reads_f16();
+        let fixed = choices.fixed.filter(|v| v.takes(shape, transposed) && reads(v) && self.offers(*v));
+        fixed.or_else(|| choices.chosen.iter().find(|(other, _)| *other == product).map(|(_, variant)| *variant))
     }
 
     fn choices(&self) -> std::sync::MutexGuard<'_, Choices> {

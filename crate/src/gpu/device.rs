@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use futures::future::{Either, join, select};
 use manyhands_protocol::limits;
 use manyhands_protocol::statement::{Backend, DeviceClass};
+use manyhands_protocol::work::Dtype;
 use manyhands_shaders::matmul::{Shape, Transposed, Variant};
 use manyhands_shaders::{ENABLE_SUBGROUPS, Kernel};
 
@@ -188,7 +189,7 @@ impl GpuEngine {
     /// # Panics
     /// Where the call names a variant that does not take its product: kernels rely on that to stay inside their buffers.
     pub(super) fn variant(&self, op: &Matmul) -> Variant {
-        let chosen = op.variant.or_else(|| self.chosen(op.shape, op.transposed));
+        let chosen = op.variant.or_else(|| self.chosen(op.shape, op.transposed, Dtype::F32));
         let variant = chosen.unwrap_or_else(|| self.usual(op.shape, op.transposed));
         assert!(variant.takes(op.shape, op.transposed), "{variant:?} does not take {:?} {:?}", op.shape, op.transposed);
         variant

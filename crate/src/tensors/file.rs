@@ -14,7 +14,7 @@ pub struct Tensor<'a> {
     /// The element type's name in the header; whether it is one that exists is not checked.
     pub dtype: &'a str,
     pub shape: Vec<usize>,
-    /// For F32 and U8 as many bytes as shape and type say.
+    /// For F32, F16 and U8 as many bytes as shape and type say.
     pub data: &'a [u8],
 }
 
@@ -63,6 +63,7 @@ fn check_cover(entries: &[Entry], bytes: usize) -> Result<(), Fault> {
         }
         let each = match entry.dtype {
             "F32" => Some(4),
+            "F16" => Some(2),
             "U8" => Some(1),
             // Refused by whoever asks for the tensor.
             _ => None,
@@ -267,7 +268,7 @@ mod tests {
                 let mut bent = good.clone();
                 bent[at] = byte;
                 // What stands in strings that name something may differ: a type that does not exist is refused later.
-                let known = |file: File| file.tensors.iter().all(|t| matches!(t.dtype, "F32" | "U8"));
+                let known = |file: File| file.tensors.iter().all(|t| matches!(t.dtype, "F32" | "F16" | "U8"));
                 if File::parse(&bent).is_ok_and(known) {
                     taken += 1;
                     assert!(agrees(&bent), "byte {at} as {byte}: {}", String::from_utf8_lossy(&bent[8..header]));

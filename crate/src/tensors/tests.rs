@@ -67,6 +67,33 @@ fn lying_headers_are_refused() {
 }
 
 #[test]
+fn operands_are_read_as_they_are_stored() {
+    let patterns: [u16; 4] = [0x3C00, 0xC000, 0x0001, 0x7BFF];
+    let data = |patterns: [u16; 4]| patterns.iter().flat_map(|bits| bits.to_le_bytes()).collect::<Vec<u8>>();
+    let header = |end: usize| format!(r#"{{"a":{{"dtype":"F16","shape":[2,2],"data_offsets":[0,{end}]}}}}"#);
+    let f16 = file(&header(8), &data(patterns));
+    let operand = read_operand(&f16, "a", [2, 2], Dtype::F16).unwrap();
+    assert_eq!(operand, Operand::F16(patterns.to_vec()));
+    assert_eq!(operand.widened(), [1.0, -2.0, 5.960_464_5e-8, 65_504.0]);
+    let f32s = write_f32(&[("a", &[2, 2], &[1.0, 2.0, 3.0, 4.0])]);
+    assert_eq!(read_operand(&f32s, "a", [2, 2], Dtype::F32), Ok(Operand::F32(vec![1.0, 2.0, 3.0, 4.0])));
+    for (bytes, dtype) in [(&f16, Dtype::F32), (&f32s, Dtype::F16)] {
+        assert!(matches!(read_operand(bytes, "a", [2, 2], dtype), Err(TensorError::ElementType { .. })));
+    }
+    assert!(matches!(read_operand(&f16, "a", [4, 1], Dtype::F16), Err(TensorError::Shape { .. })));
+    assert!(matches!(read_operand(&f16, "b", [2, 2], Dtype::F16), Err(TensorError::Missing(_))));
+    // As many bytes as f32 takes, and one byte fewer.
+    for end in [16, 7] {
+        let lying = file(&header(end), &vec![0; end]);
+        assert!(matches!(read_operand(&lying, "a", [2, 2], Dtype::F16), Err(TensorError::Format(_))), "{end}");
+    }
+    for bad in [0x7C00, 0xFC00, 0x7E00, 0xFFFF] {
+        let got = read_operand(&file(&header(8), &data([0, 0, 0, bad])), "a", [2, 2], Dtype::F16);
+        assert_eq!(got, Err(TensorError::NotFinite { name: "a".to_owned(), index: 3 }), "{bad:#x}");
+    }
+}
+
+#[test]
 fn giant_headers_are_refused_before_they_are_parsed() {
     let mut bytes = u64::MAX.to_le_bytes().to_vec();
     bytes.extend([b' '; 64]);

@@ -6,9 +6,10 @@
 //! are each within the tolerance of the exact one, and by Cauchy and Schwarz `(|A|·|B|)ᵢⱼ ≤ ‖aᵢ‖ ‖bⱼ‖` bounds that
 //! tolerance without a product of its own.
 
+use manyhands_protocol::work::Dtype;
 use manyhands_shaders::compare::compare;
 use manyhands_shaders::matmul::{self, Epilogue, Matrices, Rows, Shape, Transposed, Variant};
-use manyhands_shaders::{FLUSH, UNIT_ROUNDOFF};
+use manyhands_shaders::{FLUSH, UNIT_ROUNDOFF, binary16};
 
 use super::plan::Task;
 use crate::control::{Control, Pace, PaceFuture};
@@ -35,9 +36,12 @@ const GELU_ROUNDINGS: f64 = 9.0;
 pub struct Bench {
     shape: Shape,
     transposed: Transposed,
+    dtype: Dtype,
     usual: Variant,
     /// A, B and bias.
     inputs: [Vec<f32>; 3],
+    /// A and B for variants that read f16, where those are tried: the same values.
+    packed: [Vec<f32>; 2],
     /// What C holds before.
     before: Vec<f32>,
     answers: Vec<Answer>,
@@ -76,10 +80,18 @@ impl Bench {
     pub async fn open(engine: &Engine, task: &Task, usual: Variant, clock: &Control) -> Result<Bench, EngineError> {
         let shape = first_call(task, engine.call_flop_max().min(MEASURED_FLOP_MAX));
         let (m, k, n) = (shape.m as usize, shape.k as usize, shape.n as usize);
-        let inputs = [known::values(1, m * k), known::values(2, k * n), known::values(3, n)];
+        let (a, b, packed) = match task.dtype {
+            Dtype::F32 => (known::values(1, m * k), known::values(2, k * n), Default::default()),
+            Dtype::F16 => {
+                let [a, b] = known::patterns(1, shape, task.transposed);
+                (known::widened(&a), known::widened(&b), [a, b].map(|patterns| binary16::pack(&patterns)))
+            }
+        };
+        let inputs = [a, b, known::values(3, n)];
         let norms = [norms(&inputs[0], m, k, !task.transposed.a), norms(&inputs[1], n, k, task.transposed.b)];
         let (transposed, before, answers) = (task.transposed, known::values(4, m * n), Vec::new());
-        let mut bench = Bench { shape, transposed, usual, inputs, before, answers, norms, runs: 1, usual_ms: 0.0 };
+        let mut bench =
+            Bench { shape, transposed, dtype: task.dtype, usual, inputs, packed, before, answers, norms, runs: 1, usual_ms: 0.0 };
         bench.answers = task.epilogues.iter().map(|&epilogue| bench.answer(epilogue)).collect();
         let results = bench.compute(engine, usual, clock).await?;
         for (answer, result) in bench.answers.iter_mut().zip(results) {
@@ -102,7 +114,8 @@ impl Bench {
 
     /// The variant's time as a share of the usual one's, in thousandths. [`EngineError::SelfTest`] where it is wrong.
     pub async fn attempt(&self, engine: &Engine, variant: Variant, clock: &Control) -> Result<u32, EngineError> {
-        if !variant.takes(self.shape, self.transposed) {
+        let task = Task { shape: self.shape, transposed: self.transposed, dtype: self.dtype, epilogues: Vec::new() };
+        if !task.may_run(variant) {
             return Err(wrong(variant, "it does not take the product".to_owned()));
         }
         let results = self.compute(engine, variant, clock).await?;
@@ -119,7 +132,7 @@ impl Bench {
         let unbroken = Control::with_pace(Unbroken(clock.clone()));
         for answer in &self.answers {
             let (program, c) = self.program(variant, answer.epilogue);
-            let mut resident = engine.load(&program, &self.loads(answer.epilogue)).await?;
+            let mut resident = engine.load(&program, &self.loads(variant, answer.epilogue)).await?;
             resident.run(1, &unbroken).await?;
             results.push(resident.read(&[c]).await?.swap_remove(0));
         }
@@ -131,7 +144,7 @@ impl Bench {
         let Some(answer) = self.answers.first() else { return Ok(0.0) };
         let unbroken = Control::with_pace(Unbroken(clock.clone()));
         let (program, _) = self.program(variant, answer.epilogue);
-        let mut resident = engine.load(&program, &self.loads(answer.epilogue)).await?;
+        let mut resident = engine.load(&program, &self.loads(variant, answer.epilogue)).await?;
         let mut best_ms = f64::INFINITY;
         for _ in 0..MEASUREMENTS {
             let start_ms = clock.now_ms();
@@ -141,21 +154,26 @@ impl Bench {
         Ok(best_ms)
     }
 
-    /// A, B, the bias and what C holds before.
-    fn loads(&self, epilogue: Epilogue) -> Vec<(Buffer, &[f32])> {
-        let all = self.inputs.iter().chain([&self.before]).enumerate().map(|(i, values)| (Buffer(i), values.as_slice()));
+    /// A and B as the variant reads them, the bias and what C holds before.
+    fn contents(&self, variant: Variant) -> [&[f32]; 4] {
+        let [a, b, bias] = &self.inputs;
+        let [a, b] = if variant.reads_f16() { [&self.packed[0], &self.packed[1]] } else { [a, b] };
+        [a, b, bias, &self.before]
+    }
+
+    /// What of these is read.
+    fn loads(&self, variant: Variant, epilogue: Epilogue) -> Vec<(Buffer, &[f32])> {
+        let all = self.contents(variant).into_iter().enumerate().map(|(i, values)| (Buffer(i), values));
         let needed = [true, true, epilogue.takes_bias(), epilogue.accumulates()];
         all.zip(needed).filter_map(|(load, needed)| needed.then_some(load)).collect()
     }
 
     fn program(&self, variant: Variant, epilogue: Epilogue) -> (Program, Buffer) {
         let mut program = Program::default();
-        let mut buffers: Vec<_> = self.inputs.iter().map(|values| program.buffer(values.len() as u64)).collect();
-        let bias = buffers.pop().filter(|_| epilogue.takes_bias());
-        let c = program.buffer(u64::from(self.shape.m) * u64::from(self.shape.n));
+        let [a, b, bias, c] = self.contents(variant).map(|values| program.buffer(values.len() as u64));
+        let bias = Some(bias).filter(|_| epilogue.takes_bias());
         let (shape, transposed) = (self.shape, self.transposed);
         let rows = Rows { first: 0, end: shape.m };
-        let [a, b] = [buffers[0], buffers[1]];
         let matrices = Matrices::ONE;
         let product = Matmul { a, b, bias, c, shape, transposed, epilogue, rows, matrices, variant: Some(variant) };
         program.ops.push(Op::Matmul(product));
@@ -248,10 +266,11 @@ fn wrong(variant: Variant, detail: String) -> EngineError {
 mod tests {
     use super::*;
 
-    fn bench(transposed: Transposed, [m, k, n]: [u32; 3]) -> Bench {
+    fn bench(transposed: Transposed, dtype: Dtype, [m, k, n]: [u32; 3]) -> Bench {
         let task = Task {
             shape: Shape { m, k, n },
             transposed,
+            dtype,
             epilogues: vec![Epilogue::None, Epilogue::BiasRelu, Epilogue::Accumulate],
         };
         pollster::block_on(Bench::open(&Engine::cpu(), &task, Variant::Blocked, &Control::new())).unwrap()
@@ -260,9 +279,10 @@ mod tests {
     /// Wrong anywhere, by a little or at all.
     #[test]
     fn a_wrong_result_is_seen_in_any_row() {
-        for (a, b) in [(false, false), (true, false), (false, true), (true, true)] {
+        let f32s = [(false, false), (true, false), (false, true), (true, true)].map(|(a, b)| (a, b, Dtype::F32));
+        for (a, b, dtype) in f32s.into_iter().chain([(false, false, Dtype::F16), (true, true, Dtype::F16)]) {
             // Deep enough for the reference to know a few rows only.
-            let bench = bench(Transposed { a, b }, [40, 1100, 520]);
+            let bench = bench(Transposed { a, b }, dtype, [40, 1100, 520]);
             let answer = &bench.answers[0];
             assert!(answer.rows.len() < 40 && answer.rows.first() == Some(&0) && answer.rows.last() == Some(&39));
             let other = (0..40).find(|row| !answer.rows.contains(row)).unwrap();
@@ -284,7 +304,7 @@ mod tests {
     #[test]
     fn a_large_product_is_measured_by_its_first_call() {
         use crate::plan::CALL_FLOP_MAX;
-        let task = |m, k, n| Task { shape: Shape { m, k, n }, transposed: Transposed::default(), epilogues: vec![] };
+        let task = |m, k, n| Task::plain(Shape { m, k, n }, Dtype::F32);
         assert_eq!(first_call(&task(64, 784, 256), CALL_FLOP_MAX).m, 64);
         let cut = first_call(&task(4096, 1024, 1024), CALL_FLOP_MAX);
         assert!(cut.m < 4096 && cut.m.is_multiple_of(matmul::ROW_STEP) && (cut.k, cut.n) == (1024, 1024), "{cut:?}");
@@ -292,13 +312,16 @@ mod tests {
 
     #[test]
     fn every_processor_can_be_measured() {
-        let bench = bench(Transposed::default(), [32, 64, 16]);
+        let bench = bench(Transposed::default(), Dtype::F16, [32, 64, 16]);
         assert!(bench.usual_ms > 0.0 && bench.runs > 1);
-        let got = pollster::block_on(bench.attempt(&Engine::cpu(), Variant::BlockedVec4, &Control::new()));
-        assert!(matches!(got, Ok(share) if share > 0), "{got:?}");
-        let odd = Variant::BlockedVec4;
-        let bench = self::bench(Transposed::default(), [31, 63, 15]);
-        let got = pollster::block_on(bench.attempt(&Engine::cpu(), odd, &Control::new()));
-        assert!(matches!(got, Err(EngineError::SelfTest { .. })), "{got:?}");
+        for variant in [Variant::BlockedVec4, Variant::BlockedVec4F16] {
+            let got = pollster::block_on(bench.attempt(&Engine::cpu(), variant, &Control::new()));
+            assert!(matches!(got, Ok(share) if share > 0), "{got:?}");
+        }
+        let bench = self::bench(Transposed::default(), Dtype::F32, [31, 63, 15]);
+        for other in [Variant::BlockedVec4, Variant::BlockedF16] {
+            let got = pollster::block_on(bench.attempt(&Engine::cpu(), other, &Control::new()));
+            assert!(matches!(got, Err(EngineError::SelfTest { .. })), "{got:?}");
+        }
     }
 }

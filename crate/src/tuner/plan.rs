@@ -1,6 +1,6 @@
 //! Which products a unit has, which variants are left to try for them, and which wins. Pure.
 
-use manyhands_protocol::work::Work;
+use manyhands_protocol::work::{Dtype, Work};
 use manyhands_shaders::matmul::{Epilogue, Shape, Transposed, Variant};
 
 use super::notes::{Measured, Notes};
@@ -16,15 +16,28 @@ const WIN_SHARE_MAX: u32 = 970;
 pub struct Task {
     pub shape: Shape,
     pub transposed: Transposed,
+    /// How A and B are stored.
+    pub dtype: Dtype,
     pub epilogues: Vec<Epilogue>,
 }
 
 impl Task {
-    /// The product's name: extents, then `n` or `t` for A and for B.
+    /// `A · B` and nothing more, as units of products have it.
+    pub fn plain(shape: Shape, dtype: Dtype) -> Task {
+        Task { shape, transposed: Transposed::default(), dtype, epilogues: vec![Epilogue::None] }
+    }
+
+    /// Whether a variant computes the product: operands in f16 may be widened for it, none are rounded.
+    pub fn may_run(&self, variant: Variant) -> bool {
+        variant.takes(self.shape, self.transposed) && (self.dtype == Dtype::F16 || !variant.reads_f16())
+    }
+
+    /// The product's name: extents, then `n` or `t` for A and for B, and the operands' type where it is not f32.
     pub fn name(&self) -> String {
         let Shape { m, k, n } = self.shape;
         let letter = |transposed| if transposed { 't' } else { 'n' };
-        format!("{m}x{k}x{n} {}{}", letter(self.transposed.a), letter(self.transposed.b))
+        let dtype = if self.dtype == Dtype::F16 { " f16" } else { "" };
+        format!("{m}x{k}x{n} {}{}{dtype}", letter(self.transposed.a), letter(self.transposed.b))
     }
 
     /// The name in notes, where times are shares of the usual variant's.
@@ -37,8 +50,7 @@ impl Task {
 pub fn tasks(work: &Work) -> Result<Vec<Task>, EngineError> {
     let ops = match work {
         Work::Matmul(w) => {
-            let shape = Shape { m: w.m, k: w.k, n: w.n };
-            return Ok(vec![Task { shape, transposed: Transposed::default(), epilogues: vec![Epilogue::None] }]);
+            return Ok(vec![Task::plain(Shape { m: w.m, k: w.k, n: w.n }, w.dtype)]);
         }
         Work::Train(w) => TrainPlan::compile(w)?.program.ops,
     };
@@ -54,8 +66,8 @@ pub fn tasks(work: &Work) -> Result<Vec<Task>, EngineError> {
                 }
             }
             None => {
-                let epilogues = vec![product.epilogue];
-                found.push((op.flop(), Task { shape: product.shape, transposed: product.transposed, epilogues }));
+                let (shape, transposed, epilogues) = (product.shape, product.transposed, vec![product.epilogue]);
+                found.push((op.flop(), Task { shape, transposed, dtype: Dtype::F32, epilogues }));
             }
         }
     }
@@ -100,7 +112,7 @@ impl Tuner {
         let name = task.against(usual);
         Variant::ALL
             .into_iter()
-            .filter(|&v| v != usual && is_offered(v, self.class) && v.takes(task.shape, task.transposed))
+            .filter(|&v| v != usual && is_offered(v, self.class) && task.may_run(v))
             .filter(|v| !self.lost.contains(v) && !self.notes.is_wrong(*v) && self.notes.get(&name, *v).is_none())
             .collect()
     }
@@ -113,12 +125,8 @@ impl Tuner {
             _ => None,
         };
         // The notes may be older than a marker, or written by others.
-        let may = |v: &Variant| {
-            is_offered(*v, self.class)
-                && v.takes(task.shape, task.transposed)
-                && !self.lost.contains(v)
-                && !self.notes.is_wrong(*v)
-        };
+        let may =
+            |v: &Variant| is_offered(*v, self.class) && task.may_run(*v) && !self.lost.contains(v) && !self.notes.is_wrong(*v);
         let best = Variant::ALL.into_iter().filter(may).filter_map(|v| share(v).map(|share| (share, v)));
         best.min_by_key(|(share, _)| *share).map(|(_, v)| v)
     }
@@ -133,7 +141,7 @@ mod tests {
     use super::*;
 
     fn task(m: u32, k: u32, n: u32) -> Task {
-        Task { shape: Shape { m, k, n }, transposed: Transposed::default(), epilogues: vec![Epilogue::None] }
+        Task::plain(Shape { m, k, n }, Dtype::F32)
     }
 
     #[test]
@@ -169,7 +177,7 @@ mod tests {
         let mut tuner = Tuner::new(AdapterClass::Fallback, "", "");
         let task = task(64, 128, 64);
         let others = |usual: Variant| {
-            let offered = Variant::ALL.into_iter().filter(|&v| is_offered(v, AdapterClass::Fallback));
+            let offered = Variant::ALL.into_iter().filter(|&v| is_offered(v, AdapterClass::Fallback) && !v.reads_f16());
             offered.filter(|&v| v != usual).collect::<Vec<_>>()
         };
         for usual in [Variant::Blocked, Variant::BlockedVec4] {
@@ -204,6 +212,22 @@ mod tests {
         assert_eq!((tuner.winner(&first, Variant::Blocked), tuner.markers().as_str()), (None, "matmul_blocked_vec4\n"));
         tuner.unmark(Variant::BlockedVec4);
         assert_eq!((tuner.winner(&first, Variant::Blocked), tuner.markers().as_str()), (Some(Variant::BlockedVec4), ""));
+    }
+
+    /// Operands in f16 may be widened for any variant; those in f32 are rounded for none, whatever the notes say.
+    #[test]
+    fn only_operands_in_f16_are_read_so() {
+        let shape = Shape { m: 64, k: 128, n: 64 };
+        let (f32s, f16s) = (Task::plain(shape, Dtype::F32), Task::plain(shape, Dtype::F16));
+        assert_eq!((f32s.name().as_str(), f16s.name().as_str()), ("64x128x64 nn", "64x128x64 nn f16"));
+        let usual = Variant::BlockedVec4;
+        let untried = |task: &Task| Tuner::new(AdapterClass::Device, "", "").untried(task, usual);
+        assert!(untried(&f32s).iter().all(|variant| !variant.reads_f16()));
+        let offered = Variant::ALL.into_iter().filter(|&v| v != usual && is_offered(v, AdapterClass::Device));
+        assert_eq!(untried(&f16s), offered.collect::<Vec<_>>());
+        let notes = format!("{0} matmul_tiled_f16 10\n{1} matmul_tiled_f16 10\n", f32s.against(usual), f16s.against(usual));
+        let tuner = Tuner::new(AdapterClass::Device, "", &notes);
+        assert_eq!((tuner.winner(&f32s, usual), tuner.winner(&f16s, usual)), (None, Some(Variant::TiledF16)));
     }
 
     /// Notes are read from where others may write: a product that the kernel does not take is not given to it.

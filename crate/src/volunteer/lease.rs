@@ -104,7 +104,7 @@ pub fn steps(work: &Work) -> u32 {
 #[cfg(test)]
 mod tests {
     use manyhands_protocol::UnitId;
-    use manyhands_protocol::work::MatmulWork;
+    use manyhands_protocol::work::{Dtype, MatmulWork};
 
     use super::*;
     use crate::volunteer::identity::{Identity, verify};
@@ -112,7 +112,7 @@ mod tests {
     const NOW_MS: u64 = 1_000_000_000;
 
     fn good() -> UnitManifest {
-        let work = MatmulWork { a: BlobHash([1; 32]), b: BlobHash([2; 32]), m: 2, k: 3, n: 4 };
+        let work = MatmulWork { a: BlobHash([1; 32]), b: BlobHash([2; 32]), m: 2, k: 3, n: 4, dtype: Dtype::F32 };
         UnitManifest {
             version: limits::PROTOCOL_VERSION,
             job: JobId(1),
@@ -155,7 +155,14 @@ mod tests {
         assert_eq!(fault_of(|m| m.job = JobId(7)), Some(ManifestFault::Job(JobId(7))));
         assert_eq!(fault_of(|m| m.deadline_ms = NOW_MS - limits::CLOCK_SKEW_MS - 1), Some(ManifestFault::Lapsed));
         let absurd = |m: &mut UnitManifest| {
-            m.work = Work::Matmul(MatmulWork { a: BlobHash([1; 32]), b: BlobHash([2; 32]), m: u32::MAX, k: 3, n: 4 });
+            m.work = Work::Matmul(MatmulWork {
+                a: BlobHash([1; 32]),
+                b: BlobHash([2; 32]),
+                m: u32::MAX,
+                k: 3,
+                n: 4,
+                dtype: Dtype::F32,
+            });
         };
         assert!(matches!(fault_of(absurd), Some(ManifestFault::Work(_))));
     }

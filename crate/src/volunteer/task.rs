@@ -33,9 +33,9 @@ impl Task {
         match self.work {
             Work::Matmul(w) => {
                 let shape = MatmulShape { m: w.m as usize, k: w.k as usize, n: w.n as usize };
-                let a = only(tensors::read_f32(&first, &[("a", &[shape.m, shape.k])])?);
-                let b = only(tensors::read_f32(&second, &[("b", &[shape.k, shape.n])])?);
-                let c = engine.matmul(shape, &a, &b, control).await?;
+                let a = tensors::read_operand(&first, "a", [shape.m, shape.k], w.dtype)?;
+                let b = tensors::read_operand(&second, "b", [shape.k, shape.n], w.dtype)?;
+                let c = engine.product(shape, a, b, control).await?;
                 finite(&c)?;
                 Ok(Computed { output: tensors::write_f32(&[("c", &[shape.m, shape.n], &c)]), losses: Vec::new() })
             }
@@ -51,9 +51,4 @@ impl Task {
 /// A result with NaN or infinity would be refused: not worth an upload.
 pub(super) fn finite(values: &[f32]) -> Result<(), EngineError> {
     if values.iter().all(|v| v.is_finite()) { Ok(()) } else { Err(EngineError::NotFinite("an output".to_owned())) }
-}
-
-/// The one tensor of a file that was read with one expected.
-fn only(tensors: Vec<Vec<f32>>) -> Vec<f32> {
-    tensors.into_iter().next().unwrap_or_default()
 }

@@ -13,10 +13,11 @@ pub mod tuning;
 
 use manyhands::control::Control;
 use manyhands::engine::{Engine, EngineError, MatmulShape, Trained, init_parameters, known};
-use manyhands::tensors::Shard;
+use manyhands::tensors::{Operand, Shard};
+use manyhands::tuner::Task;
 use manyhands_protocol::ids::BlobHash;
 use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
-use manyhands_protocol::work::{InnerOptimizer, TrainWork};
+use manyhands_protocol::work::{Dtype, InnerOptimizer, TrainWork};
 use manyhands_shaders::compare::relative_distance;
 use manyhands_shaders::matmul::{Epilogue, Matrices, Shape, Transposed, Variant};
 
@@ -122,6 +123,7 @@ pub async fn a_changed_input_is_seen(engine: &Engine) {
     let shape = Shape { m: 33, k: 68, n: 36 };
     for mut case in [
         known::product(shape, Transposed::default(), Epilogue::None, None),
+        known::product(shape, Transposed::default(), Epilogue::None, Some(Variant::BlockedF16)),
         known::column_sums(10, 10),
         known::sum(9),
         known::relu_gradient(30),
@@ -166,6 +168,71 @@ pub async fn slices_change_no_bits(engine: &Engine) {
         assert_eq!(bits(&a), bits(&b), "{transposed:?} {epilogue:?} {m} {k} {n}");
         engine.answer(&cut).await.unwrap();
     }
+}
+
+/// Each variant that reads f16, and the one of the same blocks that reads f32.
+const F16_VARIANTS: [(Variant, Variant); 4] = [
+    (Variant::BlockedF16, Variant::Blocked),
+    (Variant::BlockedVec4F16, Variant::BlockedVec4),
+    (Variant::TiledF16, Variant::Tiled),
+    (Variant::TiledAheadF16, Variant::TiledAhead),
+];
+
+/// Operands in f16 give the bits of the same values in f32: by every variant beside the one of the same blocks, and by the
+/// public product, which widens them where no such variant was chosen. Rows of odd lengths begin in the middle of a word.
+pub async fn f16_operands_give_the_same_bits(engine: &Engine) {
+    assert_eq!(F16_VARIANTS.map(|(variant, _)| variant).to_vec(), {
+        let all = Variant::ALL.into_iter().filter(|variant| variant.reads_f16());
+        all.collect::<Vec<_>>()
+    });
+    let control = Control::new();
+    let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    let shapes = [[1, 1, 1], [3, 5, 7], [65, 129, 31], [36, 144, 44], [20, 976, 24]].map(|[m, k, n]| Shape { m, k, n });
+    for (shape, transposed) in shapes.into_iter().flat_map(|shape| TRANSPOSED.map(|transposed| (shape, transposed))) {
+        let patterns = known::patterns(1, shape, transposed);
+        for (variant, sibling) in F16_VARIANTS {
+            if !engine.offers_variant(variant) || !variant.takes(shape, transposed) {
+                continue;
+            }
+            let case =
+                |operands, variant| known::products_of(operands, Matrices::ONE, shape, transposed, Epilogue::Bias, Some(variant));
+            let stored = case(patterns.clone().map(Operand::F16), variant);
+            let widened = case(patterns.clone().map(|p| Operand::F32(known::widened(&p))), sibling);
+            let mut results = Vec::new();
+            for case in [stored, widened] {
+                let buffers = engine.run(&case.program, case.buffers.clone(), &control).await.unwrap();
+                case.compare(&buffers).unwrap();
+                results.push(bits(buffers.last().unwrap()));
+            }
+            assert_eq!(results[0], results[1], "{variant:?} {shape:?} {transposed:?}");
+        }
+    }
+    for shape in shapes {
+        let [a, b] = known::patterns(1, shape, Transposed::default());
+        let extents = MatmulShape { m: shape.m as usize, k: shape.k as usize, n: shape.n as usize };
+        let product = async || engine.product(extents, Operand::F16(a.clone()), Operand::F16(b.clone()), &control).await.unwrap();
+        let widened = engine.matmul(extents, &known::widened(&a), &known::widened(&b), &control).await.unwrap();
+        assert_eq!(bits(&product().await), bits(&widened), "{shape:?}");
+        assert_eq!(
+            engine.product(extents, Operand::F32(known::widened(&a)), Operand::F16(b.clone()), &control).await,
+            Ok(widened)
+        );
+        // No product of the same extents in f32 runs on what is chosen for this one.
+        let task = Task::plain(shape, Dtype::F16);
+        for (variant, sibling) in F16_VARIANTS {
+            if !engine.offers_variant(variant) || !task.may_run(variant) {
+                continue;
+            }
+            engine.choose_variant(&task, sibling);
+            let expected = product().await;
+            engine.choose_variant(&task, variant);
+            assert_eq!(bits(&product().await), bits(&expected), "{variant:?} {shape:?}");
+            assert!(engine.chosen_variant(&Task::plain(shape, Dtype::F32)).is_none());
+        }
+    }
+    let one = MatmulShape { m: 1, k: 2, n: 1 };
+    let short = engine.product(one, Operand::F16(vec![0x3C00]), Operand::F16(vec![0x3C00; 2]), &control).await;
+    assert!(matches!(short, Err(EngineError::Input(_))), "{short:?}");
 }
 
 /// The public product, and what it refuses.
@@ -417,6 +484,7 @@ pub async fn all(engine: &Engine, name: &str) {
     dropout::masks_are_the_same_bits(engine).await;
     dropout::the_unit_names_its_masks(engine).await;
     dropout::logits_drop_nothing(engine).await;
+    f16_operands_give_the_same_bits(engine).await;
     matmul_unit(engine).await;
     initial_weights();
     unit(engine, name).await;

@@ -29,7 +29,7 @@ impl Pace for Clock {
 }
 
 /// In wasm only a worker's own pace has a clock.
-fn clock() -> Control {
+pub fn clock() -> Control {
     Control::with_pace(Clock)
 }
 

@@ -90,11 +90,13 @@ fn matmul(op: &Matmul, buffers: &[Vec<f32>], c: &mut [f32], scratch: &mut Scratc
     let (first, end) = (op.rows.first as usize, op.rows.end as usize);
     let bias = if op.epilogue.takes_bias() { op.bias.map_or(&[][..], |bias| &buffers[bias.0]) } else { &[][..] };
     let finish = Finish { bias, relu: op.epilogue == Epilogue::BiasRelu };
-    for matrix in op.matrices.first as usize..op.matrices.end as usize {
+    let count = op.matrices.end as usize;
+    let (all_a, all_b) = (op.operand(op.a, count * m * k, buffers), op.operand(op.b, count * k * n, buffers));
+    for matrix in op.matrices.first as usize..count {
         let (row, column) = if op.transposed.a { (1, m) } else { (k, 1) };
-        let a = Strided { values: buffers[op.a.0].get(matrix * m * k + first * row..).unwrap_or_default(), row, column };
+        let a = Strided { values: all_a.get(matrix * m * k + first * row..).unwrap_or_default(), row, column };
         let (row, column) = if op.transposed.b { (1, k) } else { (n, 1) };
-        let b = Strided { values: &buffers[op.b.0][matrix * k * n..], row, column };
+        let b = Strided { values: &all_b[matrix * k * n..], row, column };
         let c = &mut c[(matrix * m + first) * n..(matrix * m + end) * n];
         if op.epilogue.accumulates() {
             scratch.before.clear();

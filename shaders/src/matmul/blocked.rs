@@ -1,5 +1,5 @@
 //! Register-blocked without workgroup memory, scalar loads: 8x8 outputs per invocation, any extents. The default where
-//! [`super::blocked_vec4`] does not apply.
+//! [`super::blocked_vec4`] does not apply. Generated from shaders/templates/matmul_blocked.wgsl.
 
 use crate::Kernel;
 

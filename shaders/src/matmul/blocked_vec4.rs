@@ -1,5 +1,5 @@
 //! Register-blocked without workgroup memory, vec4 loads and stores: 8x8 outputs per invocation, for extents that are
-//! multiples of four where a vec4 runs along them.
+//! multiples of four where a vec4 runs along them. Generated from shaders/templates/matmul_blocked_vec4.wgsl.
 
 use super::{Shape, Transposed};
 use crate::Kernel;

@@ -16,7 +16,7 @@ use manyhands_protocol::cose::{self, Kind};
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::statement::{Consent, ResultStatement};
 use manyhands_protocol::wire::*;
-use manyhands_protocol::work::{MatmulWork, UnitManifest, Work};
+use manyhands_protocol::work::{Dtype, MatmulWork, UnitManifest, Work};
 use manyhands_protocol::{BlobHash, JobId, KeyId, LeaseId, UnitId, cbor, limits};
 use sha2::{Digest, Sha256};
 
@@ -373,7 +373,7 @@ impl ScriptHost {
             key,
             issued_ms: w.now_ms.get(),
             deadline_ms: w.now_ms.get() + limits::LEASE_MS,
-            work: Work::Matmul(MatmulWork { a: hash(&a_bytes()), b: hash(&b_bytes()), m: 2, k: 3, n: 1 }),
+            work: Work::Matmul(MatmulWork { a: hash(&a_bytes()), b: hash(&b_bytes()), m: 2, k: 3, n: 1, dtype: Dtype::F32 }),
             upload_bytes_max: 4096,
         };
         let coordinator = w.coordinator.borrow();

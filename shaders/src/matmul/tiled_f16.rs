@@ -1,0 +1,5 @@
+//! As [`super::tiled`], which see, with A and B stored in f16.
+
+use crate::Kernel;
+
+pub static KERNEL: Kernel = super::kernel("matmul_tiled_f16", crate::wgsl!("matmul/tiled_f16.wgsl"));
