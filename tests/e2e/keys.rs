@@ -323,15 +323,15 @@ async fn a_frame_keeps_its_own_and_takes_a_key_by_hand() -> Result<()> {
     visitor.goto(&site.origin).await?;
     visitor.wait_for_element("e.state === 'idle'", LIMIT).await?;
     visitor.enter_frame("many-hands").await?;
-    look(&visitor).await?;
-    until_said(&visitor, "mine-body", "those of this site alone").await?;
-    until_said(&visitor, "mine-where", "no key of yours here yet").await?;
-    assert_eq!(listed(&visitor).await?, Vec::<String>::new());
     visitor.press_seen_start(LIMIT).await?;
     let state = visitor.wait_until("d.phases.includes('accepted')", LIMIT).await?;
     visitor.press_stop().await?;
     visitor.wait_until("d.state === 'stopped'", LIMIT).await?;
     assert_ne!(text(&state["key"]), own.to_string(), "never linked by themselves");
+    look(&visitor).await?;
+    until_said(&visitor, "mine-body", "those of this site alone").await?;
+    visitor.wait_until("document.querySelectorAll('#mine-visits li').length > 0", LIMIT).await?;
+    assert_eq!(listed(&visitor).await?.len(), 1, "the visit in the frame, and not the one on the page");
 
     // A sandboxed frame saves no files: the text is shown, and taken again as text.
     visitor.press("mine-export").await?;
