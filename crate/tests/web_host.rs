@@ -10,6 +10,7 @@ use manyhands::governor::Slice;
 use manyhands::volunteer::host::{Host, HostError, Method, Request, StoredSession};
 use manyhands::volunteer::identity::verify;
 use manyhands::volunteer::{Switch, Wish};
+use manyhands::web::fields::Fields;
 use manyhands::web::keyfile::{self, FileFault};
 use manyhands::web::keyring::{self, Wish as KeyWish};
 use manyhands::web::{
@@ -303,6 +304,8 @@ async fn tabs_with_long_rests_keep_the_limit_together() {
 
 /// Made by tests/vectors/make.py, which shares no code with what reads it here.
 const KEY_FILE: &str = include_str!("../../tests/vectors/key-file.json");
+/// The same private key under another one's name.
+const WRONG_KEY_FILE: &str = include_str!("../../tests/vectors/key-file-wrong-key.json");
 const PASSPHRASE: &str = "correct horse battery staple";
 
 fn key_of(seed: &[u8; 32]) -> KeyId {
@@ -316,6 +319,17 @@ async fn key_files_are_those_of_the_specification() {
     assert_eq!(keyfile::open(&own, "another passphrase").await, Ok([2; 32]));
     assert_ne!(own, keyfile::seal(&[2; 32], "another passphrase").await.expect("a file"), "salt and nonce are fresh");
     assert!(!own.contains(&"02".repeat(32)));
+}
+
+/// The file as if it asked for so many rounds, and whole in all else.
+async fn with_iterations(count: &str) -> String {
+    let fields = Fields::parse(KEY_FILE.as_bytes()).expect("JSON");
+    let [key, sealed, checksum] = ["key", "sealed", "checksum"].map(|name| fields.text(name).expect("a text"));
+    let salt = fields.object("kdf").and_then(|kdf| kdf.text("salt")).expect("a salt");
+    let iv = fields.object("cipher").and_then(|cipher| cipher.text("iv")).expect("a nonce");
+    let text = format!("manyhands-key 1 {key} {count} {salt} {iv} {sealed}");
+    let hash = sha256(text.as_bytes()).await.expect("hashes").to_string();
+    KEY_FILE.replace("600000", count).replace(&checksum, &hash)
 }
 
 #[wasm_bindgen_test]
@@ -334,14 +348,18 @@ async fn each_fault_of_a_key_file_is_told_apart() {
     }
     let long = format!("{KEY_FILE}{}", " ".repeat(keyfile::BYTES_MAX));
     assert_eq!(keyfile::open(&long, PASSPHRASE).await, Err(FileFault::TooLong));
+    assert_eq!(keyfile::open(WRONG_KEY_FILE, PASSPHRASE).await, Err(FileFault::Damaged));
+    assert_eq!(with_iterations("600000").await, KEY_FILE, "the changed files below are changed in one place");
+    for count in ["599999", "10000001"] {
+        assert_eq!(keyfile::open(&with_iterations(count).await, PASSPHRASE).await, Err(FileFault::Damaged), "{count}");
+    }
     check("\"version\": 1", "\"version\": 2", FileFault::Version).await;
     check("\"version\": 1", "\"version\": \"1\"", FileFault::Version).await;
     for (from, to) in [
         ("manyhands-key", "other-key"),
         ("PBKDF2-HMAC-SHA-256", "PBKDF2-HMAC-SHA-1"),
         ("AES-256-GCM", "AES-128-GCM"),
-        ("600000", "599999"),
-        ("600000", "10000001"),
+        ("600000", "600001"),
         ("\"salt\": \"00", "\"salt\": \"01"),
         ("\"salt\": \"00", "\"salt\": \""),
         ("\"iv\": \"00", "\"iv\": \"01"),

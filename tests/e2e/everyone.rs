@@ -115,6 +115,8 @@ async fn axe_finds_nothing_in_any_state() -> Result<()> {
     visitor.press_stop().await?;
     visitor.wait_until("d.state === 'stopped'", LIMIT).await?;
     examine(&visitor, "stopped").await?;
+    visitor.press("mine-import").await?;
+    examine(&visitor, "taking a key from a file").await?;
     server.run(&["job", "pause", &job.to_string()])?;
     visitor.wait_until("d.jobState === 'paused'", LIMIT).await?;
     examine(&visitor, "the job paused").await?;

@@ -75,7 +75,7 @@ async fn visits_are_listed_over_reloads_and_tabs() -> Result<()> {
     visitor.goto(&format!("{}/?backend=cpu", server.url)).await?;
     look(&visitor).await?;
     visitor.wait_until("document.querySelectorAll('#mine-visits li').length === 1", LIMIT).await?;
-    assert_eq!(listed(&visitor).await?, [line.clone()]);
+    assert_eq!(listed(&visitor).await?, std::slice::from_ref(&line));
     visitor.screenshot(&artefacts()?.join("mine-visits.png")).await?;
 
     // The other tab's visit comes into this one's list, as it goes on.
@@ -117,14 +117,17 @@ async fn the_list_of_visits_is_bounded() -> Result<()> {
 async fn a_forgotten_key_is_gone_with_its_visits() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = start(folder.path())?;
-    let visitor = arrive(&server).await?;
+    let proxy = Proxy::start(server.address()?, &[("DELETE", "/v1/sessions")]).await?;
+    let page = format!("{}/?backend=cpu", proxy.url);
+    let visitor = Visitor::open(&page).await?;
+    visitor.wait_until("d.state === 'idle' && d.jobState === 'running'", LIMIT).await?;
     let first = contribute(&visitor).await?;
-    let page = visitor.window().await?;
+    let window = visitor.window().await?;
     // Not while a tab works.
-    let other = visitor.open_window(&format!("{}/?backend=cpu", server.url)).await?;
+    let other = visitor.open_window(&page).await?;
     visitor.press_start().await?;
     visitor.wait_until("d.state === 'working'", LIMIT).await?;
-    visitor.switch_to(&page).await?;
+    visitor.switch_to(&window).await?;
     visitor.press("forget").await?;
     visitor.press("forget-sure").await?;
     until_said(&visitor, "mine-status", "at work with this key").await?;
@@ -133,10 +136,11 @@ async fn a_forgotten_key_is_gone_with_its_visits() -> Result<()> {
     visitor.press_stop().await?;
     visitor.wait_until("d.state === 'stopped'", LIMIT).await?;
 
-    visitor.switch_to(&page).await?;
+    visitor.switch_to(&window).await?;
     visitor.screenshot(&artefacts()?.join("mine-forget.png")).await?;
     visitor.press("forget-sure").await?;
     until_said(&visitor, "mine-status", "Forgotten.").await?;
+    assert_eq!(proxy.count("/v1/sessions").total, 1, "consent is withdrawn");
     until_said(&visitor, "mine-where", "no key of yours here yet").await?;
     assert_eq!(listed(&visitor).await?, Vec::<String>::new());
     let left = visitor
@@ -152,7 +156,7 @@ async fn a_forgotten_key_is_gone_with_its_visits() -> Result<()> {
         .await?;
     assert_eq!(left.to_string(), "[\"identity 0\",\"sessions 0\"]");
     // Both tabs know, and the next visit has another key; what was credited stays where it was.
-    for window in [&other, &page] {
+    for window in [&other, &window] {
         visitor.switch_to(window).await?;
         visitor.wait_until("d.key === '' && !document.getElementById('forget').checkVisibility()", LIMIT).await?;
     }
@@ -185,6 +189,26 @@ const PASSPHRASE: &str = "three green sparrows";
 async fn sure(visitor: &Visitor, id: &str, part: &str) -> Result<()> {
     visitor.press(id).await?;
     until_said(visitor, "mine-status", part).await?;
+    Ok(())
+}
+
+/// A picture of the same in another look and language, on a phone.
+async fn narrow_dark_and_arabic(visitor: &Visitor, name: &str) -> Result<()> {
+    let speak = async |tag: &str, scheme: &str| {
+        let script = format!(
+            "const chooser = document.getElementById('language');
+            chooser.value = '{tag}'; chooser.dispatchEvent(new Event('change'));
+            document.documentElement.dataset.scheme = '{scheme}';"
+        );
+        visitor.run(&script).await?;
+        visitor.wait_until(&format!("document.documentElement.lang === '{tag}'"), LIMIT).await
+    };
+    speak("ar", "dark").await?;
+    visitor.resize(390, 1100).await?;
+    visitor.run("document.getElementById('mine').scrollIntoView();").await?;
+    visitor.screenshot(&artefacts()?.join(name)).await?;
+    visitor.resize(1200, 1600).await?;
+    speak("en", "light").await?;
     Ok(())
 }
 
@@ -253,6 +277,7 @@ async fn a_key_moves_to_another_browser_in_a_file() -> Result<()> {
     look(&other).await?;
     other.press("mine-import").await?;
     other.screenshot(&artefacts()?.join("mine-import.png")).await?;
+    narrow_dark_and_arabic(&other, "mine-import-ar.png").await?;
     sure(&other, "import-sure", "Choose a file").await?;
     other.type_into("passphrase", "three green sparrow").await?;
     for (words, part) in [
@@ -282,6 +307,10 @@ async fn a_key_moves_to_another_browser_in_a_file() -> Result<()> {
     sure(&other, "import-sure", "too long").await?;
     // The first browser goes on with the same key.
     assert_eq!(next_key(&visitor).await?, saved);
+    for browser in [&visitor, &other] {
+        let log = browser.console_log().await?;
+        assert!(!log.iter().any(|line| line.contains("Content Security Policy")), "{log:#?}");
+    }
     Ok(())
 }
 
@@ -323,15 +352,15 @@ async fn a_frame_keeps_its_own_and_takes_a_key_by_hand() -> Result<()> {
     visitor.goto(&site.origin).await?;
     visitor.wait_for_element("e.state === 'idle'", LIMIT).await?;
     visitor.enter_frame("many-hands").await?;
-    look(&visitor).await?;
-    until_said(&visitor, "mine-body", "those of this site alone").await?;
-    until_said(&visitor, "mine-where", "no key of yours here yet").await?;
-    assert_eq!(listed(&visitor).await?, Vec::<String>::new());
     visitor.press_seen_start(LIMIT).await?;
     let state = visitor.wait_until("d.phases.includes('accepted')", LIMIT).await?;
     visitor.press_stop().await?;
     visitor.wait_until("d.state === 'stopped'", LIMIT).await?;
     assert_ne!(text(&state["key"]), own.to_string(), "never linked by themselves");
+    look(&visitor).await?;
+    until_said(&visitor, "mine-body", "those of this site alone").await?;
+    visitor.wait_until("document.querySelectorAll('#mine-visits li').length > 0", LIMIT).await?;
+    assert_eq!(listed(&visitor).await?.len(), 1, "the visit in the frame, and not the one on the page");
 
     // A sandboxed frame saves no files: the text is shown, and taken again as text.
     visitor.press("mine-export").await?;

@@ -28,6 +28,9 @@ const SCRIPT_MAX: Duration = Duration::from_secs(3600);
 /// A page loads and a button appears within this, on a busy machine.
 const PAGE_LIMIT: Duration = Duration::from_secs(120);
 
+/// A press shows within this, where it met what it was meant for.
+const SETTLED: Duration = Duration::from_secs(10);
+
 /// Chromium's switches: headless, WebGPU on SwiftShader, and nothing that talks to anyone else.
 pub const SWITCHES: &[&str] = &[
     "--headless=new",
@@ -241,7 +244,12 @@ impl Visitor {
     pub async fn press_seen_start(&self, limit: Duration) -> Result<()> {
         self.wait_until("d.seen === 'true'", limit).await?;
         self.press_start().await?;
-        self.wait_until("d.state !== 'idle'", limit).await?;
+        // A press while the frame is being fitted to what is in it meets nothing: it is pressed once more, as a person would.
+        if self.wait_until("d.state !== 'idle'", SETTLED).await.is_err() {
+            self.wait_until("d.seen === 'true'", limit).await?;
+            self.press("start").await?;
+            self.wait_until("d.state !== 'idle'", limit).await?;
+        }
         Ok(())
     }
 

@@ -182,9 +182,9 @@ def write_safetensors(check):
     put(HERE / "safetensors-a.hex", "\n".join(lines) + "\n", check)
 
 
-def write_key_file(check):
-    """The volunteer's test key, locked with a passphrase."""
-    salt, iv, iterations, key = bytes(range(16)), bytes(range(12)), 600_000, VOLUNTEER.public
+def write_key_file(name, key, check):
+    """The volunteer's test key, locked with a passphrase, under the name of a public key."""
+    salt, iv, iterations = bytes(range(16)), bytes(range(12)), 600_000
     plain = VOLUNTEER.private.private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -200,7 +200,7 @@ def write_key_file(check):
         "sealed": sealed.hex(),
         "checksum": hashlib.sha256(" ".join(parts).encode()).hexdigest(),
     }
-    put(HERE / "key-file.json", json.dumps(file, indent=2) + "\n", check)
+    put(HERE / f"{name}.json", json.dumps(file, indent=2) + "\n", check)
 
 
 def fill_document(check):
@@ -298,7 +298,8 @@ def main(check):
     write("result-response-rejected", "Answer to POST /v1/results: rejected (2), with the reason.",
           cbor({0: 41, 1: 900, 2: 2, 3: "wrong_tensor: row 3 is not the product", 4: 0}), answer, check)
     write_safetensors(check)
-    write_key_file(check)
+    write_key_file("key-file", VOLUNTEER.public, check)
+    write_key_file("key-file-wrong-key", SUCCESSOR.public, check)
     fill_document(check)
 
 

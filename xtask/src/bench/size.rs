@@ -1,6 +1,6 @@
 //! Sizes of the built page by the moment at which a visitor downloads each file, read off the files themselves: what
 //! index.html, its modules and its styles name is loaded at once; the whole worker, which the small one's script names,
-//! after the first unit or for a unit that trains; all else after Start. Of the two whole workers a browser loads one, that
+//! after the first unit or for a unit that trains; what only who asks gets by itself; all else after Start. Of the two whole workers a browser loads one, that
 //! with relaxed SIMD where it can; a job's sum counts this one.
 
 use std::collections::BTreeMap;
@@ -23,6 +23,8 @@ const PLAIN: &str = "\" : \"";
 const WASM: &str = "fetch(new URL(\"";
 /// Where the languages' words are, of which a visitor loads one file at once: the largest counts, and no other is measured.
 const WORDS: &str = "words/";
+/// What a visit does without: it comes when the visitor looks at their key and visits.
+const ASIDE: &str = "page/mine.js";
 /// Jobs by what they compute.
 const FAMILIES: [(&str, Phase); 4] =
     [("matmul", Phase::FirstUnit), ("mlp", Phase::Training), ("cnn", Phase::Training), ("gpt", Phase::Training)];
@@ -37,6 +39,8 @@ enum Phase {
     Training,
     /// The whole worker of browsers without relaxed SIMD, who load it in place of the other.
     TrainingPlain,
+    /// Loaded for who asks for it.
+    Asked,
 }
 
 impl Phase {
@@ -46,6 +50,7 @@ impl Phase {
             Phase::FirstUnit => "first_unit",
             Phase::Training => "training",
             Phase::TrainingPlain => "training_plain",
+            Phase::Asked => "asked",
         }
     }
 }
@@ -79,6 +84,7 @@ pub fn measure(dist: &Path) -> Result<Report> {
             path if before.contains(&path) => Phase::BeforeStart,
             path if relaxed.contains(&path) => Phase::Training,
             path if plain.contains(&path) => Phase::TrainingPlain,
+            ASIDE => Phase::Asked,
             _ => Phase::FirstUnit,
         };
         let (gzip_bytes, brotli_bytes) = (gzip(bytes)?, compress::brotli(bytes)?.len());
@@ -203,7 +209,7 @@ impl Report {
         for file in &self.files {
             line(&file.path, file.phase, file.raw_bytes, file.gzip_bytes, file.brotli_bytes);
         }
-        for phase in [Phase::BeforeStart, Phase::FirstUnit, Phase::Training, Phase::TrainingPlain] {
+        for phase in [Phase::BeforeStart, Phase::FirstUnit, Phase::Training, Phase::TrainingPlain, Phase::Asked] {
             let (raw, gzip) = (self.sum(phase, |f| f.raw_bytes), self.sum(phase, |f| f.gzip_bytes));
             line("all", phase, raw, gzip, self.sum(phase, |f| f.brotli_bytes));
         }
@@ -268,6 +274,7 @@ mod tests {
             ("page/a.js", "export const a = 1;"),
             ("b.js", ""),
             ("page/late.js", ""),
+            ("page/mine.js", ""),
             (
                 "worker-1.js",
                 "const whole = new URL(relaxed ? \"worker-2.js\" : \"worker-3.js\", x); fetch(new URL(\"worker-1.wasm\", x))",
@@ -290,6 +297,7 @@ mod tests {
         assert_eq!(of(Phase::FirstUnit), ["page/late.js", "worker-1.js", "worker-1.wasm"]);
         assert_eq!(of(Phase::Training), ["worker-2.js", "worker-2.wasm"]);
         assert_eq!(of(Phase::TrainingPlain), ["worker-3.js", "worker-3.wasm"]);
+        assert_eq!(of(Phase::Asked), ["page/mine.js"]);
         let (first, training) = (report.sum(Phase::FirstUnit, |f| f.raw_bytes), report.sum(Phase::Training, |f| f.raw_bytes));
         assert!(first > 0 && training > 0);
         assert_eq!(report.up_to(Phase::FirstUnit, |f| f.raw_bytes), first);
@@ -307,7 +315,7 @@ mod tests {
         assert_eq!(json["before_start_bytes_brotli"], page["brotli_bytes"]);
         assert_eq!(json["first_unit_bytes_brotli"], json["files"][1]["brotli_bytes"]);
         assert_eq!(json["families_bytes_brotli"]["gpt"], json["files"][1]["brotli_bytes"]);
-        assert_eq!(report.table().lines().count(), 11);
+        assert_eq!(report.table().lines().count(), 12);
     }
 
     #[test]
