@@ -18,6 +18,8 @@ struct Dist;
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
      worker-src 'self'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; \
      trusted-types manyhands-worker; frame-ancestors ";
+/// What the page for owners of other sites may frame beside that: the look at what they get.
+const LOOK_POLICY: &str = "frame-src 'self'; ";
 /// The same for a worker, whose policy comes with its script: nothing but calls, modules of its own and WebAssembly, which
 /// `wasm-unsafe-eval` allows alone. Only its script's policy (xtask/src/web/finish.rs) begins a worker of its own.
 const WORKER_POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; connect-src 'self'; worker-src 'self'; \
@@ -30,15 +32,23 @@ const NOT_BUILT: &str = "<!doctype html><meta charset=utf-8><title>Many Hands</t
 
 /// The script that other sites load, as it lies in `dist/`; they name it by a version.
 const ELEMENT: &str = "embed/many-hands.js";
+/// The page that makes what other sites paste.
+const GENERATOR: &str = "embed/index.html";
+/// In the query of the page as the generator shows it, where it starts nothing (www/page/main.js).
+const PREVIEW: &str = "preview=";
 /// The version that gets fixes: how long a browser may go without asking for them.
 const ELEMENT_CACHE: &str = "public, max-age=300";
 const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 
 /// Which pages may frame what is at this address, as Content Security Policy writes it: those of the registered site that
-/// the query names (`/?site=NAME`), and none without one.
+/// the query names (`/?site=NAME`), and none without one; the coordinator's own, which may do no less by themselves, where it
+/// is a look at the page.
 pub async fn frame_ancestors(service: &Service, uri: &Uri) -> Result<String, Failure> {
-    let name = uri.query().unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("site="));
-    match name {
+    let pairs = || uri.query().unwrap_or_default().split('&');
+    if pairs().any(|pair| pair == PREVIEW) {
+        return Ok("'self'".to_owned());
+    }
+    match pairs().find_map(|pair| pair.strip_prefix("site=")) {
         None | Some("") if service.config.embed_anywhere => Ok("*".to_owned()),
         Some(name) if is_name(name) => {
             let site = service.store.site(name).await?;
@@ -53,6 +63,7 @@ fn named(path: &str) -> (&str, &'static str) {
     let version = path.strip_prefix("embed/").and_then(|rest| rest.strip_suffix("/many-hands.js"));
     match (path, version) {
         ("", _) => ("index.html", "no-cache"),
+        ("embed/", _) => (GENERATOR, "no-cache"),
         (_, Some("v1")) => (ELEMENT, ELEMENT_CACHE),
         (_, Some(env!("CARGO_PKG_VERSION"))) => (ELEMENT, IMMUTABLE),
         // A name with a hash in it never changes its bytes; anything else is asked for again and answered by its tag.
@@ -74,7 +85,8 @@ pub fn serve(uri: &Uri, request: &HeaderMap, framed_by: &str) -> Response {
     };
     let headers = response.headers_mut();
     let allowed = if path.starts_with(WORKERS) { WORKER_POLICY } else { PAGE_POLICY };
-    let policy = format!("{allowed}{framed_by}");
+    let frames = if path == GENERATOR { LOOK_POLICY } else { "" };
+    let policy = format!("{frames}{allowed}{framed_by}");
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::try_from(policy).expect("origins are checked, and plain text"));
     headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
     // Other sites load one script of ours, as a module, which takes CORS; everything else is for our own page.
@@ -162,6 +174,7 @@ mod tests {
         assert_eq!(named("embed/9.9.9/many-hands.js"), ("embed/9.9.9/many-hands.js", "no-cache"));
         assert_eq!(named("a-0123456789abcdef.js"), ("a-0123456789abcdef.js", IMMUTABLE));
         assert_eq!(named(""), ("index.html", "no-cache"));
+        assert_eq!(named("embed/"), (GENERATOR, "no-cache"));
     }
 
     #[test]

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use manyhands_tests::accessible::{examined, found, speak};
+use manyhands_tests::artefacts;
 use manyhands_tests::browser::{Visitor, text};
 use manyhands_tests::jobs::{self, SmallTrain};
 use manyhands_tests::server::Server;
-use manyhands_tests::{artefacts, root};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(180);
@@ -28,50 +29,6 @@ fn endless(folder: &Path) -> Result<Server> {
     let files = jobs::train(folder, endless)?;
     server.submit(&files.manifest, &files.data)?;
     Ok(server)
-}
-
-/// A visitor on whose pages axe-core may run, which makes scripts of texts.
-async fn examined(url: &str) -> Result<Visitor> {
-    let path = root().join("node_modules/axe-core/axe.min.js");
-    let axe = std::fs::read_to_string(&path)
-        .with_context(|| format!("{} is missing; install it with: cargo xtask setup (it needs Node)", path.display()))?;
-    let visitor = Visitor::open("about:blank").await?;
-    visitor.ignore_policies().await?;
-    visitor.before_pages(&axe).await?;
-    visitor.goto(url).await?;
-    Ok(visitor)
-}
-
-/// What axe-core finds on the page as it is, by WCAG 2.2 AA and by its own advice.
-async fn found(visitor: &Visitor) -> Result<Vec<String>> {
-    let results = visitor
-        .run_async(
-            "const done = arguments[0];
-            const tags = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
-            const rules = { 'target-size': { enabled: true } };
-            axe.run(document, { runOnly: tags, rules }).then(
-                ({ passes, violations }) => done({
-                    passes: passes.length,
-                    found: violations.map(({ id, nodes }) => `${id}: ${nodes.map((n) => n.html + ' ' + n.failureSummary).join(' | ')}`),
-                }),
-                (error) => done({ passes: 0, found: [String(error)] }),
-            );",
-        )
-        .await?;
-    let list = results["found"].as_array().context("a list")?.iter().map(text).collect::<Vec<_>>();
-    ensure!(!list.is_empty() || results["passes"].as_u64() > Some(10), "hardly anything was examined: {results}");
-    Ok(list)
-}
-
-async fn speak(visitor: &Visitor, tag: &str) -> Result<()> {
-    visitor
-        .run(&format!(
-            "const chooser = document.getElementById('language');
-            chooser.value = '{tag}'; chooser.dispatchEvent(new Event('change'));"
-        ))
-        .await?;
-    visitor.wait_until(&format!("document.documentElement.lang === '{tag}'"), LIMIT).await?;
-    Ok(())
 }
 
 async fn dress(visitor: &Visitor, look: &str, value: &str) -> Result<()> {

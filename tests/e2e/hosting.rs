@@ -67,6 +67,7 @@ async fn two_elements_take_a_consent_each_and_keep_one_limit() -> Result<()> {
     start(&visitor, "#two").await?;
     // The page says so where two take turns under one limit.
     visitor.wait_until("Number(d.done) >= 1 && d.pace === 'shared'", LIMIT).await?;
+    visitor.wait_until("document.documentElement.scrollHeight <= innerHeight", LIMIT).await?;
     visitor.leave_frame().await?;
     visitor.screenshot(&artefacts()?.join("embed-two.png")).await?;
     visitor.run("document.getElementById('one').stop();").await?;

@@ -4,6 +4,7 @@
 //! the same browser driver.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod accessible;
 pub mod browser;
 pub mod frames;
 pub mod jobs;

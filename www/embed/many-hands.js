@@ -225,7 +225,7 @@ export class ManyHandsElement extends HTMLElement {
 
   /** Words for where there is no frame, in the language of the element, else of the page, else of the visitor. @param {"absent" | "asking"} what */
   #explain(what) {
-    const [said, again] = this.shadowRoot?.querySelectorAll("p, button") ?? [];
+    const [said, again] = [this.shadowRoot?.querySelector("p"), this.shadowRoot?.querySelector("button")];
     if (!said || !again) return;
     const wished = [this.getAttribute("language"), this.closest("[lang]")?.getAttribute("lang"), ...navigator.languages];
     const tag = wished.map((wish) => wish?.toLowerCase().split("-")[0] ?? "").find((wish) => wish in WORDS) ?? "en";
@@ -289,7 +289,7 @@ export class ManyHandsElement extends HTMLElement {
   /** @param {ManyHandsState} state */
   #enter(state) {
     const isAbsent = state === "unreachable" || state === "failed";
-    const [slot, absent] = this.shadowRoot?.querySelectorAll("slot, div") ?? [];
+    const [slot, absent] = [this.shadowRoot?.querySelector("slot"), this.shadowRoot?.querySelector("div")];
     // The page's own words, where it has some; what an owner got wrong is told to them, in the console.
     slot?.toggleAttribute("hidden", !isAbsent);
     const hadFocus = !!absent?.contains(this.shadowRoot?.activeElement ?? null);

@@ -83,7 +83,7 @@ export class Host {
       else if (data.type === "pause" && visit.active && !visit.pausedBy) visit.pause("site");
       else if (data.type === "stop") visit.stop();
     });
-    new ResizeObserver(() => this.#say({ type: "size", height: document.body.scrollHeight })).observe(document.body);
+    new ResizeObserver(() => this.#say({ type: "size", height: document.body.getBoundingClientRect().height })).observe(document.body);
     this.#watch(start);
     // Who is around is known once it answers; that this page listens is nobody's secret.
     parent.postMessage({ manyHands: VERSION, type: "ready" }, "*");
@@ -109,7 +109,7 @@ export class Host {
   #again() {
     this.#last = "";
     this.tell();
-    this.#say({ type: "size", height: document.body.scrollHeight });
+    this.#say({ type: "size", height: document.body.getBoundingClientRect().height });
   }
 
   /** @param {object} message */

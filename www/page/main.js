@@ -141,10 +141,15 @@ function run() {
   if (framed) {
     root.dataset["framed"] = "";
     element("about").hidden = false;
+    element("embed").hidden = true;
     void import("./embed.js").then(({ Host }) => {
       const lower = (/** @type {unknown} */ duty) => panel.lower(dutyOf(duty));
       host = new Host(visit, element("start"), () => element("panel").focus(), lower);
     });
+  }
+  if (query.has("preview")) {
+    byId("start", HTMLButtonElement).disabled = true;
+    element("preview").hidden = false;
   }
   /** Loaded when it is first to be seen. @type {Tryout | null} */
   let tryout = null;

@@ -27,8 +27,13 @@ const STYLES = {
   gigabytes: { style: "unit", unit: "gigabyte", maximumSignificantDigits: 2 },
 };
 
+/** @param {string} name @param {string} otherwise */
+const told = (name, otherwise) => document.querySelector(`meta[name="manyhands-${name}"]`)?.getAttribute("content") ?? otherwise;
 /** Those that there is a file for. */
-export const languages = (document.querySelector('meta[name="manyhands-languages"]')?.getAttribute("content") ?? FALLBACK).split(" ");
+export const languages = told("languages", FALLBACK).split(" ");
+/** Where the files are, seen from here. */
+const folder = told("words", "../words/");
+const query = new URLSearchParams(location.search);
 
 /** One of `languages`. */
 export let language = "";
@@ -54,6 +59,8 @@ function known(wish) {
 
 /** What the visitor chose on this page, now or earlier. */
 function chosen() {
+  // What a site's owner looks at is in the language that they choose for it.
+  if (query.has("preview")) return undefined;
   try {
     return known(localStorage.getItem(CHOICE));
   } catch {
@@ -67,7 +74,7 @@ function chosen() {
  */
 async function use(wanted) {
   newest = wanted;
-  const response = await fetch(new URL(`../words/${wanted}.json`, import.meta.url), { credentials: "omit" }).catch(() => null);
+  const response = await fetch(new URL(`${folder}${wanted}.json`, import.meta.url), { credentials: "omit" }).catch(() => null);
   // Another was wished for meanwhile.
   if (newest !== wanted) return;
   if (!response?.ok) {
@@ -200,5 +207,5 @@ function field(inner, values) {
   return fill(forms.get(`=${n}`) ?? forms.get(plurals.select(n)) ?? forms.get("other"), values, n);
 }
 
-const wishes = [new URLSearchParams(location.search).get("lang"), ...navigator.languages];
+const wishes = [query.get("lang"), ...navigator.languages];
 await use(chosen() ?? wishes.map(known).find(Boolean) ?? FALLBACK);

@@ -51,6 +51,11 @@ async fn only_pages_of_a_registered_site_may_frame_the_page() {
     world.put_site(&shop(&[Category::Demo])).await.is(201);
     assert_eq!(framed_by(&volunteer, "/?site=shop").await, "https://shop.example http://127.0.0.1:8000");
     assert_eq!(framed_by(&volunteer, "/?job=1&site=shop").await, "https://shop.example http://127.0.0.1:8000");
+    // A look at it, for the coordinator's own page alone, whatever site it names.
+    for path in ["/?preview=", "/?site=shop&preview=", "/?preview=&site=shop"] {
+        assert_eq!(framed_by(&volunteer, path).await, "'self'", "{path}");
+    }
+    assert_eq!(framed_by(&volunteer, "/embed/").await, "'none'");
     for path in ["/", "/?site=", "/?site=other", "/?site=shop%20", "/?site=*", "/page/main.js"] {
         assert_eq!(framed_by(&volunteer, path).await, "'none'", "{path}");
     }

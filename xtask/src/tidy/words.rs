@@ -1,4 +1,4 @@
-//! Languages of the page: every file says everything that English says, with the same placeholders. That a language uses all
+//! Languages of the page, and of the one for owners of other sites: every file says everything that English says, with the same placeholders. That a language uses all
 //! the plural forms it has is checked in a browser, which knows them (tests/e2e/languages.rs).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,22 +6,37 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Tree;
 
 /// One `TAG.json` a language.
-pub const FOLDER: &str = "www/words/";
+pub const FOLDERS: [&str; 2] = ["www/words/", "www/embed/words/"];
 /// The language that the others are compared with.
-const FIRST: &str = "www/words/en.json";
+const FIRST: &str = "en.json";
+/// The languages that the second folder's page says it has; the first one's page is told by the build.
+const PAGE: &str = "www/embed/index.html";
 
 type Words = BTreeMap<String, String>;
 
 pub fn check(tree: &Tree) -> Vec<String> {
+    let mut complaints: Vec<String> = FOLDERS.iter().flat_map(|folder| check_folder(tree, folder)).collect();
+    if let Some(page) = tree.get(PAGE) {
+        let files = tree.keys().filter_map(|path| path.strip_prefix(FOLDERS[1])?.strip_suffix(".json"));
+        let tags = files.collect::<Vec<_>>().join(" ");
+        if !page.contains(&format!("<meta name=\"manyhands-languages\" content=\"{tags}\">")) {
+            complaints.push(format!("{PAGE}: its languages are not {tags}"));
+        }
+    }
+    complaints
+}
+
+fn check_folder(tree: &Tree, folder: &str) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut languages = BTreeMap::new();
-    for (path, text) in tree.iter().filter(|(path, _)| path.starts_with(FOLDER)) {
+    for (path, text) in tree.iter().filter(|(path, _)| path.starts_with(folder)) {
         match serde_json::from_str::<Words>(text) {
             Ok(words) => drop(languages.insert(path, words)),
             Err(e) => complaints.push(format!("{path}: {e}")),
         }
     }
-    let Some(first) = languages.get(&FIRST.to_owned()) else { return complaints };
+    let first_path = format!("{folder}{FIRST}");
+    let Some(first) = languages.get(&first_path) else { return complaints };
     for (path, words) in &languages {
         if !matches!(words.get("direction").map(String::as_str), Some("ltr" | "rtl")) {
             complaints.push(format!("{path}: direction is neither ltr nor rtl"));
@@ -30,9 +45,9 @@ pub fn check(tree: &Tree) -> Vec<String> {
         for (key, sentence) in words {
             match (placeholders(sentence), first.get(key).map(|sentence| placeholders(sentence))) {
                 (None, _) => complaints.push(format!("{path}: {key} is no message: {sentence}")),
-                (_, None) => complaints.push(format!("{path}: {key} is not in {FIRST}")),
+                (_, None) => complaints.push(format!("{path}: {key} is not in {first_path}")),
                 (Some(own), Some(Some(wanted))) if own != wanted => {
-                    complaints.push(format!("{path}: {key} has the placeholders {own:?}, {FIRST} {wanted:?}"));
+                    complaints.push(format!("{path}: {key} has the placeholders {own:?}, {first_path} {wanted:?}"));
                 }
                 _ => {}
             }
@@ -107,7 +122,7 @@ mod tests {
     fn languages_say_the_same() {
         let english = r#"{"direction": "ltr", "hello": "Hello {name}", "units": "{n, plural, one {# unit} other {# units}}",
             "share": "{share, number, percent}"}"#;
-        let with = |german: &str| check(&tree(&[(FIRST, english), ("www/words/de.json", german)]));
+        let with = |german: &str| check(&tree(&[("www/words/en.json", english), ("www/words/de.json", german)]));
         let sound = r#"{"direction": "ltr", "hello": "{name}, hallo", "units": "{n, plural, other {# Teile}}",
             "share": "{share, number, percent}"}"#;
         assert_eq!(with(sound), Vec::<String>::new());
@@ -129,6 +144,12 @@ mod tests {
             let found = with(&sound.replacen(from, to, 1));
             assert!(found.contains(&format!("www/words/de.json: {complaint}")), "{complaint}: {found:?}");
         }
+        let page = |tags: &str| {
+            let meta = format!("<meta name=\"manyhands-languages\" content=\"{tags}\">");
+            check(&tree(&[(PAGE, &meta), ("www/embed/words/de.json", sound), ("www/embed/words/en.json", english)]))
+        };
+        assert_eq!(page("de en"), Vec::<String>::new());
+        assert_eq!(page("en"), ["www/embed/index.html: its languages are not de en"]);
         assert!(with("{").iter().any(|line| line.starts_with("www/words/de.json: ")), "no JSON");
     }
 }

@@ -1,0 +1,55 @@
+//! What tests of pages for everyone share: axe-core in the page, and its languages.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::browser::{Visitor, text};
+use crate::root;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A visitor on whose pages axe-core may run, which makes scripts of texts.
+pub async fn examined(url: &str) -> Result<Visitor> {
+    let path = root().join("node_modules/axe-core/axe.min.js");
+    let axe = std::fs::read_to_string(&path)
+        .with_context(|| format!("{} is missing; install it with: cargo xtask setup (it needs Node)", path.display()))?;
+    let visitor = Visitor::open("about:blank").await?;
+    visitor.ignore_policies().await?;
+    visitor.before_pages(&axe).await?;
+    visitor.goto(url).await?;
+    Ok(visitor)
+}
+
+/// What axe-core finds on the page as it is, by WCAG 2.2 AA and by its own advice.
+pub async fn found(visitor: &Visitor) -> Result<Vec<String>> {
+    let results = visitor
+        .run_async(
+            "const done = arguments[0];
+            const tags = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
+            const rules = { 'target-size': { enabled: true } };
+            axe.run(document, { runOnly: tags, rules }).then(
+                ({ passes, violations }) => done({
+                    passes: passes.length,
+                    found: violations.map(({ id, nodes }) => `${id}: ${nodes.map((n) => n.html + ' ' + n.failureSummary).join(' | ')}`),
+                }),
+                (error) => done({ passes: 0, found: [String(error)] }),
+            );",
+        )
+        .await?;
+    let list = results["found"].as_array().context("a list")?.iter().map(text).collect::<Vec<_>>();
+    ensure!(!list.is_empty() || results["passes"].as_u64() > Some(10), "hardly anything was examined: {results}");
+    Ok(list)
+}
+
+/// Chooses a language, as a visitor would.
+pub async fn speak(visitor: &Visitor, tag: &str) -> Result<()> {
+    visitor
+        .run(&format!(
+            "const chooser = document.getElementById('language');
+            chooser.value = '{tag}'; chooser.dispatchEvent(new Event('change'));"
+        ))
+        .await?;
+    visitor.wait_until(&format!("document.documentElement.lang === '{tag}'"), LIMIT).await?;
+    Ok(())
+}
