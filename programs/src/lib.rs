@@ -25,6 +25,10 @@ use manyhands_shaders::matmul::{MATRICES_MAX, Matrices, ROW_STEP, Rows, Shape};
 /// build.
 pub const EVERY_LAYER: bool = cfg!(feature = "every-layer");
 
+/// Whether this build hands kernels operands in f16 as they are stored. One that is only begun with chooses no kernel but the
+/// usual one, for which they are widened, and is smaller without.
+pub const READS_F16: bool = EVERY_LAYER;
+
 /// What a call that this build has no kernel for would say; no plan makes one.
 pub const NOT_BUILT: &str = "plans make no calls that this build has no kernels for";
 

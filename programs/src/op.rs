@@ -11,7 +11,7 @@ use manyhands_shaders::{
     sgd_momentum, softmax_cross_entropy,
 };
 
-use super::{Buffer, EVERY_LAYER, ImageOp, NOT_BUILT, SequenceOp};
+use super::{Buffer, EVERY_LAYER, ImageOp, NOT_BUILT, READS_F16, SequenceOp};
 
 /// One call of a product kernel. Where it accumulates, C is no other of its buffers.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,7 +35,7 @@ impl Matmul {
     pub(super) fn operand<'a>(&self, buffer: Buffer, values: usize, buffers: &'a [Vec<f32>]) -> Cow<'a, [f32]> {
         let stored = &buffers[buffer.0];
         match self.variant {
-            Some(variant) if variant.reads_f16() => binary16::unpack(stored, 0, values).collect(),
+            Some(variant) if READS_F16 && variant.reads_f16() => binary16::unpack(stored, 0, values).collect(),
             _ => Cow::Borrowed(stored),
         }
     }

@@ -6,7 +6,8 @@ import { model } from "/page/models.js";
 /** One wasm instance for both backends. */
 const ready = load();
 
-function adapter(id, kind, backend, suites) {
+/** `dtype` names the operands' type for the blocked variant alone; without it the device runs its usual one. */
+function adapter(id, kind, backend, suites, dtype = "") {
   let device;
   return {
     id,
@@ -17,7 +18,7 @@ function adapter(id, kind, backend, suites) {
       return { version: "0.1.0", adapter: device.adapter() };
     },
     async matmul({ m, k, n, a, b }) {
-      const product = await device.product(m, k, n, a, b);
+      const product = await device.product(m, k, n, a, b, dtype);
       return {
         run: (reps) => product.run(reps),
         async read() {
@@ -51,4 +52,6 @@ function adapter(id, kind, backend, suites) {
 export const adapters = [
   adapter("ours-webgpu", "webgpu", "gpu", ["matmul", "train"]),
   adapter("ours-wasm", "wasm", "cpu", ["cpu", "train"]),
+  adapter("ours-webgpu-blocked", "webgpu", "gpu", ["matmul"], "f32"),
+  adapter("ours-webgpu-blocked-f16", "webgpu", "gpu", ["matmul"], "f16"),
 ];

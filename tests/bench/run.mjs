@@ -19,6 +19,8 @@ const options = {
   pairs: 15,
   limit_s: 240,
   models: ["mlp", "cnn", "gpt"],
+  // f16: on WebGPU also our blocked variant on operands in f16, beside the same on f32.
+  dtype: "f32",
   shapes: [[256, 256, 256], [512, 512, 512], [1024, 1024, 1024], [64, 784, 256], [784, 64, 256], [256, 256, 1024], [1024, 384, 1536]],
   backends: ["webgpu", "wasm", "native"],
   gpu: false,
@@ -104,7 +106,7 @@ function limited(promise) {
 function pageStage(page, backend) {
   const { least_ms } = options;
   return {
-    product: (id, shape) => page.evaluate((all) => window.bench.product(...all), [id, shape, least_ms]),
+    product: (id, shape) => page.evaluate((all) => window.bench.product(...all), [id, shape, least_ms, options.dtype]),
     train: (id, name, steps) => page.evaluate((all) => window.bench.train(...all), [id, name, steps, least_ms]),
     sample: async (id, count) => ({ ms: await page.evaluate((all) => window.bench.sample(...all), [id, count]) }),
     close: (id) => page.evaluate((id) => window.bench.close(id), id),
@@ -207,6 +209,12 @@ function tell(problem, { spreads, ratio, best_peer, by_processor_time, share_of_
   }
 }
 
+/** What the blocked variant gains by operands in f16, of so many bytes. */
+function besideF32({ spreads }, operand_bytes) {
+  const [f32, f16] = ["ours-webgpu-blocked", "ours-webgpu-blocked-f16"].map((id) => spreads[id]?.median);
+  return f32 && f16 ? { ratio: f16 / f32, operand_bytes } : null;
+}
+
 async function matmul(stage, ids) {
   const shapes = [];
   for (const [m, k, n] of options.shapes) {
@@ -218,8 +226,11 @@ async function matmul(stage, ids) {
     const before = stage.device ? await stage.device.peak() : [];
     const row = { m, k, n, ...summary(await compare(stage, ids, (2 * m * k * n) / 1e6, prepare), "gflops") };
     if (stage.device) Object.assign(row, await shareOfPeak(stage.device, row.ours_gflops, before));
+    const halved = besideF32(row, (m * k + k * n) * 2);
+    if (halved) row.f16 = halved;
     shapes.push(row);
     tell(`${m}x${k}x${n}`, row);
+    if (halved) log(`${"".padEnd(18)} f16 ${short(halved.ratio)} x f32, ${halved.operand_bytes} bytes of operands in place of twice as many`);
   }
   return { shapes };
 }
@@ -280,6 +291,7 @@ async function compareInPages(backends, result, browser, port) {
   for (const backend of backends) {
     const page = await openPage(browser, port);
     const ids = ["ours", ...others].map((name) => `${name}-${backend}`);
+    if (options.dtype === "f16" && backend === "webgpu") ids.push("ours-webgpu-blocked", "ours-webgpu-blocked-f16");
     const opened = [];
     for (const id of ids) {
       try {

@@ -109,31 +109,9 @@ async fn a_native_volunteer_computes_a_product() -> Result<()> {
     assert!(volunteer.wait(Duration::from_secs(60))?, "it ends well after its units");
     let out = folder.path().join("c.safetensors");
     server.run(&["job", "export", &job.to_string(), "--out", &out.to_string_lossy()])?;
-    let exported = std::fs::read(&out)?;
-    check_product(&std::fs::read(&files.data)?, &exported, [100, 300, 70])?;
+    jobs::check_product(&files.data, &out, [100, 300, 70])?;
     server.kill_9();
     check_store(&folder.path().join("data")).await
-}
-
-/// C against A·B in f64, entry by entry.
-fn check_product(inputs: &[u8], exported: &[u8], [m, k, n]: [usize; 3]) -> Result<()> {
-    let (inputs, exported) = (safetensors::SafeTensors::deserialize(inputs)?, safetensors::SafeTensors::deserialize(exported)?);
-    let values = |bytes: &[u8]| -> Vec<f64> {
-        bytes.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
-    };
-    let (a, b) = (values(inputs.tensor("a")?.data()), values(inputs.tensor("b")?.data()));
-    let c = exported.tensor("c")?;
-    assert_eq!(c.shape(), [m, n]);
-    let c = values(c.data());
-    for row in 0..m {
-        for column in 0..n {
-            let exact: f64 = (0..k).map(|i| a[row * k + i] * b[i * n + column]).sum();
-            let difference = (c[row * n + column] - exact).abs();
-            // Entries are below 1 in size, so k/2^23 is far above f32's rounding and far below any real fault.
-            ensure!(difference <= k as f64 / f64::from(1 << 23), "c[{row}][{column}] is off by {difference}");
-        }
-    }
-    Ok(())
 }
 
 #[tokio::test]

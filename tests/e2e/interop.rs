@@ -32,6 +32,19 @@ async fn an_independent_client_is_credited_and_its_lies_are_refused() -> Result<
     Ok(())
 }
 
+/// By the specification alone numpy reads operands in f16 as the coordinator does, whole lies about their product included.
+#[tokio::test]
+async fn an_independent_client_computes_products_of_f16() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Server::start(&folder.path().join("data"))?;
+    let files = jobs::matmul_f16(folder.path(), [4 * 16, 101, (UNITS / 4) * 15], 16)?;
+    let job = server.submit(&files.manifest, &files.data)?;
+    python::run("tests/interop/client.py", &[server.url.as_str(), "--job", &job.to_string(), "--lies"])?;
+    let view = server.job(job).await?;
+    assert_eq!((view.results_accepted, view.results_rejected), (2, 8));
+    Ok(())
+}
+
 /// A client that surprises is a failure, not a silent end.
 #[tokio::test]
 async fn a_job_that_does_not_exist_is_a_surprise() -> Result<()> {

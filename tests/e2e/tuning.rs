@@ -95,8 +95,11 @@ const KEPT: &str = r#"
 async fn a_tab_measures_and_keeps_it() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = Server::start(&folder.path().join("data"))?;
-    let files = jobs::matmul(folder.path(), EXTENTS, 64)?;
-    for (query, measures) in [("backend=gpu&tune=off", false), ("backend=gpu", true)] {
+    let (f32s, f16s) = (jobs::matmul(folder.path(), EXTENTS, 64)?, jobs::matmul_f16(folder.path(), EXTENTS, 64)?);
+    let in_f16 = format!("{PRODUCT} f16");
+    let visits =
+        [("backend=gpu&tune=off", &f32s, None), ("backend=gpu", &f32s, Some(PRODUCT)), ("backend=gpu", &f16s, Some(&in_f16))];
+    for (query, files, measures) in visits {
         let job = server.submit(&files.manifest, &files.data)?;
         let visitor = Visitor::open(&format!("{}/?{query}&job={job}", server.url)).await?;
         visitor.press_start().await?;
@@ -106,8 +109,17 @@ async fn a_tab_measures_and_keeps_it() -> Result<()> {
         assert_eq!((view.results_accepted, view.results_rejected), (4, 0));
         let kept = visitor.run_async(KEPT).await?;
         println!("{query}: {kept}");
-        let tried = texts(&kept, "tuned on ").iter().any(|(_, text)| text.lines().any(|line| line.starts_with(PRODUCT)));
-        assert_eq!(tried, measures, "{query}: {kept}");
+        let notes: Vec<String> = texts(&kept, "tuned on ").into_iter().map(|(_, text)| text).collect();
+        let tried =
+            |product: &str| notes.iter().any(|text| text.lines().any(|line| line.starts_with(&format!("{product} matmul"))));
+        let expected = [PRODUCT, &in_f16].map(|product| measures == Some(product));
+        assert_eq!([PRODUCT, &in_f16].map(tried), expected, "{query}: {kept}");
+        if measures == Some(&in_f16) {
+            assert!(notes[0].contains("_f16 ") && !notes[0].contains(" wrong"), "this adapter reads f16 rightly: {notes:?}");
+        }
+        let out = folder.path().join("c.safetensors");
+        server.run(&["job", "export", &job.to_string(), "--out", &out.to_string_lossy()])?;
+        jobs::check_product(&files.data, &out, EXTENTS)?;
         assert!(texts(&kept, "tried on ").iter().all(|(_, left)| left.is_empty()), "{kept}");
     }
     Ok(())

@@ -94,16 +94,16 @@ def verify(data, kind, public):
 # --- section 6: tensors -------------------------------------------------------------------------------------------
 
 
-def read_tensor(data, name, shape):
+def read_tensor(data, name, shape, dtype=0):
     (length,) = struct.unpack_from("<Q", data)
     header = json.loads(data[8 : 8 + length])
     header.pop("__metadata__", None)
     expect(list(header) == [name], f"tensors {list(header)} instead of {name}")
     entry = header[name]
-    expect(entry["dtype"] == "F32" and entry["shape"] == list(shape), f"{name} is {entry}")
+    expect(entry["dtype"] == ("F32", "F16")[dtype] and entry["shape"] == list(shape), f"{name} is {entry}")
     start, stop = entry["data_offsets"]
     expect(start == 0 and 8 + length + stop == len(data), f"{name} does not fill its file")
-    return np.frombuffer(data, "<f4", offset=8 + length).reshape(shape)
+    return np.frombuffer(data, ("<f4", "<f2")[dtype], offset=8 + length).reshape(shape)
 
 
 def write_tensor(name, values, dtype="F32", shape=None, stop=None):
@@ -220,10 +220,11 @@ class Unit:
         kind, work = manifest[7]
         expect(kind == 0, "not a product")
         self.a, self.b, self.m, self.k, self.n = (work[i] for i in range(5))
+        self.dtype = work.get(5, 0)
 
     def compute(self):
-        a = read_tensor(self.volunteer.coordinator.blob(self.a), "a", (self.m, self.k))
-        b = read_tensor(self.volunteer.coordinator.blob(self.b), "b", (self.k, self.n))
+        a = read_tensor(self.volunteer.coordinator.blob(self.a), "a", (self.m, self.k), self.dtype)
+        b = read_tensor(self.volunteer.coordinator.blob(self.b), "b", (self.k, self.n), self.dtype)
         return (a.astype(np.float64) @ b.astype(np.float64)).astype("<f4")
 
     def upload(self, data, volunteer=None, name=None):

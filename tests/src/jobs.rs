@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use safetensors::tensor::{Dtype, TensorView};
+use anyhow::{Result, ensure};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Value, json};
 
 /// A manifest and its data on disk, for `manyhands job submit MANIFEST --data DATA`.
@@ -224,16 +224,67 @@ pub fn model(folder: &Path, kind: Kind) -> Result<JobFiles> {
 }
 
 /// Writes a product's job, A `[m, k]` times B `[k, n]`, into `folder`.
-pub fn matmul(folder: &Path, [m, k, n]: [usize; 3], block: u32) -> Result<JobFiles> {
+pub fn matmul(folder: &Path, extents: [usize; 3], block: u32) -> Result<JobFiles> {
     let mut numbers = Numbers(11);
-    let mut values = |count: usize| -> Vec<u8> { (0..count).flat_map(|_| numbers.signed().to_le_bytes()).collect() };
+    let value = || numbers.signed().to_le_bytes();
+    product(folder, "small-product", extents, Dtype::F32, value, json!({ "kind": "matmul", "block": block }))
+}
+
+/// The same of operands in f16, on (-1, 1); one value in 32 is subnormal.
+pub fn matmul_f16(folder: &Path, extents: [usize; 3], block: u32) -> Result<JobFiles> {
+    let mut numbers = Numbers(12);
+    let value = || {
+        let bits = (numbers.next() >> 32) as u32;
+        let exponent = match bits >> 27 {
+            0 => 0,
+            other => 10 + other % 5,
+        };
+        (bits as u16 & 0x83FF | (exponent as u16) << 10).to_le_bytes()
+    };
+    product(folder, "small-f16-product", extents, Dtype::F16, value, json!({ "kind": "matmul", "block": block, "dtype": "f16" }))
+}
+
+fn product<const BYTES: usize>(
+    folder: &Path,
+    name: &str,
+    [m, k, n]: [usize; 3],
+    dtype: Dtype,
+    mut value: impl FnMut() -> [u8; BYTES],
+    work: Value,
+) -> Result<JobFiles> {
+    let mut values = |count: usize| -> Vec<u8> { (0..count).flat_map(|_| value()).collect() };
     let (a, b) = (values(m * k), values(k * n));
-    let a = TensorView::new(Dtype::F32, vec![m, k], &a)?;
-    let b = TensorView::new(Dtype::F32, vec![k, n], &b)?;
-    let data = folder.join("product.safetensors");
+    let a = TensorView::new(dtype, vec![m, k], &a)?;
+    let b = TensorView::new(dtype, vec![k, n], &b)?;
+    let data = folder.join(format!("{name}.safetensors"));
     std::fs::write(&data, safetensors::serialize([("a", a), ("b", b)], None)?)?;
-    let manifest = write_manifest(folder, "small-product", json!({ "kind": "matmul", "block": block }))?;
-    Ok(JobFiles { manifest, data })
+    Ok(JobFiles { manifest: write_manifest(folder, name, work)?, data })
+}
+
+/// C against A·B in f64, entry by entry, for values below 1 in size.
+pub fn check_product(inputs: &Path, exported: &Path, [m, k, n]: [usize; 3]) -> Result<()> {
+    let (inputs, exported) = (std::fs::read(inputs)?, std::fs::read(exported)?);
+    let (inputs, exported) = (SafeTensors::deserialize(&inputs)?, SafeTensors::deserialize(&exported)?);
+    let values = |tensor: TensorView| -> Vec<f64> {
+        let f16 = |b: &[u8]| f64::from(half::f16::from_le_bytes([b[0], b[1]]));
+        match tensor.dtype() {
+            Dtype::F16 => tensor.data().chunks_exact(2).map(f16).collect(),
+            _ => tensor.data().chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect(),
+        }
+    };
+    let (a, b) = (values(inputs.tensor("a")?), values(inputs.tensor("b")?));
+    let c = exported.tensor("c")?;
+    ensure!((c.dtype(), c.shape()) == (Dtype::F32, &[m, n][..]), "c is {:?} {:?}", c.dtype(), c.shape());
+    let c = values(c);
+    for row in 0..m {
+        for column in 0..n {
+            let exact: f64 = (0..k).map(|i| a[row * k + i] * b[i * n + column]).sum();
+            let difference = (c[row * n + column] - exact).abs();
+            // k/2^23 is far above f32's rounding and far below any real fault.
+            ensure!(difference <= k as f64 / f64::from(1 << 23), "c[{row}][{column}] is off by {difference}");
+        }
+    }
+    Ok(())
 }
 
 fn write_manifest(folder: &Path, name: &str, work: Value) -> Result<PathBuf> {

@@ -29,6 +29,9 @@ pub enum Bench {
         /// Other shapes, each MxKxN.
         #[arg(long, value_delimiter = ',', value_parser = compare::shape)]
         shapes: Vec<[u32; 3]>,
+        /// f16: on WebGPU also our blocked variant on operands in f16, beside the same on f32.
+        #[arg(long, default_value = "f32", value_parser = ["f32", "f16"])]
+        dtype: String,
         #[command(flatten)]
         options: compare::Options,
         /// Also write the JSON object here.
@@ -104,9 +107,10 @@ pub enum Bench {
 
 pub fn main(bench: &Bench) -> Result<()> {
     match bench {
-        Bench::Matmul { shapes, options, json } => {
-            let given = (!shapes.is_empty()).then(|| ("shapes", serde_json::json!(shapes)));
-            emit(&compare::measure("matmul", options, given.as_slice())?, json.as_deref())
+        Bench::Matmul { shapes, dtype, options, json } => {
+            let mut given = vec![("dtype", serde_json::json!(dtype))];
+            given.extend((!shapes.is_empty()).then(|| ("shapes", serde_json::json!(shapes))));
+            emit(&compare::measure("matmul", options, &given)?, json.as_deref())
         }
         Bench::Train { models, scale, options, json } => {
             let mut measured = compare::measure("train", options, &[("models", serde_json::json!(models))])?;

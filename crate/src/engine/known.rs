@@ -12,7 +12,7 @@ pub use clip::{clipped, square_sums};
 pub use dropout::{dropout_advance, dropped};
 pub use sequence::*;
 
-use manyhands_programs::EVERY_LAYER;
+use manyhands_programs::{EVERY_LAYER, READS_F16};
 use manyhands_shaders::compare::compare;
 use manyhands_shaders::matmul::{Epilogue, Matrices, Rows, Shape, Transposed, Variant};
 use manyhands_shaders::sgd_momentum::Rates;
@@ -119,7 +119,7 @@ pub fn product(shape: Shape, transposed: Transposed, epilogue: Epilogue, variant
 /// Products of a batch, those of `matrices` computed and those before it not. Operands are stored as the variant reads them.
 pub fn products(matrices: Matrices, shape: Shape, transposed: Transposed, epilogue: Epilogue, variant: Option<Variant>) -> Case {
     let (m, k, n, count) = (shape.m as usize, shape.k as usize, shape.n as usize, matrices.end as usize);
-    let operands = if variant.is_some_and(Variant::reads_f16) {
+    let operands = if READS_F16 && variant.is_some_and(Variant::reads_f16) {
         patterns(count, shape, transposed).map(Operand::F16)
     } else {
         [values(1, count * m * k), values(2, count * k * n)].map(Operand::F32)

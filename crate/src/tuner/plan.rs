@@ -107,14 +107,16 @@ impl Tuner {
         self.lost.retain(|lost| *lost != variant);
     }
 
-    /// Variants of a product to try against its usual one.
+    /// Variants of a product to try against its usual one, those first that read its operands as they are stored.
     pub fn untried(&self, task: &Task, usual: Variant) -> Vec<Variant> {
         let name = task.against(usual);
-        Variant::ALL
+        let mut untried: Vec<Variant> = Variant::ALL
             .into_iter()
             .filter(|&v| v != usual && is_offered(v, self.class) && task.may_run(v))
             .filter(|v| !self.lost.contains(v) && !self.notes.is_wrong(*v) && self.notes.get(&name, *v).is_none())
-            .collect()
+            .collect();
+        untried.sort_by_key(|variant| !variant.reads_f16());
+        untried
     }
 
     /// The variant that beat the usual one, if any did.
@@ -224,7 +226,8 @@ mod tests {
         let untried = |task: &Task| Tuner::new(AdapterClass::Device, "", "").untried(task, usual);
         assert!(untried(&f32s).iter().all(|variant| !variant.reads_f16()));
         let offered = Variant::ALL.into_iter().filter(|&v| v != usual && is_offered(v, AdapterClass::Device));
-        assert_eq!(untried(&f16s), offered.collect::<Vec<_>>());
+        let (f16, f32): (Vec<_>, Vec<_>) = offered.partition(|variant| variant.reads_f16());
+        assert_eq!(untried(&f16s), [f16, f32].concat());
         let notes = format!("{0} matmul_tiled_f16 10\n{1} matmul_tiled_f16 10\n", f32s.against(usual), f16s.against(usual));
         let tuner = Tuner::new(AdapterClass::Device, "", &notes);
         assert_eq!((tuner.winner(&f32s, usual), tuner.winner(&f16s, usual)), (None, Some(Variant::TiledF16)));

@@ -1,7 +1,12 @@
 // Problems whose answers can be checked: the operands of a product, and how far its result is from float64.
 import { uniform } from "./models.js";
 
-export const product = (m, k, n) => ({ m, k, n, a: uniform(m * k, 1), b: uniform(k * n, 2) });
+/** In f16 the operands are multiples of 2^-10 up to 1, which it has all of. */
+export function product(m, k, n, dtype = "f32") {
+  const [a, b] = [uniform(m * k, 1), uniform(k * n, 2)];
+  const exact = (values) => (dtype === "f16" ? values.map((value) => Math.round(value * 1024) / 1024) : values);
+  return { m, k, n, a: exact(a), b: exact(b) };
+}
 
 /** Largest error of random entries against a float64 dot product, over the norms of row and column. */
 export function productError({ m, k, n, a, b }, c) {

@@ -31,9 +31,9 @@ window.bench = {
     return (await open(id)).told;
   },
 
-  async product(id, [m, k, n], leastMs) {
+  async product(id, [m, k, n], leastMs, dtype) {
     const { adapter } = await open(id);
-    const problem = product(m, k, n);
+    const problem = product(m, k, n, dtype);
     const handle = await adapter.matmul(problem);
     await handle.run(1);
     const error = productError(problem, await handle.read());

@@ -11,11 +11,12 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use manyhands::control::Control;
-use manyhands::engine::{AdapterChoice, Engine, init_parameters};
+use manyhands::engine::{AdapterChoice, Engine, init_parameters, known};
 use manyhands::plan::{Buffer, Matmul, Op, Program, Sharing, TrainPlan};
 use manyhands::tensors::Shard;
 use manyhands::tuner::{AdapterClass, Budget, Task, Tuner, is_offered, tasks};
-use manyhands_protocol::work::{InnerOptimizer, TrainWork, Work};
+use manyhands_protocol::work::{Dtype, InnerOptimizer, TrainWork, Work};
+use manyhands_shaders::binary16;
 use manyhands_shaders::matmul::{Epilogue, Matrices, Rows, Shape, Transposed, Variant, gamma};
 use serde_json::{Value, json};
 
@@ -106,16 +107,21 @@ async fn sampled(mut run: impl AsyncFnMut(u32) -> Result<()>) -> Result<Vec<f64>
 /// GFLOP/s of every variant that an adapter is offered, and how far off its worst entry is, as a share of the tolerance.
 async fn product(engine: &Engine, shape: Shape, transposed: Transposed) -> Result<Value> {
     let Shape { m, k, n } = shape;
-    let (a, b) = (values(1, (m * k) as usize), values(2, (k * n) as usize));
+    let f32s = [values(1, (m * k) as usize), values(2, (k * n) as usize)];
+    let f16s = known::patterns(1, shape, transposed);
     let mut variants = serde_json::Map::new();
-    let task = Task { shape, transposed, epilogues: vec![Epilogue::None] };
+    let task = Task { transposed, ..Task::plain(shape, Dtype::F32) };
     let usual = engine.usual_variant(&task);
     for variant in Variant::ALL {
         if !is_offered(variant, AdapterClass::Device) || !variant.takes(shape, transposed) || !engine.offers_variant(variant) {
             continue;
         }
         let mut program = Program::default();
-        let [ia, ib, ic] = [m * k, k * n, m * n].map(|values| program.buffer(values.into()));
+        let (stored, [a, b], value_bytes) = match variant.reads_f16() {
+            true => (f16s.clone().map(|p| binary16::pack(&p)), f16s.clone().map(|p| known::widened(&p)), 2),
+            false => (f32s.clone(), f32s.clone(), 4),
+        };
+        let [ia, ib, ic] = [stored[0].len() as u64, stored[1].len() as u64, (m * n).into()].map(|values| program.buffer(values));
         program.ops.push(Op::Matmul(Matmul {
             a: ia,
             b: ib,
@@ -128,7 +134,7 @@ async fn product(engine: &Engine, shape: Shape, transposed: Transposed) -> Resul
             matrices: Matrices::ONE,
             variant: Some(variant),
         }));
-        let mut resident = engine.load(&program, &[(ia, &a), (ib, &b)]).await?;
+        let mut resident = engine.load(&program, &[(ia, &stored[0]), (ib, &stored[1])]).await?;
         let times = sampled(async |count| Ok(resident.replay(count).await?)).await?;
         let c = resident.read(&[ic]).await?.swap_remove(0);
         let share = worst(shape, transposed, &a, &b, &c);
@@ -138,7 +144,10 @@ async fn product(engine: &Engine, shape: Shape, transposed: Transposed) -> Resul
             variant.name(),
             gflops[SAMPLES / 2]
         );
-        let found = json!({ "gflops": gflops, "share_of_tolerance": share, "usual": variant == usual });
+        let operand_bytes = value_bytes * u64::from(m * k + k * n);
+        let found = json!({
+            "gflops": gflops, "share_of_tolerance": share, "usual": variant == usual, "operand_bytes": operand_bytes,
+        });
         variants.insert(variant.name().to_owned(), found);
     }
     Ok(json!({ "m": m, "k": k, "n": n, "transposed_a": transposed.a, "transposed_b": transposed.b, "variants": variants }))

@@ -8,7 +8,8 @@ use js_sys::{Array, Float32Array};
 use manyhands::control::{Control, Pace, PaceFuture};
 use manyhands::engine::{AdapterChoice, Engine, EngineError, Resident, Trainer};
 use manyhands::plan::{Buffer, Program, TrainPlan};
-use manyhands::tensors::Shard;
+use manyhands::tensors::{Shard, binary16};
+use manyhands_shaders::matmul::{Shape, Transposed, Variant};
 use wasm_bindgen::prelude::*;
 
 fn fault(error: EngineError) -> JsError {
@@ -37,10 +38,22 @@ impl Device {
         self.0.device_class().adapter
     }
 
-    /// `C = A · B` with both operands on the device.
-    pub async fn product(&self, m: u32, k: u32, n: u32, a: Vec<f32>, b: Vec<f32>) -> Result<Product, JsError> {
+    /// `C = A · B` with both operands on the device; by the blocked variant that takes them in `dtype`, `f32` or `f16`, or by
+    /// what the device runs where that is empty. In f16 the values are ones that it has.
+    pub async fn product(&self, m: u32, k: u32, n: u32, a: Vec<f32>, b: Vec<f32>, dtype: String) -> Result<Product, JsError> {
         let engine = self.0;
-        let (program, [ia, ib, c]) = models::product(m, k, n);
+        let vec4 = Variant::BlockedVec4.takes(Shape { m, k, n }, Transposed::default());
+        let variant = match (dtype.as_str(), vec4) {
+            ("f16", true) => Some(Variant::BlockedVec4F16),
+            ("f16", false) => Some(Variant::BlockedF16),
+            ("f32", true) => Some(Variant::BlockedVec4),
+            ("f32", false) => Some(Variant::Blocked),
+            _ => None,
+        };
+        let packed =
+            |values: Vec<f32>| binary16::pack(&values.into_iter().map(|v| half::f16::from_f32(v).to_bits()).collect::<Vec<_>>());
+        let (a, b) = if dtype == "f16" { (packed(a), packed(b)) } else { (a, b) };
+        let (program, [ia, ib, c]) = models::product(m, k, n, variant);
         // One program for each shape of a benchmark.
         let program: &'static Program = Box::leak(Box::new(program));
         let resident = engine.load(program, &[(ia, &a), (ib, &b)]).await.map_err(fault)?;

@@ -5,12 +5,16 @@ use manyhands::plan::{Buffer, Matmul, Program};
 use manyhands_protocol::BlobHash;
 use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
 use manyhands_protocol::work::{InnerOptimizer, TrainWork};
-use manyhands_shaders::matmul::{Epilogue, Matrices, Rows, Shape, Transposed};
+use manyhands_shaders::binary16;
+use manyhands_shaders::matmul::{Epilogue, Matrices, Rows, Shape, Transposed, Variant};
 
-/// `C = A · B` and the buffers of A, B and C.
-pub fn product(m: u32, k: u32, n: u32) -> (Program, [Buffer; 3]) {
+/// `C = A · B` and the buffers of A, B and C, by a fixed variant or by what the device runs.
+pub fn product(m: u32, k: u32, n: u32, variant: Option<Variant>) -> (Program, [Buffer; 3]) {
     let mut program = Program::default();
-    let [a, b, c] = [(m, k), (k, n), (m, n)].map(|(rows, columns)| program.buffer(u64::from(rows) * u64::from(columns)));
+    let values = [(m, k), (k, n), (m, n)].map(|(rows, columns)| u64::from(rows) * u64::from(columns));
+    let [a, b] = [values[0], values[1]]
+        .map(|values| program.buffer(if variant.is_some_and(Variant::reads_f16) { binary16::words(values) } else { values }));
+    let c = program.buffer(values[2]);
     program.matmul(Matmul {
         a,
         b,
@@ -21,7 +25,7 @@ pub fn product(m: u32, k: u32, n: u32) -> (Program, [Buffer; 3]) {
         epilogue: Epilogue::None,
         rows: Rows { first: 0, end: m },
         matrices: Matrices::ONE,
-        variant: None,
+        variant,
     });
     (program, [a, b, c])
 }

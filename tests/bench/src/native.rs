@@ -51,7 +51,7 @@ fn values(count: usize) -> Vec<f32> {
 async fn product(shape: MatmulShape, least: Duration) -> Result<f64> {
     let MatmulShape { m, k, n } = shape;
     let engine = Engine::cpu();
-    let (program, [a, b, _]) = models::product(m as u32, k as u32, n as u32);
+    let (program, [a, b, _]) = models::product(m as u32, k as u32, n as u32, None);
     let mut resident = engine.load(&program, &[(a, &values(m * k)), (b, &values(k * n))]).await?;
     let control = Control::new();
     resident.run(2, &control).await?;

@@ -47,7 +47,7 @@ async fn turn(engine: &'static Engine, words: &[&str], repeated: &mut Repeated) 
     match *words {
         ["product", m, k, n, folder] => {
             let folder = Path::new(folder);
-            let (program, [a, b, c]) = models::product(m.parse()?, k.parse()?, n.parse()?);
+            let (program, [a, b, c]) = models::product(m.parse()?, k.parse()?, n.parse()?, None);
             let program = Box::leak(Box::new(program));
             let mut resident = engine.load(program, &[(a, &read(folder, "a")?), (b, &read(folder, "b")?)]).await?;
             resident.run(1, &control).await?;

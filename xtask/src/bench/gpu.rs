@@ -54,7 +54,10 @@ fn table(measured: &Value) -> String {
         text += &format!("{}x{}x{} {}{}\n", product["m"], product["k"], product["n"], of("transposed_a"), of("transposed_b"));
         for (name, found) in product["variants"].as_object().into_iter().flatten() {
             let gflops = median(&found["gflops"]).unwrap_or(f64::NAN);
-            text += &format!("  {name:<24} {gflops:>9.0} GFLOP/s {:>3.0} % of the peak\n", 100.0 * gflops / peak);
+            text += &format!("  {name:<24} {gflops:>9.0} GFLOP/s {:>3.0} % of the peak", 100.0 * gflops / peak);
+            // What reads f16 is compared with what has the same blocks.
+            let sibling = name.strip_suffix("_f16").and_then(|name| median(&product["variants"][name]["gflops"]));
+            text += &sibling.map_or("\n".to_owned(), |f32s| format!(", {:.2} times that of f32\n", gflops / f32s));
         }
     }
     let ms = |list: &Value| median(list).map_or("-".to_owned(), |ms| format!("{ms:.2} ms"));
