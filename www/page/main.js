@@ -196,8 +196,9 @@ function run() {
     panel.show(banner(job), job.state === "running" && !info?.stopped);
     // After it: a new offer begins with what the visitor chose last.
     panel.offer(job);
-    // Trying the model takes the worker, which is downloaded for those only who asked for it: by Start, or here at last.
-    const hasAsked = visit.state !== "idle" && visit.state !== "declined";
+    // Trying the model takes the worker, which is downloaded for those only who asked for it: by Start, whose first unit comes
+    // before anything else, or here at last.
+    const hasAsked = tryout !== null || visit.done > 0;
     offerTryout(hasAsked || job.state === "finished" ? job.train : undefined);
     element("link").hidden = false;
     element("link").dataset["link"] = link;

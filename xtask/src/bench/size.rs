@@ -23,8 +23,9 @@ const PLAIN: &str = "\" : \"";
 const WASM: &str = "fetch(new URL(\"";
 /// Where the languages' words are, of which a visitor loads one file at once: the largest counts, and no other is measured.
 const WORDS: &str = "words/";
-/// What a visit does without: it comes when the visitor looks at their key and visits.
-const ASIDE: &str = "page/mine.js";
+/// What the first unit does without: what shows the visitor's key and visits, what tries the model, and the page for owners of
+/// other sites, which takes the style sheet under its plain name.
+const ASIDE: [&str; 5] = ["page/mine.js", "page/tryout.js", "page/pad.js", "embed/", "styles.css"];
 /// Jobs by what they compute.
 const FAMILIES: [(&str, Phase); 4] =
     [("matmul", Phase::FirstUnit), ("mlp", Phase::Training), ("cnn", Phase::Training), ("gpt", Phase::Training)];
@@ -84,7 +85,7 @@ pub fn measure(dist: &Path) -> Result<Report> {
             path if before.contains(&path) => Phase::BeforeStart,
             path if relaxed.contains(&path) => Phase::Training,
             path if plain.contains(&path) => Phase::TrainingPlain,
-            ASIDE => Phase::Asked,
+            path if ASIDE.iter().any(|aside| path.starts_with(aside)) => Phase::Asked,
             _ => Phase::FirstUnit,
         };
         let (gzip_bytes, brotli_bytes) = (gzip(bytes)?, compress::brotli(bytes)?.len());
