@@ -208,6 +208,11 @@ async fn nothing_moves_where_the_visitor_asks_for_that() -> Result<()> {
     Ok(())
 }
 
+/// What reaches out of the window.
+const TOO_WIDE: &str = "return [...document.querySelectorAll('body *')]
+    .filter((each) => { const { left, right } = each.getBoundingClientRect(); return left < -1 || right > innerWidth + 1; })
+    .map((each) => [each.localName, each.id, each.className].filter(Boolean).join(' '));";
+
 /// 320 CSS pixels are a desktop at 400 % (WCAG 1.4.10).
 #[tokio::test]
 async fn nothing_is_cut_off_in_narrow_or_wide_windows() -> Result<()> {
@@ -222,7 +227,7 @@ async fn nothing_is_cut_off_in_narrow_or_wide_windows() -> Result<()> {
         for width in [320, 360, 560, 768, 899, 900, 1280, 2560] {
             visitor.resize(width, 900).await?;
             let over: Value = visitor.run("return document.documentElement.scrollWidth - innerWidth;").await?;
-            assert!(over.as_i64() <= Some(0), "{tag} at {width}: {over} px too wide");
+            assert!(over.as_i64() <= Some(0), "{tag} at {width}: {over} px too wide: {}", visitor.run(TOO_WIDE).await?);
         }
     }
     Ok(())

@@ -70,7 +70,7 @@ async fn visits_are_listed_over_reloads_and_tabs() -> Result<()> {
     visitor.wait_until("document.querySelectorAll('#mine-visits li').length === 1", LIMIT).await?;
     let line = listed(&visitor).await?.remove(0);
     assert!(line.contains("A small job") && line.contains("accepted, 0 rejected") && line.contains("operations"), "{line}");
-    assert!(!line.contains(" 0 operations") && !line.contains("; 0 ") && line.contains("kB of data"), "{line}");
+    assert!(!line.contains(" 0 operations") && !line.contains("; 0 ") && line.contains("B of data"), "{line}");
 
     visitor.goto(&format!("{}/?backend=cpu", server.url)).await?;
     look(&visitor).await?;

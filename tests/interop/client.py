@@ -323,7 +323,7 @@ def lie_about_consent(volunteer):
     refused("consent signed by another key", "bad_signature", lambda: v.open_session(v.consent({}), signer=Key()))
     refused("consent with another algorithm", "wrong_algorithm", lambda: v.open_session(v.consent({}), algorithm=-7))
     refused("unprotected header", "bad_cbor", lambda: v.open_session(v.consent({}), unprotected={1000: None}))
-    refused("field from the future", "bad_cbor", bad(_11=1))
+    refused("field from the future", "bad_cbor", bad(_12=1))
     refused("field of another type", "bad_cbor", bad(_6="all"))
     refused("job that does not exist", "unknown_job", bad(_5=10**9))
     refused("lease for a job not consented to", "bad_consent", lambda: v.lease(job=10**9))

@@ -231,9 +231,12 @@ impl Visitor {
         let mut ticks = tokio::time::interval(Duration::from_millis(50));
         loop {
             ticks.tick().await;
-            // A file that is still being written has another ending.
-            let ready = std::fs::read_dir(&folder)?.filter_map(Result::ok).map(|entry| entry.path());
-            if let Some(path) = ready.into_iter().find(|path| path.extension().is_some_and(|end| end == "json")) {
+            // A file that is still being written has another ending, beside an empty one that keeps its name.
+            let whole = |path: &PathBuf| {
+                path.extension().is_some_and(|end| end == "json") && path.metadata().is_ok_and(|file| file.len() > 0)
+            };
+            let found = std::fs::read_dir(&folder)?.filter_map(Result::ok).map(|entry| entry.path());
+            if let Some(path) = found.into_iter().find(whole) {
                 return Ok(path);
             }
             ensure!(begun.elapsed() < PAGE_LIMIT, "nothing was saved: {:?}", self.console_log().await);

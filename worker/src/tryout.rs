@@ -32,9 +32,12 @@ const ROWS_STREAM: u64 = 0x726f_7773;
 /// What went wrong, in a line for the visitor.
 type Fault = String;
 
+/// A blob that was downloaded, if any was.
+type Kept = Option<(BlobHash, Rc<Vec<u8>>)>;
+
 thread_local! {
     /// Each kind's latest: asked again, only what changed is downloaded.
-    static KEPT: RefCell<[Option<(BlobHash, Rc<Vec<u8>>)>; 2]> = const { RefCell::new([None, None]) };
+    static KEPT: RefCell<[Kept; 2]> = const { RefCell::new([None, None]) };
 }
 const CHECKPOINT: usize = 0;
 const TEST: usize = 1;

@@ -56,7 +56,7 @@ export class Tryout {
   #pad = null;
   #own = byId("own", HTMLDetailsElement);
   /** The card of the visitor's own picture. */
-  #ownAnswer = build("ul", { class: "answers", role: "status" });
+  #ownAnswer = build("ul", { class: "answers" });
   /** @type {(() => HTMLElement) | null} */
   #ownAnswered = null;
   /** A drawing waits for its answer. */
@@ -69,7 +69,7 @@ export class Tryout {
   constructor(visit, currentJob) {
     this.#visit = visit;
     this.#currentJob = currentJob;
-    this.#tell(() => text.say("try_download", { worker: WORKER_BYTES }));
+    this.#note();
     this.#button.addEventListener("click", (event) => {
       const job = this.#currentJob();
       if (!event.isTrusted || !job?.train || this.#button.getAttribute("aria-disabled") === "true") return;
@@ -80,8 +80,15 @@ export class Tryout {
     this.#own.addEventListener("toggle", () => void this.#openPad());
   }
 
+  /** What the first try takes; no status, which would be read out when it comes up. */
+  #note() {
+    element("try-note").hidden = this.#shown > 0;
+    setText(element("try-note"), text.say("try_download", { worker: WORKER_BYTES }));
+  }
+
   /** Says all of it again, in the language that the page has now. */
   retell() {
+    this.#note();
     this.#tell(this.#status);
     if (this.#shown > 0) setText(this.#button, text.say("try_again"));
     if (this.#answered) element("answers").replaceChildren(...this.#answered());
@@ -94,6 +101,7 @@ export class Tryout {
 
   /** @param {() => string} status what happened last, in words */
   #tell(status) {
+    element("try-note").hidden = this.#shown > 0;
     this.#status = status;
     setText(element("try-status"), status());
   }
@@ -128,7 +136,7 @@ export class Tryout {
     if (!this.#own.open || this.#pad) return;
     const { Pad } = await import("./pad.js");
     if (this.#pad) return;
-    this.#pad = new Pad(this.#own, this.#ownAnswer, () => {
+    this.#pad = new Pad(this.#own, build("div", { role: "status" }, this.#ownAnswer), () => {
       this.#drawn = true;
       this.#askOwn();
     });

@@ -315,12 +315,15 @@ mod tests {
 
     #[test]
     fn naming_a_stage_brings_what_it_needs() {
-        let names = |only: &[&str]| -> Vec<&str> {
+        let names = |only: &[&str], long| -> Vec<&str> {
             let only: Vec<String> = only.iter().map(|&name| name.to_owned()).collect();
-            selected(STAGES, &only).iter().map(|stage| stage.name).collect()
+            selected(STAGES, &only, long).iter().map(|stage| stage.name).collect()
         };
-        assert_eq!(names(&["end to end"]), ["set-up", "build page", "build command", "end to end"]);
-        assert_eq!(names(&[]).len(), STAGES.len());
+        assert_eq!(names(&["end to end"], true), ["set-up", "build page", "build command", "end to end"]);
+        assert_eq!(names(&["firefox"], false).last(), Some(&"firefox"), "whoever names it wants it");
+        assert_eq!(names(&[], true).len(), STAGES.len());
+        let usual = names(&[], false);
+        assert_eq!(usual.last(), Some(&"end to end"), "{usual:?}");
         for (index, stage) in STAGES.iter().enumerate() {
             for need in stage.needs {
                 assert!(STAGES[..index].iter().any(|s| s.name == *need), "{} needs {need}, which comes later", stage.name);

@@ -157,6 +157,7 @@ async fn a_rotation_may_be_repeated(store: &dyn Store) {
         nonce: vec![16],
         consent: vec![7],
         job: None,
+        category: None,
         site: None,
         opened_ms: 5,
         expires_ms: 1000,
