@@ -52,6 +52,8 @@ async fn a_visitor_of_another_site_contributes() -> Result<()> {
     assert_eq!((proxy.count("/v1/sessions").total, proxy.count("/manyhands-worker").total), (0, 0), "nothing before Start");
 
     visitor.enter_frame("many-hands").await?;
+    let wide = "return document.getElementById('panel').offsetWidth / document.body.offsetWidth > 0.95;";
+    assert_eq!(visitor.run(wide).await?, true, "the offer takes the frame's width");
     assert!(text(&visitor.run("return document.getElementById('consent-cost').textContent;").await?).contains("20%"));
     visitor.press_seen_start(LIMIT).await?;
     let working = visitor.wait_until("Number(d.accepted) >= 1 && d.done > 1", LIMIT).await?;
