@@ -63,7 +63,7 @@ pub fn evaluate(model: &Model, parameters_bytes: &[u8], test_bytes: &[u8]) -> Re
     let (mut loss, mut right) = (0.0, 0usize);
     for (x, labels) in test.x.chunks(EVALUATION_ROWS * width).zip(test.y.chunks(EVALUATION_ROWS * each)) {
         let rows = labels.len() / each;
-        let logits = block_on(engine.logits(model, &parameters, x, rows))?;
+        let logits = block_on(engine.logits(model, &parameters, x, rows, &Control::new()))?;
         if logits.len() != labels.len() * classes {
             return Err(RefereeError::Logits { got: logits.len(), rows, classes });
         }

@@ -255,16 +255,22 @@ impl Engine {
     }
 
     /// The model's outputs before the softmax, `[rows, labels, classes]`, for `x` `[rows, input values]` as in a [`Shard`].
-    pub async fn logits(&self, model: &Model, parameters: &[Vec<f32>], x: &[f32], rows: usize) -> Result<Vec<f32>, EngineError> {
+    pub async fn logits(
+        &self,
+        model: &Model,
+        parameters: &[Vec<f32>],
+        x: &[f32],
+        rows: usize,
+        control: &Control,
+    ) -> Result<Vec<f32>, EngineError> {
         check_built()?;
         let plan = ForwardPlan::compile(model, rows.clamp(1, LOGITS_BATCH_MAX) as u32)?;
         parameters_fit(&plan.program, &plan.parameters, parameters)?;
         fits("x", x.len(), rows.checked_mul(plan.inputs as usize))?;
-        let control = Control::new();
         let logits = match self {
-            Engine::Cpu(cpu) => cpu.logits(&plan, parameters, x, &control).await?,
+            Engine::Cpu(cpu) => cpu.logits(&plan, parameters, x, control).await?,
             #[cfg(feature = "gpu")]
-            Engine::Gpu(gpu) => gpu.logits(&plan, parameters, x, &control).await?,
+            Engine::Gpu(gpu) => gpu.logits(&plan, parameters, x, control).await?,
         };
         finite("logits", &logits)?;
         Ok(logits)

@@ -20,8 +20,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 /// A coordinator with a job that never ends, and a proxy that counts what a visit would call.
 async fn endless(folder: &Path) -> Result<(Server, JobId, Proxy)> {
     let server = Server::start(&folder.join("data"))?;
-    let endless = SmallTrain { rounds_max: 100_000, target_accuracy: 1.0, noisy_labels: true, ..SmallTrain::default() };
-    let files = jobs::train(folder, endless)?;
+    let files = jobs::train(folder, SmallTrain::endless())?;
     let job = server.submit(&files.manifest, &files.data)?;
     let proxy = Proxy::start(server.address()?, &[("POST", "/v1/sessions"), ("GET", "/manyhands-worker")]).await?;
     Ok((server, job, proxy))

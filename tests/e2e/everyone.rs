@@ -25,8 +25,7 @@ const STOPS_MAX: usize = 40;
 /// A coordinator with a job that goes on for as long as a test looks.
 fn endless(folder: &Path) -> Result<Server> {
     let server = Server::start(&folder.join("data"))?;
-    let endless = SmallTrain { rounds_max: 100_000, target_accuracy: 1.0, noisy_labels: true, ..SmallTrain::default() };
-    let files = jobs::train(folder, endless)?;
+    let files = jobs::train(folder, SmallTrain::endless())?;
     server.submit(&files.manifest, &files.data)?;
     Ok(server)
 }

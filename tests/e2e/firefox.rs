@@ -8,7 +8,7 @@ use manyhands_tests::artefacts;
 use manyhands_tests::browser::Visitor;
 use manyhands_tests::jobs::{self, SmallTrain};
 use manyhands_tests::server::Server;
-use manyhands_tests::site::Site;
+use manyhands_tests::site::registered;
 
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -53,12 +53,7 @@ async fn a_visitor_of_another_site_contributes_with_firefox() -> Result<()> {
     let server = Server::start(&folder.path().join("data"))?;
     let files = jobs::train(folder.path(), SmallTrain::default())?;
     let job = server.submit(&files.manifest, &files.data)?;
-    let coordinator = server.url.clone();
-    let element = format!(
-        "<script type=module src='{coordinator}/embed/v1/many-hands.js'></script><many-hands site=shop job={job}></many-hands>"
-    );
-    let site = Site::start(&coordinator, |_| element).await?;
-    server.run(&["site", "add", "shop", "--origin", &site.origin, "--category", "demo"])?;
+    let site = registered(&server, &server.url, &format!("job={job}")).await?;
     let visitor = Visitor::open_firefox(&site.origin).await?;
     visitor.wait_for_element("e.state === 'idle'", LIMIT).await?;
     visitor.enter_frame("many-hands").await?;

@@ -18,8 +18,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 fn endless(folder: &Path) -> Result<Server> {
     let server = Server::start(&folder.join("data"))?;
-    let endless = SmallTrain { rounds_max: 100_000, target_accuracy: 1.0, noisy_labels: true, ..SmallTrain::default() };
-    let files = jobs::train(folder, endless)?;
+    let files = jobs::train(folder, SmallTrain::endless())?;
     server.submit(&files.manifest, &files.data)?;
     Ok(server)
 }

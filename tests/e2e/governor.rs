@@ -11,7 +11,7 @@ use manyhands_tests::jobs::{self, SmallTrain};
 use manyhands_tests::proxy::Proxy;
 use manyhands_tests::server::Server;
 use manyhands_tests::share::{UNGOVERNED, at_work, endless, share};
-use manyhands_tests::site::Site;
+use manyhands_tests::site::registered;
 
 const LIMIT: Duration = Duration::from_secs(180);
 /// What the limit is measured over in a long run.
@@ -136,8 +136,7 @@ async fn a_limit_lowered_while_the_worker_loads_counts() -> Result<()> {
 async fn a_hidden_tab_goes_on_only_where_that_was_chosen() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = Server::start(&folder.path().join("data"))?;
-    let small = SmallTrain { rounds_max: 100_000, target_accuracy: 1.0, noisy_labels: true, ..SmallTrain::default() };
-    let files = jobs::train(folder.path(), small)?;
+    let files = jobs::train(folder.path(), SmallTrain::endless())?;
     server.submit(&files.manifest, &files.data)?;
     let proxy = Proxy::start(server.address()?, &[("POST", "/v1/leases")]).await?;
     let visitor = Visitor::open(&proxy.url).await?;
@@ -218,14 +217,7 @@ async fn a_day_s_data_is_that_of_all_tabs_together() -> Result<()> {
     let server = endless(folder.path(), 20)?;
     let kinds = [("GET", "/v1/blobs/"), ("PUT", "/v1/blobs/")];
     let proxy = Proxy::start(server.address()?, &kinds).await?;
-    let element = |_: &str| {
-        format!(
-            "<script type=module src='{0}/embed/v1/many-hands.js'></script><many-hands site=shop data=4></many-hands>",
-            proxy.url
-        )
-    };
-    let site = Site::start(&proxy.url, element).await?;
-    server.run(&["site", "add", "shop", "--origin", &site.origin, "--category", "demo"])?;
+    let site = registered(&server, &proxy.url, "data=4").await?;
     let visitor = Visitor::open(&site.origin).await?;
     let first = visitor.window().await?;
     let second = visitor.open_window(&site.origin).await?;

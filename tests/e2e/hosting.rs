@@ -19,8 +19,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 /// A coordinator with a job that never ends.
 fn endless(folder: &Path) -> Result<(Server, JobId)> {
     let server = Server::start(&folder.join("data"))?;
-    let endless = SmallTrain { rounds_max: 100_000, target_accuracy: 1.0, noisy_labels: true, ..SmallTrain::default() };
-    let files = jobs::train(folder, endless)?;
+    let files = jobs::train(folder, SmallTrain::endless())?;
     let job = server.submit(&files.manifest, &files.data)?;
     Ok((server, job))
 }
@@ -282,8 +281,7 @@ async fn a_consent_to_a_kind_goes_on_with_the_next_job() -> Result<()> {
     std::fs::create_dir(&product)?;
     let files = jobs::matmul(&product, [256; 3], 64)?;
     let first = server.submit(&files.manifest, &files.data)?;
-    let endless = SmallTrain { rounds_max: 100_000, target_accuracy: 1.0, noisy_labels: true, ..SmallTrain::default() };
-    let files = jobs::train(folder.path(), endless)?;
+    let files = jobs::train(folder.path(), SmallTrain::endless())?;
     let proxy = Proxy::start(server.address()?, &[("POST", "/v1/sessions")]).await?;
     let site = registered(&server, &proxy.url, "category=demo").await?;
     let visitor = Visitor::open(&site.origin).await?;

@@ -11,15 +11,14 @@ use manyhands_tests::browser::{Visitor, number, text};
 use manyhands_tests::jobs::{self, SmallTrain};
 use manyhands_tests::proxy::Proxy;
 use manyhands_tests::server::Server;
-use manyhands_tests::site::Site;
+use manyhands_tests::site::registered;
 
 const LIMIT: Duration = Duration::from_secs(180);
 
 /// A coordinator with a job that never ends.
 fn start(folder: &Path) -> Result<Server> {
     let server = Server::start(&folder.join("data"))?;
-    let endless = SmallTrain { rounds_max: 100_000, target_accuracy: 1.0, noisy_labels: true, ..SmallTrain::default() };
-    let files = jobs::train(folder, endless)?;
+    let files = jobs::train(folder, SmallTrain::endless())?;
     server.submit(&files.manifest, &files.data)?;
     Ok(server)
 }
@@ -345,10 +344,7 @@ async fn a_frame_keeps_its_own_and_takes_a_key_by_hand() -> Result<()> {
     let server = start(folder.path())?;
     let visitor = arrive(&server).await?;
     let own = contribute(&visitor).await?;
-    let element =
-        format!("<script type=module src='{}/embed/v1/many-hands.js'></script><many-hands site=shop></many-hands>", server.url);
-    let site = Site::start(&server.url, |_| element.clone()).await?;
-    server.run(&["site", "add", "shop", "--origin", &site.origin, "--category", "demo"])?;
+    let site = registered(&server, &server.url, "").await?;
     visitor.goto(&site.origin).await?;
     visitor.wait_for_element("e.state === 'idle'", LIMIT).await?;
     visitor.enter_frame("many-hands").await?;

@@ -9,7 +9,7 @@ use manyhands_tests::browser::{Visitor, text};
 use manyhands_tests::jobs::{self, SmallTrain};
 use manyhands_tests::root;
 use manyhands_tests::server::Server;
-use manyhands_tests::site::Site;
+use manyhands_tests::site::registered;
 use serde_json::{Map, Value, json};
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -111,11 +111,7 @@ async fn a_site_around_wishes_for_a_language() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = start(folder.path())?;
     let url = &server.url;
-    let site = Site::start(url, |_| {
-        format!("<script type=module src='{url}/embed/v1/many-hands.js'></script><many-hands site=shop language=de></many-hands>")
-    })
-    .await?;
-    server.run(&["site", "add", "shop", "--origin", &site.origin, "--category", "demo"])?;
+    let site = registered(&server, url, "language=de").await?;
     let visitor = Visitor::open(&site.origin).await?;
     for (wish, spoken) in [(None, "de ltr Start"), (Some("ar"), "ar rtl ابدأ"), (Some("en-GB"), "en ltr Start")] {
         if let Some(wish) = wish {

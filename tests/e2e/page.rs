@@ -18,8 +18,7 @@ const QUIET: Duration = Duration::from_secs(4);
 /// A coordinator with a job that never ends, behind a proxy.
 async fn endless(folder: &Path) -> Result<(Server, JobId, Proxy)> {
     let server = Server::start(&folder.join("data"))?;
-    let endless = SmallTrain { rounds_max: 100_000, target_accuracy: 1.0, noisy_labels: true, ..SmallTrain::default() };
-    let files = jobs::train(folder, endless)?;
+    let files = jobs::train(folder, SmallTrain::endless())?;
     let job = server.submit(&files.manifest, &files.data)?;
     let proxy = Proxy::start(server.address()?, &[("GET", "/events"), ("GET", "/v1/"), ("POST", "/v1/leases")]).await?;
     Ok((server, job, proxy))

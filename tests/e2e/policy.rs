@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use manyhands_tests::browser::Visitor;
 use manyhands_tests::jobs::{self, SmallTrain};
 use manyhands_tests::server::Server;
-use manyhands_tests::site::Site;
+use manyhands_tests::site::{Site, element};
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(180);
@@ -24,8 +24,7 @@ const TWO_LANES: &str = "globalThis.Worker = class extends Worker {
 /// Jobs whose units go on for as long as a test looks.
 fn endless(folder: &Path) -> Result<Server> {
     let server = Server::start(&folder.join("data"))?;
-    let endless = SmallTrain { rounds_max: 100_000, target_accuracy: 1.0, noisy_labels: true, ..SmallTrain::default() };
-    let files = jobs::train(folder, endless)?;
+    let files = jobs::train(folder, SmallTrain::endless())?;
     server.submit(&files.manifest, &files.data)?;
     Ok(server)
 }
@@ -86,9 +85,7 @@ async fn a_visit_in_a_frame_breaks_no_policy() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = endless(folder.path())?;
     let url = &server.url;
-    let element =
-        |_: &str| format!("<script type=module src='{url}/embed/v1/many-hands.js'></script><many-hands site=shop></many-hands>");
-    let site = Site::start(url, element).await?;
+    let site = Site::start(url, |_| element(url, "")).await?;
     // Another origin of the same host: the browser tells of its frames in the same place.
     let origin = site.origin.replace("localhost", "127.0.0.1");
     server.run(&["site", "add", "shop", "--origin", &origin, "--category", "demo"])?;

@@ -10,7 +10,7 @@ use manyhands_tests::artefacts;
 use manyhands_tests::browser::{Visitor, text};
 use manyhands_tests::jobs::{self, SmallTrain};
 use manyhands_tests::server::Server;
-use manyhands_tests::site::Site;
+use manyhands_tests::site::registered;
 
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -21,13 +21,9 @@ fn start(folder: &Path, small: SmallTrain) -> Result<Server> {
     Ok(server)
 }
 
-fn endless() -> SmallTrain {
-    SmallTrain { rounds_max: 100_000, target_accuracy: 1.0, noisy_labels: true, ..SmallTrain::default() }
-}
-
 /// Units of some seconds, one at a time, of close to a megabyte each way.
 fn slow() -> SmallTrain {
-    SmallTrain { width: 784, hidden: 256, inner_steps: 250, units_per_round: 1, ..endless() }
+    SmallTrain { width: 784, hidden: 256, inner_steps: 250, units_per_round: 1, ..SmallTrain::endless() }
 }
 
 /// The text of what is to be seen of an element; empty where it is hidden.
@@ -61,7 +57,7 @@ async fn changed(url: &str, script: &str) -> Result<Visitor> {
 #[tokio::test]
 async fn without_webgpu_it_computes_on_the_processor_and_says_so() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let server = start(folder.path(), endless())?;
+    let server = start(folder.path(), SmallTrain::endless())?;
     let visitor = changed(&server.url, "delete WorkerNavigator.prototype.gpu;").await?;
     visitor.before_pages("delete Navigator.prototype.gpu;").await?;
     visitor.goto(&server.url).await?;
@@ -77,7 +73,7 @@ async fn without_webgpu_it_computes_on_the_processor_and_says_so() -> Result<()>
 #[tokio::test]
 async fn a_software_adapter_is_named() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let server = start(folder.path(), endless())?;
+    let server = start(folder.path(), SmallTrain::endless())?;
     let visitor = Visitor::open(&server.url).await?;
     visitor.press_start().await?;
     visitor.wait_until("Number(d.accepted) >= 1", LIMIT).await?;
@@ -98,7 +94,7 @@ GPUBuffer.prototype.getMappedRange = function (...given) {
 #[tokio::test]
 async fn a_device_that_computes_wrongly_computes_nothing() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let server = start(folder.path(), endless())?;
+    let server = start(folder.path(), SmallTrain::endless())?;
     let visitor = changed(&format!("{}/?backend=gpu", server.url), WRONG).await?;
     visitor.press_start().await?;
     visitor.wait_until("d.state === 'failed'", LIMIT).await?;
@@ -129,7 +125,7 @@ async fn no_work_now_is_said_and_ends_by_itself() -> Result<()> {
 #[tokio::test]
 async fn a_coordinator_that_is_gone_comes_back() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let mut server = start(folder.path(), endless())?;
+    let mut server = start(folder.path(), SmallTrain::endless())?;
     let visitor = Visitor::open(&format!("{}/?backend=cpu", server.url)).await?;
     visitor.press_start().await?;
     // Past the first unit, after which the rest of the worker is loaded.
@@ -145,24 +141,11 @@ async fn a_coordinator_that_is_gone_comes_back() -> Result<()> {
     Ok(())
 }
 
-/// A frame of the page in a site of another origin, with these attributes.
-async fn framed(server: &Server, attributes: &str) -> Result<Site> {
-    let url = &server.url;
-    let element = |_: &str| {
-        format!(
-            "<script type=module src='{url}/embed/v1/many-hands.js'></script><many-hands site=shop {attributes}></many-hands>"
-        )
-    };
-    let site = Site::start(url, element).await?;
-    server.run(&["site", "add", "shop", "--origin", &site.origin, "--category", "demo"])?;
-    Ok(site)
-}
-
 #[tokio::test]
 async fn used_up_data_are_an_end_and_no_failure() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = start(folder.path(), slow())?;
-    let site = framed(&server, "data=1").await?;
+    let site = registered(&server, &server.url, "data=1").await?;
     let visitor = Visitor::open(&site.origin).await?;
     visitor.enter_frame("many-hands").await?;
     visitor.press_seen_start(LIMIT).await?;
@@ -178,8 +161,8 @@ async fn used_up_data_are_an_end_and_no_failure() -> Result<()> {
 #[tokio::test]
 async fn a_pause_says_who_paused() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let server = start(folder.path(), endless())?;
-    let site = framed(&server, "").await?;
+    let server = start(folder.path(), SmallTrain::endless())?;
+    let site = registered(&server, &server.url, "").await?;
     let visitor = Visitor::open(&site.origin).await?;
     visitor.enter_frame("many-hands").await?;
     let kept = seen(&visitor, "consent-kept").await?;
@@ -210,7 +193,7 @@ globalThis.fetch = async (asked, how) => {
 #[tokio::test]
 async fn a_page_too_old_says_so_and_offers_the_new_one() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let server = start(folder.path(), endless())?;
+    let server = start(folder.path(), SmallTrain::endless())?;
     let visitor = changed(&server.url, NEWER).await?;
     visitor.press_start().await?;
     visitor.wait_until("d.state === 'failed'", LIMIT).await?;
@@ -228,7 +211,7 @@ async fn a_page_too_old_says_so_and_offers_the_new_one() -> Result<()> {
 #[tokio::test]
 async fn a_browser_that_keeps_nothing_gets_a_key_for_the_visit() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let server = start(folder.path(), endless())?;
+    let server = start(folder.path(), SmallTrain::endless())?;
     let visitor = Visitor::open_forgetful(&format!("{}/?backend=cpu", server.url)).await?;
     visitor.wait_until("d.state === 'idle' && d.jobState === 'running'", LIMIT).await?;
     let kept = seen(&visitor, "consent-kept").await?;

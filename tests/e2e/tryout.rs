@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use manyhands_tests::artefacts;
-use manyhands_tests::browser::{Visitor, number};
+use manyhands_tests::browser::{Visitor, number, text};
 use manyhands_tests::jobs::{self, SmallTrain};
 use manyhands_tests::server::Server;
 use serde_json::json;
@@ -52,10 +52,7 @@ const PAPER: &str = "(() => {
 async fn a_model_is_tried_on_pictures() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = Server::start(&folder.path().join("data"))?;
-    let files = jobs::train(
-        folder.path(),
-        SmallTrain { rounds_max: 100_000, target_accuracy: 1.0, noisy_labels: true, ..SmallTrain::default() },
-    )?;
+    let files = jobs::train(folder.path(), SmallTrain::endless())?;
     server.submit(&files.manifest, &files.data)?;
     let visitor = Visitor::open(&server.url).await?;
     visitor.press_start().await?;
@@ -68,6 +65,10 @@ async fn a_model_is_tried_on_pictures() -> Result<()> {
     assert_eq!(visitor.run(&pictures("#answers")).await?, before, "the same pictures from round to round");
     visitor.press_stop().await?;
     visitor.wait_until("d.state === 'stopped'", LIMIT).await?;
+
+    let spent = "const row = document.getElementById('spent-row'); return row.checkVisibility() ? row.textContent : '';";
+    let spent = text(&visitor.run(spent).await?);
+    assert!(spent.contains("less than 0.01 Wh") && spent.contains("B of data") && !spent.contains(" 0 kB"), "{spent}");
 
     // From the middle of the left half to the middle of the right one.
     visitor.run("document.getElementById('own').open = true;").await?;

@@ -26,6 +26,13 @@ pub struct SmallTrain {
     pub noisy_labels: bool,
 }
 
+impl SmallTrain {
+    /// One that goes on for as long as any test does.
+    pub fn endless() -> SmallTrain {
+        SmallTrain { rounds_max: 100_000, target_accuracy: 1.0, noisy_labels: true, ..SmallTrain::default() }
+    }
+}
+
 impl Default for SmallTrain {
     /// A second or less of one core per unit, a handful of rounds.
     fn default() -> SmallTrain {

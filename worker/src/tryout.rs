@@ -7,7 +7,6 @@ use std::rc::Rc;
 
 use manyhands::control::Control;
 use manyhands::engine::{Engine, Sampler, Sampling};
-use manyhands::governor::Slice;
 use manyhands::init;
 use manyhands::tensors;
 use manyhands::volunteer::{DataUse, HostError, Method, Request, VolunteerError};
@@ -70,7 +69,7 @@ async fn answer(line: &Line, job: JobId, wish: &TryWish, control: &Control) -> R
             Some(pixels) => vec![example(&model, pixels)?],
             None => held_out(&model, &line.blob(TEST, test).await?, wish)?,
         };
-        return Ok(What::Answers(answers(&model, &parameters, examples, control).await?));
+        return Ok(What::Answers(answers(&model, &parameters, &examples, control).await?));
     }
     let known = |byte: &u8| model.vocabulary().is_some_and(|ids| u32::from(*byte) < ids);
     let mut prompt: Vec<u8> = wish.prompt.bytes().filter(known).collect();
@@ -116,25 +115,17 @@ fn example(model: &Model, pixels: &[u8]) -> Result<Example, Fault> {
     Ok(Example { x: pixels.iter().map(|grey| value(*grey, &model.input)).collect(), label: None })
 }
 
-/// The model's answers, an example at a time: that is how fine they can be paced.
-async fn answers(
-    model: &Model,
-    parameters: &[Vec<f32>],
-    examples: Vec<Example>,
-    control: &Control,
-) -> Result<Vec<Answer>, Fault> {
+/// The model's answers.
+async fn answers(model: &Model, parameters: &[Vec<f32>], examples: &[Example], control: &Control) -> Result<Vec<Answer>, Fault> {
+    let x: Vec<f32> = examples.iter().flat_map(|example| &example.x).copied().collect();
+    let logits = Engine::cpu().logits(model, parameters, &x, examples.len(), control).await.map_err(|e| e.to_string())?;
     let (height, width) = picture(&model.input.shape);
-    let (engine, mut all) = (Engine::cpu(), Vec::new());
-    for Example { x, label } in examples {
-        control.between_slices().await.map_err(|e| e.to_string())?;
-        let start_ms = control.now_ms();
-        let logits = engine.logits(model, parameters, &x, 1).await.map_err(|e| e.to_string())?;
-        control.worked(Slice { flop: 0, ms: control.now_ms() - start_ms });
-        let (answer, probability) = most_likely(&logits);
+    let answers = examples.iter().zip(logits.chunks(model.classes() as usize)).map(|(Example { x, label }, logits)| {
+        let (answer, probability) = most_likely(logits);
         let pixels = x.iter().map(|v| pixel(*v, &model.input)).collect();
-        all.push(Answer { pixels, width, height, label, answer, probability });
-    }
-    Ok(all)
+        Answer { pixels, width, height, label: *label, answer, probability }
+    });
+    Ok(answers.collect())
 }
 
 /// Different rows, as many as there are.

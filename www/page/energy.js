@@ -9,7 +9,7 @@
  * desktop cards up to their board power.
  * @type {Record<string, [number, number]>}
  */
-const GPU_WATTS = { apple: [5, 60], intel: [5, 190], amd: [5, 355], nvidia: [15, 575], qualcomm: [1, 15], arm: [1, 10] };
+const GPU_WATTS = { apple: [5, 120], intel: [5, 225], amd: [5, 355], nvidia: [15, 575], qualcomm: [1, 30], arm: [1, 10] };
 /** Of any GPU. @type {[number, number]} */
 const ANY_GPU_WATTS = [1, 575];
 /** Of one processor core. @type {[number, number]} */

@@ -132,7 +132,10 @@ export class Mine {
       this.#visits,
       this.#note,
     );
-    this.#channel.onmessage = () => void this.show();
+    // What nobody looks at is read when they open it.
+    this.#channel.onmessage = () => {
+      if (byId("mine", HTMLDetailsElement).open) void this.show();
+    };
   }
 
   /** Shows what is kept now. */

@@ -16,6 +16,9 @@ import * as text from "./text.js";
 /** What a unit's own data is taken to weigh in the estimate; the view does not say. */
 const SHARD_BYTES = 1e6;
 
+/** Less electricity than this is told as less. */
+const WATT_HOURS_MIN = 0.01;
+
 /** Mark of a phase, so that colour is never alone. @type {Record<import("../types").UnitPhase, string>} */
 const MARKS = {
   leased: "↓",
@@ -271,7 +274,7 @@ export class Panel {
     if (adapter) {
       const bytes = Math.max(0, ...recent.map((unit) => unit.data_bytes));
       const energy = wattHours(spentMs, adapter);
-      setText(element("spent"), text.say(energy.high < 0.01 ? "spent_little" : "spent", { ...energy, bytes }));
+      setText(element("spent"), text.say(energy.high < WATT_HOURS_MIN ? "spent_little" : "spent", { ...energy, least: WATT_HOURS_MIN, bytes }));
     }
     element("my-key-row").hidden = !key;
     if (key) {

@@ -73,7 +73,7 @@ pub async fn logits_drop_nothing(engine: &Engine) {
     let (parameters, shard) = (init_parameters(&without, 6), examples(&without, 7));
     let mut both = Vec::new();
     for model in [&with, &without] {
-        both.push(engine.logits(model, &parameters, &shard.x, 7).await.unwrap());
+        both.push(engine.logits(model, &parameters, &shard.x, 7, &Control::new()).await.unwrap());
     }
     assert_eq!(both[0], both[1]);
 }

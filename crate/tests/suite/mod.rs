@@ -368,15 +368,15 @@ pub async fn odd_units(engine: &Engine) {
         let distance = relative_distance(&got.delta, &expected.delta).expect("an update that is finite and not zero");
         assert!(distance < 1e-4, "model {index}: {distance}");
         let x = &shard.x[..35 * 13];
-        let got = engine.logits(&work.model, &parameters, x, 13).await.unwrap();
-        let expected = Engine::reference().logits(&work.model, &parameters, x, 13).await.unwrap();
+        let got = engine.logits(&work.model, &parameters, x, 13, &Control::new()).await.unwrap();
+        let expected = Engine::reference().logits(&work.model, &parameters, x, 13, &Control::new()).await.unwrap();
         assert_eq!(got.len(), 130);
         assert!(relative_distance(&[got], &[expected]).expect("logits") < 1e-5);
     }
     let model = model(&[16]);
     let (parameters, shard) = (init_parameters(&model, 3), shard(600, 784));
-    let got = engine.logits(&model, &parameters, &shard.x, 600).await.unwrap();
-    let expected = Engine::reference().logits(&model, &parameters, &shard.x, 600).await.unwrap();
+    let got = engine.logits(&model, &parameters, &shard.x, 600, &Control::new()).await.unwrap();
+    let expected = Engine::reference().logits(&model, &parameters, &shard.x, 600, &Control::new()).await.unwrap();
     assert!(relative_distance(&[got], &[expected]).expect("logits") < 1e-5);
 }
 

@@ -130,8 +130,8 @@ pub async fn units(engine: &Engine, name: &str) {
             assert!(expected.losses.last() < expected.losses.first(), "{kind} learns: {:?}", expected.losses);
         }
         let (parameters, shard) = (init_parameters(&model, 3), examples(&model, 5));
-        let got = engine.logits(&model, &parameters, &shard.x, 5).await.unwrap();
-        let expected = Engine::reference().logits(&model, &parameters, &shard.x, 5).await.unwrap();
+        let got = engine.logits(&model, &parameters, &shard.x, 5, &Control::new()).await.unwrap();
+        let expected = Engine::reference().logits(&model, &parameters, &shard.x, 5, &Control::new()).await.unwrap();
         assert_eq!(got.len(), 5 * (model.labels_count() * model.classes()) as usize);
         assert!(relative_distance(&[got], &[expected]).expect("logits") < 1e-5);
     }
@@ -174,7 +174,7 @@ pub async fn gradients(engine: &Engine) {
 
 /// Mean loss in f64 from the engine's logits.
 async fn loss_of(engine: &Engine, model: &Model, parameters: &[Vec<f32>], shard: &Shard) -> f64 {
-    let logits = engine.logits(model, parameters, &shard.x, shard.rows).await.unwrap();
+    let logits = engine.logits(model, parameters, &shard.x, shard.rows, &Control::new()).await.unwrap();
     let rows = logits.chunks_exact(model.classes() as usize).zip(&shard.y);
     let losses = rows.map(|(z, &label)| {
         let largest = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);

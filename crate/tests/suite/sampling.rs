@@ -27,7 +27,7 @@ async fn whole(engine: &Engine, model: &Model, parameters: &[Vec<f32>], window: 
     let positions = model.labels_count() as usize;
     let ids: Vec<u32> = window.iter().map(|&byte| byte.into()).chain(std::iter::repeat(3)).take(positions).collect();
     let x: Vec<f32> = ids.into_iter().map(f32::from_bits).collect();
-    let logits = engine.logits(model, parameters, &x, 1).await.unwrap();
+    let logits = engine.logits(model, parameters, &x, 1, &Control::new()).await.unwrap();
     let classes = model.classes() as usize;
     logits[(window.len() - 1) * classes..][..classes].to_vec()
 }
