@@ -2,9 +2,11 @@
 //!
 //! Nothing here reads a store, a clock or the network, and nothing decides what follows from a refusal.
 
+pub mod detection;
 pub mod freivalds;
 pub mod gradient;
 pub mod input;
+pub mod step;
 
 use manyhands::TensorError;
 use manyhands_protocol::problem::Code;
@@ -30,6 +32,8 @@ pub enum Refusal {
     Checkpoint(String),
     #[error("the file holds {got} examples, {expected} are expected")]
     Rows { got: usize, expected: usize },
+    #[error(transparent)]
+    Step(#[from] step::StepRefusal),
 }
 
 impl Refusal {
@@ -43,11 +47,12 @@ impl Refusal {
                 TensorError::Model(_) => Code::BadManifest,
                 _ => Code::WrongTensor,
             },
-            Refusal::NotFinite { .. } => Code::NotFinite,
+            Refusal::NotFinite { .. } | Refusal::Step(step::StepRefusal::NotFinite { .. }) => Code::NotFinite,
             Refusal::Length { .. }
             | Refusal::RowTooLarge { .. }
             | Refusal::WrongProduct { .. }
             | Refusal::UpdateTooLarge { .. }
+            | Refusal::Step(_)
             | Refusal::Rows { .. } => Code::WrongTensor,
             Refusal::Checkpoint(_) => Code::Internal,
         }

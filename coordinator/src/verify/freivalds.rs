@@ -42,7 +42,12 @@ pub fn rounding_bound(k: usize) -> f64 {
 
 /// √(2 ln(2·m·R·2⁴⁰)): Hoeffding's factor for all `m` rows and all `R` vectors together.
 pub fn hoeffding_factor(m: usize) -> f64 {
-    let (rows, rounds) = (m as f64, f64::from(limits::FREIVALDS_ROUNDS));
+    hoeffding(m, limits::FREIVALDS_ROUNDS)
+}
+
+/// The same for another number of vectors.
+pub(super) fn hoeffding(m: usize, rounds: u32) -> f64 {
+    let (rows, rounds) = (m as f64, f64::from(rounds));
     (2.0 * ((2.0 * rows * rounds).ln() + 40.0 * std::f64::consts::LN_2)).sqrt()
 }
 
@@ -52,7 +57,7 @@ pub fn tolerance_ratio(shape: ProductShape) -> f64 {
 }
 
 /// γ_d = d·u / (1 − d·u), Higham, Accuracy and Stability of Numerical Algorithms, lemma 3.1. Infinite where it fails.
-fn gamma(d: f64, unit_roundoff: f64) -> f64 {
+pub(super) fn gamma(d: f64, unit_roundoff: f64) -> f64 {
     let du = d * unit_roundoff;
     if du < 1.0 { du / (1.0 - du) } else { f64::INFINITY }
 }
@@ -163,32 +168,41 @@ fn times(left: &[f32], columns: usize, right: &[f64], group: usize, out: &mut [f
     for (left, out) in left.chunks(strip_rows * columns).zip(out.chunks_mut(strip_rows * group)) {
         strip.clear();
         strip.extend(left.iter().map(|&v| f64::from(v)));
-        multiply(&strip, right, out, columns, group);
+        let rows = strip.len() / columns;
+        multiply(&strip, false, right, out, [rows, columns, group], false);
     }
 }
 
-/// `out = left · right`, row-major, `left` `[rows, columns]` and `right` `[columns, group]`.
-fn multiply(left: &[f64], right: &[f64], out: &mut [f64], columns: usize, group: usize) {
-    let rows = left.len() / columns;
-    assert!(left.len() == rows * columns && right.len() == columns * group && out.len() == rows * group);
-    // SAFETY: the strides describe row-major matrices that fill the three slices, as asserted above; `out` is borrowed
-    // mutably and overlaps neither input.
+/// `out = left · right`, or that added to `out`, all row-major: `right` `[depth, columns]`, `left` `[rows, depth]`, or
+/// `[depth, rows]` where it is stored transposed.
+pub(super) fn multiply(
+    left: &[f64],
+    transposed: bool,
+    right: &[f64],
+    out: &mut [f64],
+    [rows, depth, columns]: [usize; 3],
+    accumulate: bool,
+) {
+    assert!(left.len() == rows * depth && right.len() == depth * columns && out.len() == rows * columns);
+    let (left_column, left_row) = if transposed { (rows, 1) } else { (1, depth) };
+    // SAFETY: the strides describe matrices that fill the three slices, as asserted above; `out` is borrowed mutably and
+    // overlaps neither input.
     unsafe {
         gemm::gemm(
             rows,
-            group,
             columns,
+            depth,
             out.as_mut_ptr(),
             1,
-            group as isize,
-            false,
-            left.as_ptr(),
-            1,
             columns as isize,
+            accumulate,
+            left.as_ptr(),
+            left_column as isize,
+            left_row as isize,
             right.as_ptr(),
             1,
-            group as isize,
-            0.0,
+            columns as isize,
+            if accumulate { 1.0 } else { 0.0 },
             1.0,
             false,
             false,
@@ -206,7 +220,7 @@ fn norm(values: &[f32]) -> f64 {
 }
 
 /// `count` independent fair signs.
-fn draw_signs(count: usize, rng: &mut (impl CryptoRng + ?Sized)) -> Vec<f64> {
+pub(super) fn draw_signs(count: usize, rng: &mut (impl CryptoRng + ?Sized)) -> Vec<f64> {
     let mut signs = Vec::with_capacity(count);
     while signs.len() < count {
         let word = rng.next_u64();
