@@ -6,6 +6,7 @@ mod converge;
 mod gpu;
 mod module;
 mod size;
+mod step_check;
 mod visit;
 
 use std::path::{Path, PathBuf};
@@ -76,6 +77,19 @@ pub enum Bench {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// What checking one revealed step costs beside the step, how much of each tolerance honest steps use, and how much room
+    /// the bounds leave, per bundled job on the native CPU path.
+    StepCheck {
+        /// Also write the JSON object here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// How soon a volunteer that fabricates a share of its steps is caught, by the share of units that are challenged.
+    Detection {
+        /// Also write the JSON object here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// Build the engine as a module for a benchmark's page, beside tests/bench/ours.mjs; measures nothing.
     Module,
     /// Bytes that a visitor downloads before Start, until the first unit's result, and to train.
@@ -124,6 +138,8 @@ pub fn main(bench: &Bench) -> Result<()> {
             let options = compare::Options::wasm(*rounds, *least_ms);
             emit(&compare::measure("workers", &options, &[("models", serde_json::json!(models))])?, json.as_deref())
         }
+        Bench::StepCheck { json } => emit(&step_check::measure()?, json.as_deref()),
+        Bench::Detection { json } => emit(&step_check::detection()?, json.as_deref()),
         Bench::Module => {
             setup::set_up(setup::Purpose::Web)?;
             module::build()

@@ -102,6 +102,9 @@ fn what_is_missing_or_no_number_is_refused() {
         assert!(matches!(check(|r| r.trace[0].0.layer = 99), StepRefusal::Extra(Tensor::Trace(_))));
         assert!(matches!(check(|r| r.number = r.work.inner_steps), StepRefusal::Number { .. }));
         assert!(matches!(check(|r| r.work.model.layers.clear()), StepRefusal::Work(_)));
+        let rate = |learning_rate| InnerOptimizer::Sgd { learning_rate, momentum: 0.0 };
+        let wild = Revealed { work: TrainWork { optimizer: rate(f32::NAN), ..revealed.work.clone() }, ..revealed.clone() };
+        assert!(matches!(wild.check(), Err(Refusal::Step(StepRefusal::Work(_)))), "a rate that is no number");
         assert!(matches!(check(|r| r.shard.y.fill(1000)), StepRefusal::Batch(_)));
     }
     let words = middles()[0].clone();
