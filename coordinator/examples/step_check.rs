@@ -73,7 +73,7 @@ fn measure(manifest: &Path, folder: &Path) -> Result<Value, Failure> {
     let parameters = merge::initial_parameters(&work.model, seed);
     let mut run = block_on(engine.trainer(&work, &parameters, &shard))?;
     let (mut used, mut rooms, mut checks, mut bytes) = (BTreeMap::<&str, f64>::new(), [0.0f64; 4], Vec::new(), 0);
-    let mut done = 0;
+    let (mut done, mut pushes) = (0, BTreeMap::new());
     for number in CHECKED.into_iter().filter(|&number| number < work.inner_steps) {
         block_on(run.run(number - done, &control))?;
         let before = block_on(run.state())?;
@@ -93,6 +93,12 @@ fn measure(manifest: &Path, folder: &Path) -> Result<Value, Failure> {
             let outputs = largest_room(&report, |what| what == What::Output);
             let errors = largest_room(&report, |what| what == What::Error);
             let found = [gradient_room(&report), update_room(&report, &step), outputs, errors];
+            for (of, room) in &report.rooms {
+                if let Tensor::Trace(Traced { what: What::Gradient { parameter }, .. }) = *of {
+                    let most = pushes.entry(parameter).or_insert(0.0f64);
+                    *most = most.max(room.share());
+                }
+            }
             rooms.iter_mut().zip(found).for_each(|(most, room)| *most = most.max(room));
         }
         let lengths = before.iter().chain(&after).map(|(_, values)| values.len());
@@ -104,8 +110,8 @@ fn measure(manifest: &Path, folder: &Path) -> Result<Value, Failure> {
     checks.sort_by(f64::total_cmp);
     let check_ms = checks[checks.len() / 2];
     let cost = cost::cost(&work)?;
-    let honest = pushed_parameters(&work, &parameters, &shard, 0.0)?;
-    let pushed = pushed_parameters(&work, &parameters, &shard, rooms[0])?;
+    let honest = pushed_parameters(&work, &parameters, &shard, &BTreeMap::new())?;
+    let pushed = pushed_parameters(&work, &parameters, &shard, &pushes)?;
     Ok(json!({
         "step_ms": step_ms,
         "check_ms": check_ms,
@@ -148,9 +154,14 @@ fn update_room(report: &Report, step: &Step) -> f64 {
 }
 
 /// The parameters after a unit by the first part of its optimiser's rule (SGD with momentum, or AdamW without decay and
-/// clipping) where in every step every value of every gradient is pushed the same way, by this share of what its tensor's values
-/// are on average: what a cheater may do that stays within the bounds of every step.
-fn pushed_parameters(work: &TrainWork, start: &[Vec<f32>], shard: &Shard, share: f64) -> Result<Vec<Vec<f32>>, Failure> {
+/// clipping) where in every step every value of every gradient that is not zero is pushed the same way, by its tensor's share of
+/// what the tensor's values are on average: more than what a cheater may do that stays within the bounds of every step.
+fn pushed_parameters(
+    work: &TrainWork,
+    start: &[Vec<f32>],
+    shard: &Shard,
+    shares: &BTreeMap<u32, f64>,
+) -> Result<Vec<Vec<f32>>, Failure> {
     let (engine, mut parameters) = (Engine::cpu(), start.to_vec());
     let zeros: Vec<Vec<f64>> = start.iter().map(|p| vec![0.0; p.len()]).collect();
     let (mut first, mut second) = (zeros.clone(), zeros);
@@ -161,8 +172,10 @@ fn pushed_parameters(work: &TrainWork, start: &[Vec<f32>], shard: &Shard, share:
             let What::Gradient { parameter } = of.what else { continue };
             let at = parameter as usize;
             let squares: f64 = gradient.iter().map(|&g| f64::from(g).powi(2)).sum();
+            let share = shares.get(&parameter).copied().unwrap_or(0.0);
             let push = share * (squares / gradient.len() as f64).sqrt();
             for (i, &g) in gradient.iter().enumerate() {
+                let push = if g == 0.0 { 0.0 } else { push };
                 let (g, m, v) = (f64::from(g) + push, &mut first[at][i], &mut second[at][i]);
                 let moved = match work.optimizer {
                     InnerOptimizer::Sgd { learning_rate, momentum } => {

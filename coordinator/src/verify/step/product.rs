@@ -329,14 +329,18 @@ impl<R: CryptoRng + ?Sized> Checker<'_, R> {
         }
         let threshold = Threshold { gamma: gamma_f32, factor: hoeffding(m, ROUNDS), shape: [m, depth, n] };
         let b_norm = norm(&b_norms);
-        for (i, c) in product.c.chunks_exact(n).enumerate() {
-            let c: Vec<f64> = c.iter().map(|&v| f64::from(v)).collect();
-            let mut left = vec![0.0; rounds];
-            multiply(&c, false, &signs, &mut left, [1, n, rounds], false);
-            let sizes = (n as f64).sqrt() * (a_norms[i] * b_norm + norm(&c));
-            let most = threshold.of(a_norms[i], b_norm, 0.0, sizes);
-            let residuals = left.iter().zip(&sums[i * rounds..][..rounds]).map(|(left, right)| left - right);
-            self.residuals(&product, Row { index: i, norm: norm(&c), most }, residuals)?;
+        for first in (0..m).step_by(height) {
+            let rows = first..m.min(first + height);
+            let c: Vec<f64> = product.c[rows.start * n..rows.end * n].iter().map(|&v| f64::from(v)).collect();
+            let mut left = vec![0.0; rows.len() * rounds];
+            multiply(&c, false, &signs, &mut left, [rows.len(), n, rounds], false);
+            for (i, c) in rows.zip(c.chunks_exact(n)) {
+                let sizes = (n as f64).sqrt() * (a_norms[i] * b_norm + norm(c));
+                let most = threshold.of(a_norms[i], b_norm, 0.0, sizes);
+                let residuals = left[(i - first) * rounds..].iter().zip(&sums[i * rounds..][..rounds]);
+                let row = Row { index: i, norm: norm(c), most };
+                self.residuals(&product, row, residuals.map(|(left, right)| left - right))?;
+            }
         }
         Ok(())
     }
