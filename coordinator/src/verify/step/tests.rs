@@ -288,3 +288,22 @@ fn batches_are_the_rows_that_the_work_names() {
     assert_eq!(Batch::of(&work, &Shard { rows: 0, x: vec![], y: vec![] }, 0), None);
     assert_eq!(Batch::of(&TrainWork { first_row: 3, ..work.clone() }, &shard, 0), None);
 }
+
+/// The nets' products, counted by hand: two of the first layer, three of each other.
+#[test]
+fn costs_are_counted() {
+    let work = work(mlp(), 6, SGD, 0);
+    let cost = cost::cost(&work).unwrap();
+    assert_eq!((cost.direct, cost.chance), (2 * 6 * (2 * 20 * 24 + 3 * 24 * 16 + 3 * 16 * 10), 0));
+    assert!(cost.check > cost.direct && cost.step > cost.direct && cost.ratio() > 0.0);
+    // Forward through a ReLU is computed again whatever its size, and so is what ends in ten classes; the rest is large enough.
+    let large = |batch| {
+        let layers = vec![dense(512), Layer::Relu, dense(512), Layer::Relu, dense(10)];
+        cost::cost(&TrainWork { batch, ..self::work(model(&[512], InputType::F32, layers), batch, SGD, 0) }).unwrap()
+    };
+    let (small, wide) = (large(16), large(512));
+    assert_eq!(small.chance, 0);
+    assert_eq!(wide.direct, 2 * 512 * (2 * 512 * 512 + 3 * 512 * 10));
+    assert_eq!(wide.chance, 3 * 2 * 20 * (3 * 512 * 512));
+    assert!(wide.ratio() < small.ratio());
+}

@@ -18,13 +18,15 @@ fn a_tensor_scaled_turned_or_emptied_is_refused() {
     for revealed in middles() {
         for tensor in revealed.tensors() {
             let counter = matches!(tensor, Tensor::Before(of) | Tensor::After(of) if of.kind == StateKind::InnerStep);
-            let changes: [(&str, fn(&mut f32)); 3] =
-                [("a hundredth more", |v| *v *= 1.01), ("turned", |v| *v = -*v), ("zero", |v| *v = 0.0)];
-            for (name, change) in changes {
+            let changes = [("a hundredth more", 1.01), ("turned", -1.0), ("zero", 0.0)];
+            for (name, factor) in changes {
                 if counter && name == "a hundredth more" {
                     continue;
                 }
-                refused(revealed.check_with(tensor, |values| values.iter_mut().for_each(change)), &format!("{tensor}, {name}"));
+                refused(
+                    revealed.check_with(tensor, |values| values.iter_mut().for_each(|v| *v *= factor)),
+                    &format!("{tensor}, {name}"),
+                );
             }
         }
     }
