@@ -31,6 +31,7 @@ export interface JobView {
   results_accepted: number;
   results_rejected: number;
   units_refereed: number;
+  tax?: { replicas: number; audits: number; checks: number; total: number };
   train?: TrainView | null;
 }
 

@@ -175,6 +175,7 @@ fn tables_line_up_and_show_no_control_characters() {
         results_accepted: 3,
         results_rejected: 1,
         units_refereed: 0,
+        tax: None,
         train: None,
     };
     let text = print::job(&view, false);

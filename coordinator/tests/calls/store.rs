@@ -39,7 +39,7 @@ async fn leased(store: &dyn Store) -> (JobId, UnitManifest, Vec<u8>) {
         assert!(store.add_blob(hash, 4, 1).await.unwrap());
         assert!(!store.add_blob(hash, 4, 1).await.unwrap(), "known");
     }
-    let unit = NewUnit { work: work(), min_quorum: 1, blob_bytes: 4, flop: 2 };
+    let unit = NewUnit { work: work(), min_quorum: 1, blob_bytes: 4, flop: 2, check_flop: 1 };
     let new = NewJob { submission: submission(), submitted_ms: 1, units: vec![unit], round: None };
     let job = store.create_job(new).await.unwrap();
     for _ in 0..2 {
@@ -59,7 +59,8 @@ async fn leased(store: &dyn Store) -> (JobId, UnitManifest, Vec<u8>) {
     store.open_session(session.clone()).await.unwrap();
     assert!(matches!(store.open_session(session).await, Err(StoreError::Refused { .. })), "a nonce is good once");
     let session = store.session([5; 32]).await.unwrap().unwrap().id;
-    let ask = LeaseAsk { key: KEY, session, job: None, units_max: 4, blob_bytes_max: 4, now_ms: 2 };
+    let ask =
+        LeaseAsk { key: KEY, session, job: None, units_max: 4, blob_bytes_max: 4, backend: "other", prefix: None, now_ms: 2 };
     let (signed, _) = store.lease(ask, &sign).await.unwrap();
     assert_eq!(signed.len(), 1);
     let manifest: UnitManifest = cbor::decode_strict(&cose::open(cose::Kind::UnitManifest, &signed[0]).unwrap().payload).unwrap();
@@ -148,7 +149,16 @@ async fn a_rotation_may_be_repeated(store: &dyn Store) {
     assert_eq!(refused(store.rotate(other).await.unwrap_err()), Code::KeyReplaced);
     assert!(store.key(KeyId([8; 32])).await.unwrap().is_none());
     // A lease call that was let in before the rotation.
-    let ask = LeaseAsk { key: KEY, session: session.id, job: None, units_max: 4, blob_bytes_max: 4, now_ms: 5 };
+    let ask = LeaseAsk {
+        key: KEY,
+        session: session.id,
+        job: None,
+        units_max: 4,
+        blob_bytes_max: 4,
+        backend: "other",
+        prefix: None,
+        now_ms: 5,
+    };
     assert_eq!(refused(store.lease(ask, &sign).await.unwrap_err()), Code::NoSession);
     assert_eq!(refused(store.heartbeat(manifest.lease, KEY, 5).await.unwrap_err()), Code::LeaseEnded);
     let session = NewSession {
@@ -196,7 +206,7 @@ async fn sqlite_rotations_may_be_repeated() {
 async fn a_round_has_a_bounded_number_of_opening_units() {
     let (folder, store) = sqlite().await;
     let (job, ..) = leased(&store).await;
-    let unit = NewUnit { work: work(), min_quorum: 1, blob_bytes: 4, flop: 2 };
+    let unit = NewUnit { work: work(), min_quorum: 1, blob_bytes: 4, flop: 2, check_flop: 1 };
     let database = format!("sqlite:{}", folder.path().join("s.sqlite3").display());
     let reader = sqlx::SqlitePool::connect(&database).await.unwrap();
     for expected in [600, 1000, 1000] {
