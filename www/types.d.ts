@@ -38,6 +38,7 @@ export interface JobView {
 export interface TrainView {
   model: Model;
   rounds_merged: number;
+  merges_undone?: number;
   rounds_max: number;
   units_per_round: number;
   target_accuracy?: number;

@@ -114,7 +114,9 @@ mod tests {
         let peer = Peer("10.0.0.1".parse().unwrap());
         let of = |values: &[&str], forwarded: bool| {
             let mut headers = HeaderMap::new();
-            values.iter().for_each(|value| drop(headers.append(&name, HeaderValue::from_str(value).unwrap())));
+            for value in values {
+                headers.append(&name, HeaderValue::from_str(value).unwrap());
+            }
             address(peer, &headers, forwarded.then_some(&name)).map(|address| address.to_string())
         };
         assert_eq!(of(&["192.0.2.1"], false).as_deref(), Some("10.0.0.1"), "nobody asked for the header");

@@ -101,6 +101,9 @@ pub struct TrainView {
     pub model: Model,
     /// Rounds merged so far.
     pub rounds_merged: u32,
+    /// Merges that made the model worse, so that the referee looked again.
+    #[serde(default)]
+    pub merges_undone: u32,
     pub rounds_max: u32,
     pub units_per_round: u32,
     /// `target_accuracy` or `target_bits_per_byte`.

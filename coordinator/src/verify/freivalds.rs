@@ -127,7 +127,7 @@ pub fn check_product(
 }
 
 /// False for NaN on either side, so that a check which asks for it fails.
-fn within(value: f64, most: f64) -> bool {
+pub(super) fn within(value: f64, most: f64) -> bool {
     value <= most
 }
 

@@ -6,7 +6,7 @@ use manyhands_protocol::limits;
 use rand::CryptoRng;
 
 use super::Refusal;
-use super::freivalds::{self, FLUSHED_MAX, ProductShape, UNIT_ROUNDOFF_F64, gamma, norm, rounding_bound, times};
+use super::freivalds::{self, FLUSHED_MAX, ProductShape, UNIT_ROUNDOFF_F64, gamma, norm, rounding_bound, times, within};
 
 /// How a product is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,8 +92,7 @@ pub fn check_direct(shape: ProductShape, a: &[f32], b: &[f32], c: &[f32]) -> Res
         for (column, &b_norm) in b_norms.iter().enumerate() {
             let at = row * n + column;
             let (residual, tolerance) = ((f64::from(c[at]) - product[at]).abs(), entry_tolerance(k, a_norm, b_norm).threshold);
-            // NaN fails.
-            if !(residual <= tolerance) {
+            if !within(residual, tolerance) {
                 return Err(Refusal::WrongEntry { row, column, residual, tolerance });
             }
         }

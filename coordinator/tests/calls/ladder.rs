@@ -1,6 +1,8 @@
 //! The ladder above structure and algebra: adaptive replication, audits, quarantine, who may confirm whom, roll-backs, and what
 //! all of that costs. Each test fails when its rung is switched off.
 
+use std::time::Duration;
+
 use manyhands_protocol::manifest::{Inputs, JobWork, MergeRule, Submission};
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::rules::standing::{self, RUN_TRUSTED};
@@ -265,9 +267,12 @@ async fn prefixes_are_stored_as_tags_alone_and_forgotten_after_a_day() {
     let public = |bytes: &[u8]| manyhands_coordinator::keys::sha256(bytes).to_vec();
     assert!(!stored.contains(&public(&[192, 0, 2])) && !stored.contains(&public(b"192.0.2.1")));
     world.clock.advance(24 * 3_600_000);
-    while !tags().await.is_empty() {
-        tokio::task::yield_now().await;
-    }
+    let forgotten = async {
+        while !tags().await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), forgotten).await.expect("the tags are forgotten");
     world.finish().await;
 }
 
@@ -297,6 +302,7 @@ async fn a_merge_that_makes_the_model_worse_is_undone_and_its_units_are_audited(
             assert_eq!(key(volunteer).await.quarantined_until_ms.is_some(), lying);
         }
         let train: TrainView = view.train.unwrap();
+        assert_eq!(train.merges_undone, u32::from(lying));
         checkpoints.push(train.checkpoint);
         world.finish().await;
     }

@@ -130,7 +130,34 @@ async fn nothing_is_accepted_for_an_open_unit(store: &dyn Store) {
         store.judge(Judgement::reject(row.id, "wrong"), 5).await.unwrap();
     }
     assert_eq!(store.totals(KEY).await.unwrap().rejected, 1);
+    // Nor does a result that lost its part meanwhile settle its unit.
+    let judgements = vec![Judgement::accept(row.id)];
+    let late = Settlement { unit: manifest.unit, canonical: OUTPUT, by: SettledBy::Algebra, judgements, now_ms: 6 };
+    store.settle(late).await.unwrap();
+    assert_eq!(store.unit(manifest.unit).await.unwrap().unwrap().canonical, None);
     assert_eq!(store.check_invariants().await.unwrap(), Vec::<String>::new());
+}
+
+async fn a_round_is_closed_with_what_was_merged(store: &dyn Store) {
+    let (job, manifest, signed) = leased(store).await;
+    let (row, _) = store.add_result(result(&manifest, &signed)).await.unwrap();
+    let judgements = vec![Judgement::accept(row.id)];
+    let settlement = Settlement { unit: manifest.unit, canonical: OUTPUT, by: SettledBy::Algebra, judgements, now_ms: 5 };
+    store.settle(settlement).await.unwrap();
+    let merged = store.round_units(job, 0).await.unwrap();
+    assert_eq!(merged.iter().map(|unit| (unit.unit, unit.canonical)).collect::<Vec<_>>(), [(manifest.unit, OUTPUT)]);
+    let next = NewRound { checkpoint: OUTPUT, velocity: OUTPUT, loss: 1.0, loss_error: Some(0.5), accuracy: 0.5, at_ms: 6 };
+    let other = MergedUnit { canonical: BlobHash([4; 32]), ..merged[0] };
+    let lighter = MergedUnit { weight_permille: 500, ..merged[0] };
+    for stale in [vec![other], vec![lighter], Vec::new()] {
+        let close = RoundClose { job, round: 0, merged: stale, next, units: Vec::new() };
+        assert!(matches!(store.close_round(close).await, Err(StoreError::Refused { code: Code::WrongJobState, .. })));
+    }
+    for _ in 0..2 {
+        let close = RoundClose { job, round: 0, merged: merged.clone(), next, units: Vec::new() };
+        store.close_round(close).await.unwrap();
+    }
+    assert_eq!(store.round(job, 1).await.unwrap(), Some(next));
 }
 
 async fn a_rotation_may_be_repeated(store: &dyn Store) {
@@ -193,6 +220,12 @@ async fn sqlite_writes_may_be_repeated() {
 async fn sqlite_accepts_nothing_for_an_open_unit() {
     let (_folder, store) = sqlite().await;
     nothing_is_accepted_for_an_open_unit(&store).await;
+}
+
+#[tokio::test]
+async fn sqlite_closes_rounds_with_what_was_merged() {
+    let (_folder, store) = sqlite().await;
+    a_round_is_closed_with_what_was_merged(&store).await;
 }
 
 #[tokio::test]

@@ -194,7 +194,7 @@ async fn train_view(tx: &mut SqliteConnection, job: &Job) -> Result<Option<Train
     .bind(int(job.id.0))
     .bind(i64::from(stride))
     .bind(i64::from(job.round))
-    .fetch_all(tx)
+    .fetch_all(&mut *tx)
     .await?
     .iter()
     .map(|row| {
@@ -209,10 +209,15 @@ async fn train_view(tx: &mut SqliteConnection, job: &Job) -> Result<Option<Train
         })
     })
     .collect::<Result<Vec<_>>>()?;
+    let undone = sqlx::query("SELECT CAST(COALESCE(SUM(rolled_back), 0) AS BIGINT) AS n FROM rounds WHERE job_id = $1")
+        .bind(int(job.id.0))
+        .fetch_one(tx)
+        .await?;
     let newest = history.last().ok_or_else(|| StoreError::Damaged(format!("job {} has no checkpoint", job.id)))?;
     Ok(Some(TrainView {
         model: recipe.model.clone(),
         rounds_merged: job.round,
+        merges_undone: uint32(&undone, "n")?,
         rounds_max: recipe.rounds_max,
         units_per_round: recipe.units_per_round,
         target: recipe.target(),
