@@ -77,7 +77,11 @@ impl App {
         let keys = Keys::load_or_create(&config.data_dir)?;
         let blobs = Blobs::open_folder(&config.data_dir.join("blobs")).await?;
         let (key, admin_token_path) = (keys.id(), keys.admin_token_path.clone());
-        let service = Arc::new(Service::new(config, store, blobs, keys));
+        let service = Arc::new(Service::new(config, store, blobs, keys)?);
+        // Their key ended with the process that made them, so they are no more than random numbers; the next key's turn comes too.
+        if let Err(error) = service.store.forget_prefixes().await {
+            tracing::error!(%error, "address prefixes of the last run were not forgotten");
+        }
         service.delete_unnamed().await.map_err(|error| StartError::Sweep(Box::new(error)))?;
         let mut tasks = JoinSet::new();
         let parts = service.clone();

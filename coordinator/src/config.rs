@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use axum::http::HeaderName;
 use manyhands_protocol::limits;
 
 use crate::clock::{Clock, SystemClock};
+use crate::keys::{self, KeyError};
 
 /// Port that `manyhands serve` listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 8787;
@@ -23,7 +25,11 @@ pub struct Config {
     pub name: String,
     /// Any page may embed this one, without a registered site: for trying things on one computer.
     pub embed_anywhere: bool,
+    /// Behind a proxy, the header to whose end it adds the address of who called it.
+    pub forwarded_header: Option<HeaderName>,
     pub clock: Arc<dyn Clock>,
+    /// Draws what decides a unit's course; tests replace it.
+    pub draw: fn() -> Result<f64, KeyError>,
     /// How long a gradient unit waits for a second key to take it.
     pub replica_wait_ms: u64,
     /// How long it waits for the result of a second key that has.
@@ -56,7 +62,9 @@ impl Config {
             data_dir: data_dir.into(),
             name: "Many Hands".to_owned(),
             embed_anywhere: false,
+            forwarded_header: None,
             clock: Arc::new(SystemClock),
+            draw: keys::draw,
             replica_wait_ms: limits::REPLICA_WAIT_MS,
             replica_leased_wait_ms: limits::REPLICA_LEASED_WAIT_MS,
             database_lock_wait: Duration::from_secs(5),

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use manyhands::EngineError;
 use manyhands_protocol::JobId;
 use manyhands_protocol::rules::settle::{Step, Waiting, Waits, next_step};
+use manyhands_protocol::rules::standing::Course;
 
 use crate::blobs::BlobError;
 use crate::keys::KeyError;
@@ -108,6 +109,7 @@ impl Turn {
 async fn turn(service: &Arc<Service>) -> u64 {
     let now_ms = service.now_ms();
     let mut turn = Turn { wake_ms: u64::MAX, worked: false };
+    replace_prefix_key(service, now_ms, &mut turn).await;
     lapse_leases(service, now_ms, &mut turn).await;
     check_results(service, now_ms, &mut turn).await;
     settle_units(service, now_ms, &mut turn).await;
@@ -141,6 +143,18 @@ async fn delete_unused(service: &Service, now_ms: u64, turn: &mut Turn) {
             turn.note::<()>(now_ms, "looking for unused uploads", Err(error.into()));
         }
     }
+}
+
+/// Tags first: one that is made in between is compared with nothing, and gone with the next key.
+async fn replace_prefix_key(service: &Service, now_ms: u64, turn: &mut Turn) {
+    if now_ms >= service.prefixes.due_ms() {
+        let replaced = async {
+            service.store.forget_prefixes().await?;
+            Ok(service.prefixes.replace(now_ms)?)
+        };
+        turn.note(now_ms, "forgetting address prefixes", replaced.await);
+    }
+    turn.wake_ms = turn.wake_ms.min(service.prefixes.due_ms());
 }
 
 async fn lapse_leases(service: &Service, now_ms: u64, turn: &mut Turn) {
@@ -188,6 +202,7 @@ async fn settle_units(service: &Arc<Service>, now_ms: u64, turn: &mut Turn) {
             first_result_ms: unit.first_result_ms.unwrap_or(u64::MAX),
             live_leases_count: unit.live_leases_count,
             leases_ended_count: unit.leases_ended_count,
+            audit: unit.course == Some(Course::Audit),
         };
         match next_step(waiting, now_ms, waits) {
             Step::Wait { until_ms } => turn.wake_ms = turn.wake_ms.min(until_ms),

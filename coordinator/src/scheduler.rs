@@ -9,7 +9,9 @@ use manyhands_protocol::model::{InputType, Model, Parameter};
 use manyhands_protocol::work::{MatmulWork, TrainWork, Work};
 
 use crate::store::NewUnit;
+use crate::verify::freivalds::ProductShape;
 use crate::verify::input::panel_len;
+use crate::verify::product;
 
 /// Different keys whose results a gradient unit is compared between.
 const TRAIN_QUORUM: u32 = 2;
@@ -76,7 +78,13 @@ fn unit(work: Work, min_quorum: u32) -> NewUnit {
         }
         Work::Train(_) => 0,
     };
-    NewUnit { blob_bytes: inputs.max(upload_bytes_max(&work)), flop: flop(&work), work, min_quorum }
+    NewUnit {
+        blob_bytes: inputs.max(upload_bytes_max(&work)),
+        flop: flop(&work),
+        check_flop: check_flop(&work),
+        work,
+        min_quorum,
+    }
 }
 
 fn values_bytes(values: u64, each: u64) -> u64 {
@@ -113,6 +121,15 @@ pub fn flop(work: &Work) -> u64 {
             let examples = u64::from(w.batch) * u64::from(w.inner_steps);
             w.model.forward_flop().saturating_mul(3).saturating_mul(examples)
         }
+    }
+}
+
+/// Floating-point operations of checking one result, its comparison with another included: of a product by the cheaper of two
+/// ways, of an update for three norms and two differences.
+pub fn check_flop(work: &Work) -> u64 {
+    match work {
+        Work::Matmul(w) => product::check_flop(ProductShape { m: w.m as usize, k: w.k as usize, n: w.n as usize }),
+        Work::Train(w) => 10 * parameters_count(&w.model),
     }
 }
 

@@ -6,6 +6,7 @@ pub mod detection;
 pub mod freivalds;
 pub mod gradient;
 pub mod input;
+pub mod product;
 pub mod step;
 
 use manyhands::TensorError;
@@ -26,6 +27,8 @@ pub enum Refusal {
     RowTooLarge { row: usize, sum: f64, most: f64 },
     #[error("row {row} is not the product: off by {residual:e} in a random combination, at most {tolerance:e} is rounding")]
     WrongProduct { row: usize, residual: f64, tolerance: f64 },
+    #[error("entry {row},{column} is not the product's: off by {residual:e}, at most {tolerance:e} is rounding")]
+    WrongEntry { row: usize, column: usize, residual: f64, tolerance: f64 },
     #[error("the update's norm is {norm:e}, at most {most:e} is taken")]
     UpdateTooLarge { norm: f64, most: f64 },
     #[error("the checkpoint does not fit the model: {0}")]
@@ -51,11 +54,18 @@ impl Refusal {
             Refusal::Length { .. }
             | Refusal::RowTooLarge { .. }
             | Refusal::WrongProduct { .. }
+            | Refusal::WrongEntry { .. }
             | Refusal::UpdateTooLarge { .. }
             | Refusal::Step(_)
             | Refusal::Rows { .. } => Code::WrongTensor,
             Refusal::Checkpoint(_) => Code::Internal,
         }
+    }
+
+    /// Whether nobody who computes as asked returns this: a product that is well-formed and wrong. A file that is malformed may
+    /// be a bug, and an update out of bounds a model that diverges.
+    pub fn proves_a_lie(&self) -> bool {
+        matches!(self, Refusal::RowTooLarge { .. } | Refusal::WrongProduct { .. } | Refusal::WrongEntry { .. })
     }
 
     /// The text a rejected result carries, cut to the protocol's longest string.

@@ -95,6 +95,8 @@ pub const SAFETENSORS_HEADER_BYTES_MAX: usize = 256 * 1024;
 
 /// Agreement of two executions of a gradient unit: ‖Δ₁ − Δ₂‖ ≤ this × ‖Δ₁‖.
 pub const GRADIENT_TOLERANCE: f64 = 0.02;
+/// The same for a model that begins with an embedding.
+pub const GRADIENT_TOLERANCE_SEQUENCE: f64 = 0.05;
 /// Largest ‖Δ‖ relative to the checkpoint's norm (plus one) that a unit may return.
 pub const UPDATE_NORM_RATIO_MAX: f64 = 10.0;
 /// Rounds of Freivalds' check: a wrong entry passes each with probability at most 1/2, so 41 give less than 2^-40.

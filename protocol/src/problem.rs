@@ -60,6 +60,8 @@ codes! {
     BadRotation = "bad_rotation", 403, false;
     /// Another key took this one's place.
     KeyReplaced = "key_replaced", 403, false;
+    /// A result of this key was proved wrong lately: it gets no work for a while.
+    Quarantined = "quarantined", 403, false;
     /// The lease belongs to another key.
     NotYourLease = "not_your_lease", 403, false;
     /// The lease lapsed or was given back.

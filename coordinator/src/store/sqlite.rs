@@ -14,6 +14,7 @@ mod rounds;
 mod rows;
 mod sessions;
 mod sites;
+mod standings;
 mod units;
 mod uploads;
 
@@ -21,6 +22,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use manyhands_protocol::rules::standing::Course;
 use manyhands_protocol::site::{Site, SiteTotals};
 use manyhands_protocol::view::{JobState, JobView, KeyView};
 use manyhands_protocol::wire::{HeartbeatResponse, Totals};
@@ -320,6 +322,26 @@ impl Store for SqliteStore {
         Ok(tx.commit().await?)
     }
 
+    async fn decide(&self, result: i64, draw: f64, now_ms: u64) -> Result<Option<Course>> {
+        let mut tx = self.write().await?;
+        let course = standings::decide(&mut tx, result, draw, now_ms).await?;
+        tx.commit().await?;
+        Ok(course)
+    }
+
+    async fn forget_prefixes(&self) -> Result<()> {
+        let mut tx = self.write().await?;
+        sessions::forget_prefixes(&mut tx).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn reopen_round(&self, job: JobId, round: u32) -> Result<u64> {
+        let mut tx = self.write().await?;
+        let opened = standings::reopen_round(&mut tx, job, round).await?;
+        tx.commit().await?;
+        Ok(opened)
+    }
+
     async fn unit(&self, unit: UnitId) -> Result<Option<Unit>> {
         units::find(&mut *self.read().await?, unit).await
     }
@@ -344,7 +366,7 @@ impl Store for SqliteStore {
         rounds::find(&mut *self.read().await?, job, round).await
     }
 
-    async fn round_units(&self, job: JobId, round: u32) -> Result<Vec<(UnitId, BlobHash)>> {
+    async fn round_units(&self, job: JobId, round: u32) -> Result<Vec<MergedUnit>> {
         rounds::settled_units(&mut *self.read().await?, job, round).await
     }
 

@@ -16,9 +16,9 @@ const SCRATCH_VALUES_MAX: usize = 1 << 22;
 /// one operation is below this whole spacing rather than half of it.
 const UNIT_ROUNDOFF_F32: f64 = 1.0 / (1u32 << 23) as f64;
 /// Relative error of one f64 operation, rounded to nearest.
-const UNIT_ROUNDOFF_F64: f64 = f64::EPSILON / 2.0;
+pub(super) const UNIT_ROUNDOFF_F64: f64 = f64::EPSILON / 2.0;
 /// Smallest normal f32, 2⁻¹²⁶: what flushing one denormal to zero may change.
-const FLUSHED_MAX: f64 = f32::MIN_POSITIVE as f64;
+pub(super) const FLUSHED_MAX: f64 = f32::MIN_POSITIVE as f64;
 
 /// Extents of `C[m, n] = A[m, k] · B[k, n]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,15 +101,7 @@ pub fn check_product(
     rng: &mut (impl CryptoRng + ?Sized),
 ) -> Result<(), Refusal> {
     let ProductShape { m, k, n } = shape;
-    for (tensor, values, rows, columns) in [("a", a, m, k), ("b", b, k, n), ("c", c, m, n)] {
-        let expected = rows.saturating_mul(columns);
-        if values.len() != expected {
-            return Err(Refusal::Length { tensor, got: values.len(), expected });
-        }
-        if let Some(index) = values.iter().position(|v| !v.is_finite()) {
-            return Err(Refusal::NotFinite { tensor, index });
-        }
-    }
+    super::product::check_values(shape, a, b, c)?;
     let b_norm = norm(b);
     let mut tolerances = Vec::with_capacity(m);
     for row in 0..m {
@@ -140,7 +132,7 @@ pub fn check_product(
 }
 
 /// False for NaN on either side, so that a check which asks for it fails.
-fn within(value: f64, most: f64) -> bool {
+pub(super) fn within(value: f64, most: f64) -> bool {
     value <= most
 }
 
@@ -159,7 +151,7 @@ fn residuals(shape: ProductShape, a: &[f32], b: &[f32], c: &[f32], signs: &[f64]
 
 /// `out[rows, group] = left[rows, columns] · right[columns, group]` in f64, in strips of rows, so that the f64 copy of
 /// `left` stays small. Rows are `out.len() / group`.
-fn times(left: &[f32], columns: usize, right: &[f64], group: usize, out: &mut [f64]) {
+pub(super) fn times(left: &[f32], columns: usize, right: &[f64], group: usize, out: &mut [f64]) {
     if columns == 0 || group == 0 {
         return;
     }
@@ -214,7 +206,7 @@ pub(super) fn multiply(
 
 /// Upper bound of the Euclidean norm: the f64 sum, where squares of finite f32 neither overflow nor vanish, with its
 /// own rounding added.
-fn norm(values: &[f32]) -> f64 {
+pub(super) fn norm(values: &[f32]) -> f64 {
     let squares: f64 = values.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
     squares.sqrt() * (1.0 + gamma(values.len() as f64 + 4.0, UNIT_ROUNDOFF_F64))
 }

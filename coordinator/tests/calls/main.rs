@@ -7,6 +7,7 @@ mod blobs;
 mod client;
 mod divergence;
 mod faulty;
+mod ladder;
 mod leases;
 mod openings;
 mod products;
