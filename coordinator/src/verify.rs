@@ -5,6 +5,8 @@
 pub mod freivalds;
 pub mod gradient;
 pub mod input;
+pub mod opened;
+pub mod revealed;
 
 use manyhands::TensorError;
 use manyhands_protocol::problem::Code;
@@ -55,12 +57,16 @@ impl Refusal {
 
     /// The text a rejected result carries, cut to the protocol's longest string.
     pub fn reason(&self) -> String {
-        let mut text = self.to_string();
-        let mut end = text.len().min(manyhands_protocol::limits::TEXT_BYTES_MAX);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-        text
+        cut(self.to_string())
     }
+}
+
+/// A text of at most the protocol's longest string.
+pub fn cut(mut text: String) -> String {
+    let mut end = text.len().min(manyhands_protocol::limits::TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
 }

@@ -8,7 +8,7 @@ use manyhands_protocol::work::{Dtype, MatmulWork, TrainWork, Work};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use super::DriveError;
+use super::{DriveError, challenge};
 use crate::service::Service;
 use crate::store::{Judgement, ResultRow, SettledBy, Settlement, Unit};
 use crate::verify::freivalds::{ProductShape, check_product};
@@ -84,7 +84,7 @@ async fn check_update(service: &Service, result: &ResultRow, unit: &Unit, work: 
             return Ok(service.store.judge(Judgement::reject(result.id, reason(&refusal)), now_ms).await?);
         }
     };
-    let Some(canonical) = unit.canonical else { return Ok(()) };
+    let Some(canonical) = unit.canonical else { return challenge::draw(service, result, unit, work).await };
     let settled = merge::read_tensors(&work.model, &service.blobs.read(canonical).await?)?;
     let judgement =
         if gradient::compare(&settled, &update) { Judgement::accept(result.id) } else { Judgement::reject(result.id, DISAGREES) };

@@ -37,6 +37,7 @@ pub async fn ask(State(service): Shared, headers: HeaderMap, request: Body) -> R
         job,
         units_max: request.units_max,
         blob_bytes_max: request.blob_bytes_max,
+        challenges: service.config.challenge_rate > 0.0,
         now_ms: service.now_ms(),
     };
     let sign = |manifest: &UnitManifest| service.keys.sign(cose::Kind::UnitManifest, cbor::encode(manifest));

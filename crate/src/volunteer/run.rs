@@ -16,6 +16,8 @@ use manyhands_protocol::{JobId, LeaseId, cbor, limits};
 use super::backoff::Backoff;
 use super::blobs::Blobs;
 use super::call::{ANSWER_BYTES_MAX, CBOR, Client, Reporter};
+#[cfg(feature = "every-layer")]
+use super::challenge::Repeats;
 use super::data::DataUse;
 use super::device::{Choice, Device};
 use super::error::VolunteerError;
@@ -92,6 +94,8 @@ impl<H: Host> Volunteer<H> {
             submitted_count: Cell::new(0),
             #[cfg(feature = "every-layer")]
             tuning: Tuning::default(),
+            #[cfg(feature = "every-layer")]
+            repeats: Repeats::default(),
             lease: RefCell::new(self.settings.lease.clone()),
             leasing: Mutex::default(),
             leases_answered: Cell::new(0),
@@ -140,6 +144,8 @@ pub(super) struct Visit<'a, H: Host> {
     pub submitted_count: Cell<u64>,
     #[cfg(feature = "every-layer")]
     pub tuning: Tuning,
+    #[cfg(feature = "every-layer")]
+    pub repeats: Repeats,
     /// [`Settings::lease`], until it is taken up.
     lease: RefCell<Option<Vec<u8>>>,
     /// Held while a lease is asked for: all lanes together ask no more often than one would.
@@ -350,10 +356,19 @@ impl<H: Host> Visit<'_, H> {
                 self.held.borrow_mut().retain(|held| *held != lease);
                 self.submitted_count.set(self.submitted_count.get() + 1);
                 self.tell_verdict(&leased, signed.loss, &answer, asked, false);
-                if answer.verdict == Verdict::Pending {
+                let mut shown = Ok(());
+                #[cfg(feature = "every-layer")]
+                if let (Verdict::Challenged, Some(step)) = (answer.verdict, &signed.shown) {
+                    shown = self.answer(&leased, step).await;
+                }
+                if answer.verdict.is_open() {
                     self.pending.add(leased, signed.bytes, signed.loss, self.client.host.now_ms());
                 }
-                Ok(())
+                // Of another session, say, or settled meanwhile: the verdict tells.
+                match shown {
+                    Err(e) if e.ends_visit() || matches!(e, VolunteerError::Engine(_)) => Err(e),
+                    _ => Ok(()),
+                }
             }
             Err(e) => {
                 if !e.is_lease_gone() {
@@ -449,9 +464,9 @@ impl<H: Host> Visit<'_, H> {
         // have counted this; the next one says.
         let counted = again && totals.pending == 0 || asked != self.leases_answered.get();
         let phase = match answer.verdict {
-            Verdict::Pending => {
+            Verdict::Pending | Verdict::Challenged => {
                 totals.pending += 1;
-                Phase::Pending
+                if answer.verdict == Verdict::Challenged { Phase::Challenged } else { Phase::Pending }
             }
             Verdict::Accepted => {
                 totals.accepted += 1;

@@ -1,5 +1,6 @@
-//! Pure decisions: who gets a unit, when a unit is settled. Time and counts come in as arguments, so that a
+//! Pure decisions: who gets a unit, when a unit is settled, what a challenge draws. Time and counts come in as arguments, so that a
 //! simulation can run the product's own rules.
 
+pub mod challenge;
 pub mod lease;
 pub mod settle;
