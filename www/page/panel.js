@@ -28,6 +28,7 @@ const MARKS = {
   accepted: "✓",
   rejected: "✗",
   pending: "?",
+  challenged: "?",
   given_back: "↩",
 };
 
