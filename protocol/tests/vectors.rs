@@ -363,3 +363,35 @@ fn every_vector_is_tested() {
     }
     assert!(count >= 9, "only {count} vectors found");
 }
+
+/// Bytes that nobody chose: what decodes is what it encodes to, and nothing panics.
+#[test]
+fn challenge_bytes_from_anywhere() {
+    let good = [vector("challenge-reveal"), vector("challenge-segment")];
+    let statements = ["challenge-answer-segment", "challenge-answer-reveal", "challenge-answer-trace", "challenge-answer-unable"];
+    let payloads = statements.map(|name| open(Kind::ChallengeAnswer, &vector(name)).expect("a golden vector opens").payload);
+    let mut state = 7u64;
+    let mut random = |count: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % count
+    };
+    let mut taken = 0;
+    for _ in 0..20_000 {
+        for (bytes, is_answer) in good.iter().map(|bytes| (bytes, false)).chain(payloads.iter().map(|bytes| (bytes, true))) {
+            let mut bent = bytes.clone();
+            for _ in 0..=random(3) {
+                let at = random(bent.len());
+                bent[at] = random(256) as u8;
+            }
+            let again = match is_answer {
+                true => decode_strict::<ChallengeAnswer>(&bent).map(|value| encode(&value)),
+                false => decode_strict::<ChallengeResponse>(&bent).map(|value| encode(&value)),
+            };
+            if let Ok(again) = again {
+                assert_eq!(again, bent);
+                taken += 1;
+            }
+        }
+    }
+    assert!(taken > 100, "some bent bytes are still statements: {taken}");
+}

@@ -10,7 +10,7 @@ use manyhands_protocol::challenge::{Answer, Ask, ChallengeAnswer, ChallengeRespo
 use manyhands_protocol::rules::challenge::segment_of;
 use manyhands_protocol::states::{Tree, path_of_state, root, root_of_states};
 use manyhands_protocol::work::{TrainWork, Work};
-use manyhands_protocol::{TreeHash, cbor, cose, limits};
+use manyhands_protocol::{LeaseId, TreeHash, cbor, cose, limits};
 
 use super::call::COSE;
 use super::error::VolunteerError;
@@ -20,6 +20,7 @@ use super::lease::Leased;
 use super::run::Visit;
 use super::task::Task;
 use super::training::Training;
+use super::unit::{PROGRESS_MS, StopOnDrop};
 use crate::beside::beside;
 use crate::control::Control;
 use crate::engine::Engine;
@@ -27,6 +28,8 @@ use crate::engine::states::{Committed, Snapshot, Step, leaves};
 
 /// Steps that are computed twice to see whether a device repeats itself.
 const REPEATED_STEPS: u32 = 2;
+/// A visitor who pauses for longer answers no challenge: shorter than the coordinator waits.
+const PAUSE_MS: u64 = limits::CHALLENGE_WAIT_MS / 2;
 /// Questions of one challenge; more are none of this protocol's.
 const QUESTIONS_MAX: usize = 8;
 
@@ -83,16 +86,48 @@ impl<H: Host> Visit<'_, H> {
         Ok(repeats)
     }
 
-    /// Answers what is asked about a result until nothing is. A stop ends it, and the visit with it.
+    /// Answers what is asked about a result until nothing is. A visitor who pauses or stops meanwhile does not keep the
+    /// coordinator waiting.
     pub async fn answer(&self, leased: &Leased, shown: &Shown) -> Result<(), VolunteerError> {
         let control = self.client.host.control();
-        let _stop = super::unit::StopOnDrop(control.clone());
+        let _stop = StopOnDrop(control.clone());
         let _at_work = self.client.reporter.at_work();
-        let paused = Cell::new(None);
-        futures::select_biased! {
+        let (lease, paused_since_ms) = (leased.manifest.lease, Cell::new(None));
+        self.asked.borrow_mut().push(lease);
+        let answered = futures::select_biased! {
             answered = self.answer_all(leased, shown, &control).fuse() => answered,
-            never = self.steer(&control, &paused).fuse() => match never {},
+            never = self.steer(&control, &paused_since_ms).fuse() => match never {},
+            () = self.paused_for(&paused_since_ms, PAUSE_MS).fuse() => self.unable(lease).await,
+        };
+        self.asked.borrow_mut().retain(|asked| *asked != lease);
+        answered
+    }
+
+    async fn paused_for(&self, since_ms: &Cell<Option<u64>>, most_ms: u64) {
+        let host = self.client.host;
+        while since_ms.get().is_none_or(|since_ms| host.now_ms() < since_ms + most_ms) {
+            host.sleep(PROGRESS_MS).await;
         }
+    }
+
+    /// Says, where the visit ends, that what is asked will not be answered.
+    pub async fn unable_to_answer(&self) {
+        let asked = self.asked.take();
+        futures::future::join_all(asked.into_iter().map(|lease| self.unable(lease))).await;
+    }
+
+    /// One attempt: who does not hear it waits until the deadline.
+    async fn unable(&self, lease: LeaseId) -> Result<(), VolunteerError> {
+        let signed = self.sign_answer(lease, Answer::Unable).await?;
+        let path = format!("/v1/challenges/{lease}");
+        self.client.call::<ChallengeResponse>(Method::Post, &path, Some(COSE), &signed).await.map(drop)
+    }
+
+    async fn sign_answer(&self, lease: LeaseId, answer: Answer) -> Result<Vec<u8>, VolunteerError> {
+        let host = self.client.host;
+        let statement = ChallengeAnswer { version: limits::PROTOCOL_VERSION, lease, answer };
+        let unsigned = cose::prepare(cose::Kind::ChallengeAnswer, host.key(), cbor::encode(&statement));
+        Ok(unsigned.finish(host.sign(&unsigned.to_be_signed()).await?))
     }
 
     async fn answer_all(&self, leased: &Leased, shown: &Shown, control: &Control) -> Result<(), VolunteerError> {
@@ -110,9 +145,7 @@ impl<H: Host> Visit<'_, H> {
                 Err(VolunteerError::Engine(fault)) => (Answer::Unable, Some(VolunteerError::Engine(fault))),
                 Err(other) => return Err(other),
             };
-            let statement = ChallengeAnswer { version: limits::PROTOCOL_VERSION, lease: leased.manifest.lease, answer };
-            let unsigned = cose::prepare(cose::Kind::ChallengeAnswer, client.host.key(), cbor::encode(&statement));
-            let signed = unsigned.finish(client.host.sign(&unsigned.to_be_signed()).await?);
+            let signed = self.sign_answer(leased.manifest.lease, answer).await?;
             let until_ms = Some(client.host.now_ms() + limits::CHALLENGE_WAIT_MS);
             asked = client.retry(until_ms, async || client.call(Method::Post, &path, Some(COSE), &signed).await).await?;
             if let Some(fault) = fault {

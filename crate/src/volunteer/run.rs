@@ -96,6 +96,8 @@ impl<H: Host> Volunteer<H> {
             tuning: Tuning::default(),
             #[cfg(feature = "every-layer")]
             repeats: Repeats::default(),
+            #[cfg(feature = "every-layer")]
+            asked: RefCell::default(),
             lease: RefCell::new(self.settings.lease.clone()),
             leasing: Mutex::default(),
             leases_answered: Cell::new(0),
@@ -146,6 +148,9 @@ pub(super) struct Visit<'a, H: Host> {
     pub tuning: Tuning,
     #[cfg(feature = "every-layer")]
     pub repeats: Repeats,
+    /// Leases whose results are challenged, while they are answered for.
+    #[cfg(feature = "every-layer")]
+    pub asked: RefCell<Vec<LeaseId>>,
     /// [`Settings::lease`], until it is taken up.
     lease: RefCell<Option<Vec<u8>>>,
     /// Held while a lease is asked for: all lanes together ask no more often than one would.
@@ -448,7 +453,7 @@ impl<H: Host> Visit<'_, H> {
         let give_back = futures::future::join_all(held.into_iter().map(|lease| self.give_back(lease)));
         let rest = futures::future::join(give_back, self.ask_at_end());
         #[cfg(feature = "every-layer")]
-        let rest = futures::future::join(rest, self.forget_try());
+        let rest = futures::future::join3(self.unable_to_answer(), rest, self.forget_try());
         rest.await;
         if self.client.settings.withdraw_at_end {
             let _ = self.client.withdraw().await;
