@@ -361,11 +361,13 @@ impl<H: Host> Visit<'_, H> {
                 self.held.borrow_mut().retain(|held| *held != lease);
                 self.submitted_count.set(self.submitted_count.get() + 1);
                 self.tell_verdict(&leased, signed.loss, &answer, asked, false);
-                let mut shown = Ok(());
                 #[cfg(feature = "every-layer")]
-                if let (Verdict::Challenged, Some(step)) = (answer.verdict, &signed.shown) {
-                    shown = self.answer(&leased, step).await;
-                }
+                let shown = match (answer.verdict, &signed.shown) {
+                    (Verdict::Challenged, Some(shown)) => self.answer(&leased, shown).await,
+                    _ => Ok(()),
+                };
+                #[cfg(not(feature = "every-layer"))]
+                let shown: Result<(), VolunteerError> = Ok(());
                 if answer.verdict.is_open() {
                     self.pending.add(leased, signed.bytes, signed.loss, self.client.host.now_ms());
                 }
