@@ -161,6 +161,7 @@ export type UnitPhase =
   | "accepted"
   | "rejected"
   | "pending"
+  | "challenged"
   | "given_back";
 export interface StateMessage { type: "state"; state: WorkerState; detail?: string | null }
 export interface AdapterMessage {

@@ -26,6 +26,13 @@ pub struct Args {
     /// network do not confirm each other's results.
     #[arg(long, value_name = "NAME")]
     forwarded_header: Option<HeaderName>,
+    /// Share of the results that commit to their training states which is asked to show a step of it, 0 to 1.
+    #[arg(long, default_value_t = config::CHALLENGE_RATE, value_parser = share)]
+    challenge_rate: f64,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| "a number from 0 to 1".to_owned())
 }
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
@@ -33,6 +40,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     config.listen = args.listen;
     config.embed_anywhere = args.embed_anywhere;
     config.forwarded_header = args.forwarded_header;
+    config.challenge_rate = args.challenge_rate;
     if let Some(name) = args.name {
         config.name = name;
     }

@@ -94,7 +94,7 @@ fn honest_steps_pass(engine: &Engine, name: &str, seeds: u64) {
                 let after = block_on(run.state()).unwrap();
                 done = number + 1;
                 let batch = Batch::of(&work, &shard, number).unwrap();
-                let step = Step { work: &work, number, batch, before: &before, trace: &trace, after: &after };
+                let step = Step { work: &work, number, batch, before: &before, trace: &trace, after: &after, settled_from: None };
                 let report = check_step(&step, &mut rand::rng()).unwrap_or_else(|e| panic!("{name}, {unit}, step {number}: {e}"));
                 for (kind, share) in report.used {
                     let most = used.entry(kind).or_default();

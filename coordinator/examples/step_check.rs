@@ -81,7 +81,7 @@ fn measure(manifest: &Path, folder: &Path) -> Result<Value, Failure> {
         let after = block_on(run.state())?;
         done = number + 1;
         let batch = Batch::of(&work, &shard, number).ok_or("the shard is not of this work")?;
-        let step = Step { work: &work, number, batch, before: &before, trace: &trace, after: &after };
+        let step = Step { work: &work, number, batch, before: &before, trace: &trace, after: &after, settled_from: None };
         for _ in 0..TIMED_CHECKS {
             let begun = Instant::now();
             let report = check_step(&step, &mut ChaCha20Rng::seed_from_u64(number.into()))?;

@@ -14,6 +14,9 @@ use crate::keys::{self, KeyError};
 /// Port that `manyhands serve` listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 8787;
 
+/// A volunteer that makes up half of its steps is caught within 100 units with probability 0.99: 1 − (1 − rate/2)¹⁰⁰.
+pub const CHALLENGE_RATE: f64 = 0.091;
+
 /// Settings of one coordinator.
 #[derive(Clone)]
 pub struct Config {
@@ -50,6 +53,8 @@ pub struct Config {
     pub checks_count_max: usize,
     /// Results that may wait for that; more are asked to come back.
     pub checks_waiting_max: usize,
+    /// Which share of results that commit to their training states is asked to show a step. At 0 no unit asks for commitments.
+    pub challenge_rate: f64,
     /// Opening units that each running train job has in stock; with none, sessions begin with its other units.
     pub opening_units_count: u32,
 }
@@ -75,6 +80,7 @@ impl Config {
             upload_silence: Duration::from_millis(limits::UPLOAD_SILENCE_MS),
             checks_count_max: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             checks_waiting_max: 256,
+            challenge_rate: CHALLENGE_RATE,
             opening_units_count: 8,
         }
     }

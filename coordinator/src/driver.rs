@@ -1,9 +1,10 @@
-//! One background task that moves jobs on: it ends lapsed leases, checks what a crash left unchecked, settles gradient
+//! One background task that moves jobs on: it ends lapsed leases, checks what a crash left unchecked, ends challenges, settles gradient
 //! units, merges rounds, finishes jobs and deletes uploads that nothing names.
 //!
 //! It remembers nothing between turns: each turn derives what to do from the store, and every step is safe to repeat. So a
 //! kill at any moment costs at most the step under way.
 
+pub mod challenge;
 pub mod check;
 pub mod opening;
 pub mod round;
@@ -112,6 +113,7 @@ async fn turn(service: &Arc<Service>) -> u64 {
     replace_prefix_key(service, now_ms, &mut turn).await;
     lapse_leases(service, now_ms, &mut turn).await;
     check_results(service, now_ms, &mut turn).await;
+    challenge::turn(service, now_ms, &mut turn).await;
     settle_units(service, now_ms, &mut turn).await;
     opening::restock(service, now_ms, &mut turn).await;
     match service.store.jobs_to_advance().await {

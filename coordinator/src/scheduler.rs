@@ -2,10 +2,12 @@
 //!
 //! Who gets a unit and when it is settled is decided in `manyhands_protocol::rules`.
 
+use manyhands::engine::states::Layout;
 use manyhands_protocol::BlobHash;
 use manyhands_protocol::limits;
 use manyhands_protocol::manifest::{Inputs, JobWork, Submission, TrainRecipe, panel_extent};
 use manyhands_protocol::model::{InputType, Model, Parameter};
+use manyhands_protocol::rules;
 use manyhands_protocol::work::{MatmulWork, TrainWork, Work};
 
 use crate::store::NewUnit;
@@ -110,6 +112,21 @@ pub fn upload_bytes_max(work: &Work) -> u64 {
         Work::Matmul(w) => values_bytes(u64::from(w.m) * u64::from(w.n), F32_BYTES),
         Work::Train(w) => values_bytes(parameters_count(&w.model), F32_BYTES),
     }
+}
+
+/// Most bytes of a file that shows a step of this work; none of a product has any.
+pub fn reveal_bytes(work: &Work) -> u64 {
+    let Work::Train(work) = work else { return 0 };
+    Layout::of(work).map_or(0, |layout| layout.step_bytes().saturating_add(HEADER_BYTES))
+}
+
+/// Steps between the training states that a result commits to; none where a step is too large to be shown.
+pub fn states_every(work: &Work) -> Option<u32> {
+    let Work::Train(train) = work else { return None };
+    let layout = Layout::of(train).ok()?;
+    let fits = layout.step_bytes() + HEADER_BYTES <= limits::REVEAL_BYTES_MAX
+        && layout.step_tensors_count() <= limits::TENSORS_PER_FILE_MAX;
+    fits.then(|| rules::challenge::states_every(layout.state_bytes(), flop(work), train.inner_steps))
 }
 
 /// Floating-point operations that a unit is worth: of its products alone, so that no kernel is worth more than another.

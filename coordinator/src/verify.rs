@@ -6,6 +6,7 @@ pub mod detection;
 pub mod freivalds;
 pub mod gradient;
 pub mod input;
+pub mod opened;
 pub mod product;
 pub mod step;
 
@@ -70,12 +71,16 @@ impl Refusal {
 
     /// The text a rejected result carries, cut to the protocol's longest string.
     pub fn reason(&self) -> String {
-        let mut text = self.to_string();
-        let mut end = text.len().min(manyhands_protocol::limits::TEXT_BYTES_MAX);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-        text
+        cut(self.to_string())
     }
+}
+
+/// A text of at most the protocol's longest string.
+pub fn cut(mut text: String) -> String {
+    let mut end = text.len().min(manyhands_protocol::limits::TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
 }

@@ -33,6 +33,7 @@ const MARKS = {
   accepted: "✓",
   rejected: "✗",
   pending: "?",
+  challenged: "?",
   given_back: "↩",
 };
 

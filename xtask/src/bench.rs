@@ -1,6 +1,7 @@
 //! `cargo xtask bench …`: measurements. Each prints a table for people and one JSON object as its last line. None of
 //! them judges: the status is 0 when the measurement was made, whatever it shows.
 
+mod commit;
 mod compare;
 mod converge;
 mod gpu;
@@ -21,6 +22,15 @@ pub enum Bench {
     Converge {
         #[arg(long, value_enum)]
         job: converge::Job,
+        /// Also write the JSON object here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// What committing to training states costs a volunteer, and how large a step is that is shown, for the bundled jobs.
+    Commit {
+        /// Units of each job with and without.
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
         /// Also write the JSON object here.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -144,6 +154,7 @@ pub fn main(bench: &Bench) -> Result<()> {
             setup::set_up(setup::Purpose::Web)?;
             module::build()
         }
+        Bench::Commit { rounds, json } => emit(&commit::measure(*rounds)?, json.as_deref()),
         Bench::Converge { job, json } => emit(&converge::measure(*job)?, json.as_deref()),
         Bench::Size { json, no_build } => {
             if !no_build {

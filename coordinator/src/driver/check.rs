@@ -9,7 +9,7 @@ use manyhands_protocol::work::{Dtype, MatmulWork, TrainWork, Work};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use super::DriveError;
+use super::{DriveError, challenge};
 use crate::service::Service;
 use crate::store::{Judgement, ResultRow, SettledBy, Settlement, Unit};
 use crate::verify::freivalds::ProductShape;
@@ -87,7 +87,9 @@ async fn check_update(service: &Service, result: &ResultRow, unit: &Unit, work: 
         }
     };
     let Some(canonical) = unit.canonical else {
-        service.store.decide(result.id, (service.config.draw)()?, now_ms).await?;
+        if !challenge::draw(service, result, unit, work).await? {
+            service.store.decide(result.id, (service.config.draw)()?, now_ms).await?;
+        }
         return Ok(());
     };
     let settled = merge::read_tensors(&work.model, &service.blobs.read(canonical).await?)?;

@@ -9,7 +9,10 @@
 //!   leases; the first job stays submitted until someone cancels it, and leases lapse.
 //! - Counters (`keys`, `jobs`, slots of units) change in the transaction of what they count; nothing is credited twice.
 
+mod challenges;
 pub mod sqlite;
+
+pub use challenges::*;
 
 use async_trait::async_trait;
 use manyhands_protocol::manifest::{Category, Submission};
@@ -183,6 +186,8 @@ pub struct LeaseAsk {
     pub backend: &'static str,
     /// Of the address that asks; none where it is not known.
     pub prefix: Option<PrefixTag>,
+    /// Whether results may be challenged: units then ask for commitments.
+    pub challenges: bool,
     pub now_ms: u64,
 }
 
@@ -227,6 +232,8 @@ pub struct NewResult {
     pub output: BlobHash,
     pub output_bytes: u64,
     pub losses_count: usize,
+    /// Steps between the states that the result commits to.
+    pub states_every: Option<u32>,
     pub backend: &'static str,
     pub received_ms: u64,
 }
@@ -254,6 +261,8 @@ pub enum SettledBy {
     Quorum,
     /// The coordinator computed it.
     Referee,
+    /// A step of it, drawn at random, was shown and is right.
+    Challenge,
 }
 
 impl SettledBy {
@@ -261,7 +270,8 @@ impl SettledBy {
     pub fn name(self) -> &'static str {
         match self {
             SettledBy::Algebra => "algebra",
-            SettledBy::Quorum => "quorum",
+            // Of one whose step was shown the challenge itself says so.
+            SettledBy::Quorum | SettledBy::Challenge => "quorum",
             SettledBy::Referee => "referee",
         }
     }
@@ -403,6 +413,10 @@ pub trait Store: Send + Sync + 'static {
     /// Stores a result as pending, or gives the stored one if this very statement came before. True if it is new.
     async fn add_result(&self, result: NewResult) -> Result<(ResultRow, bool)>;
     async fn result(&self, result: i64) -> Result<Option<ResultRow>>;
+    /// The signed statement as received.
+    async fn result_statement(&self, result: i64) -> Result<Option<Vec<u8>>>;
+    /// When a lease was issued, and when its result came.
+    async fn lease_times(&self, lease: LeaseId) -> Result<[u64; 2]>;
     /// Gives a verdict on a pending result without settling its unit: a rejected one, or a late one of a settled unit.
     /// A result that has a verdict keeps it. A key that is caught loses its leases, and what it has in open rounds that nobody
     /// else confirmed; it gets no lease for `QUARANTINE_MS`.
@@ -416,12 +430,26 @@ pub trait Store: Send + Sync + 'static {
     /// Opens the units of a round again that keys settled, for the referee: its merge is undone. How many there were.
     async fn reopen_round(&self, job: JobId, round: u32) -> Result<u64>;
 
+    /// Draws a challenge for a pending result of an open unit; false where there is one, or the result has no need of it.
+    async fn open_challenge(&self, challenge: NewChallenge) -> Result<bool>;
+    async fn challenge(&self, lease: LeaseId) -> Result<Option<Challenge>>;
+    /// Takes the answer to what the key's challenge asks now. The same answer again changes nothing.
+    async fn answer_challenge(&self, answered: ChallengeAnswered) -> Result<Challenge>;
+    /// Open challenges that are to be checked or past their deadline, at most `count_max`, and the next deadline.
+    async fn challenges_due(&self, now_ms: u64, count_max: u32) -> Result<(Vec<Challenge>, Option<u64>)>;
+    /// Ends an open challenge: one that passed settles its unit with the result, any other rejects the result. One that has ended
+    /// stays as it is.
+    async fn close_challenge(&self, closed: ChallengeClosed) -> Result<()>;
+    async fn challenge_counts(&self, key: KeyId) -> Result<ChallengeCounts>;
+    /// Whether the key took a lease, or kept one by a heartbeat, after that time.
+    async fn is_present(&self, key: KeyId, since_ms: u64) -> Result<bool>;
+
     async fn unit(&self, unit: UnitId) -> Result<Option<Unit>>;
     /// A unit's results that were not rejected, oldest first.
     async fn unit_results(&self, unit: UnitId) -> Result<Vec<ResultRow>>;
     /// Pending results of units that algebra settles, that are settled already or that have no course, oldest first, at most `count_max`.
     async fn results_to_check(&self, count_max: u32) -> Result<Vec<ResultRow>>;
-    /// Open units of running or paused jobs, opening units left out, at most `count_max`: gradient units with a course and a result, longest waiting first, then
+    /// Open units of running or paused jobs, opening units and those with an open challenge left out, at most `count_max`: gradient units with a course and a result, longest waiting first, then
     /// units of either kind without a result of which `LEASES_ENDED_MAX` leases ended, then those without a result that the
     /// referee is to compute.
     async fn units_waiting(&self, count_max: u32) -> Result<Vec<Unit>>;

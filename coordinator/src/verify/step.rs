@@ -58,6 +58,9 @@ pub struct Step<'a> {
     /// What [`manyhands::engine::Trainer::run_traced`] gives, in any order.
     pub trace: &'a [(Traced, Vec<f32>)],
     pub after: &'a [(State, Vec<f32>)],
+    /// The unit's checkpoint, in the model's order, where the parameters after the step are `checkpoint − (checkpoint − p)` in
+    /// f32 rather than p: so are those that a unit's last state is committed to with.
+    pub settled_from: Option<&'a [Vec<f32>]>,
 }
 
 /// A tensor of a reveal.

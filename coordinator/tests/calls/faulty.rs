@@ -119,6 +119,15 @@ delegate! {
     write decide(result: i64, draw: f64, now_ms: u64) -> Option<Course>;
     write forget_prefixes() -> ();
     write reopen_round(job: JobId, round: u32) -> u64;
+    read result_statement(result: i64) -> Option<Vec<u8>>;
+    read lease_times(lease: LeaseId) -> [u64; 2];
+    write open_challenge(challenge: NewChallenge) -> bool;
+    read challenge(lease: LeaseId) -> Option<Challenge>;
+    write answer_challenge(answered: ChallengeAnswered) -> Challenge;
+    read challenges_due(now_ms: u64, count_max: u32) -> (Vec<Challenge>, Option<u64>);
+    verdict close_challenge(closed: ChallengeClosed) -> ();
+    read challenge_counts(key: KeyId) -> ChallengeCounts;
+    read is_present(key: KeyId, since_ms: u64) -> bool;
     read unit(unit: UnitId) -> Option<Unit>;
     read unit_results(unit: UnitId) -> Vec<ResultRow>;
     read results_to_check(count_max: u32) -> Vec<ResultRow>;

@@ -4,6 +4,7 @@
 
 mod admin;
 mod blobs;
+mod challenges;
 mod client;
 mod divergence;
 mod faulty;

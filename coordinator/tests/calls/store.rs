@@ -59,8 +59,17 @@ async fn leased(store: &dyn Store) -> (JobId, UnitManifest, Vec<u8>) {
     store.open_session(session.clone()).await.unwrap();
     assert!(matches!(store.open_session(session).await, Err(StoreError::Refused { .. })), "a nonce is good once");
     let session = store.session([5; 32]).await.unwrap().unwrap().id;
-    let ask =
-        LeaseAsk { key: KEY, session, job: None, units_max: 4, blob_bytes_max: 4, backend: "other", prefix: None, now_ms: 2 };
+    let ask = LeaseAsk {
+        key: KEY,
+        session,
+        job: None,
+        units_max: 4,
+        blob_bytes_max: 4,
+        backend: "other",
+        prefix: None,
+        challenges: true,
+        now_ms: 2,
+    };
     let (signed, _) = store.lease(ask, &sign).await.unwrap();
     assert_eq!(signed.len(), 1);
     let manifest: UnitManifest = cbor::decode_strict(&cose::open(cose::Kind::UnitManifest, &signed[0]).unwrap().payload).unwrap();
@@ -82,6 +91,7 @@ fn result(manifest: &UnitManifest, signed: &[u8]) -> NewResult {
         output: OUTPUT,
         output_bytes: 4,
         losses_count: 0,
+        states_every: None,
         backend: "other",
         received_ms: 4,
     }
@@ -184,6 +194,7 @@ async fn a_rotation_may_be_repeated(store: &dyn Store) {
         blob_bytes_max: 4,
         backend: "other",
         prefix: None,
+        challenges: true,
         now_ms: 5,
     };
     assert_eq!(refused(store.lease(ask, &sign).await.unwrap_err()), Code::NoSession);

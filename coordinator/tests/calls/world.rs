@@ -272,7 +272,7 @@ pub fn train_work(lease: &Leased) -> &TrainWork {
 }
 
 impl Volunteer {
-    async fn fetch(&self, hash: manyhands_protocol::BlobHash) -> Vec<u8> {
+    pub async fn fetch(&self, hash: manyhands_protocol::BlobHash) -> Vec<u8> {
         let answer = self.get(&format!("/v1/blobs/{hash}")).await;
         answer.is(200);
         assert_eq!(blob_hash(&answer.body), hash);

@@ -32,7 +32,8 @@ const RULES: &[(&str, &str)] = &[
             u.results_count <> (SELECT COUNT(*) FROM results r WHERE r.unit_id = u.id AND r.verdict <> 'rejected')
             OR u.leases_ended <> (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state IN ('lapsed', 'given_back'))
             OR (u.state = 'open' AND u.slots_free <> (SELECT CASE WHEN u.quorum > c.n THEN u.quorum - c.n ELSE 0 END FROM
-                (SELECT u.results_count + (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state = 'live') AS n) c))",
+                (SELECT u.results_count + (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state = 'live')
+                    + (SELECT COUNT(*) FROM challenges h WHERE h.unit_id = u.id AND h.closed_ms IS NULL) AS n) c))",
     ),
     (
         "a verdict has its credit: an accepted result its unit's, any other none",
@@ -61,8 +62,10 @@ const RULES: &[(&str, &str)] = &[
                 (SELECT 1 FROM results r WHERE r.unit_id = u.id AND r.verdict = 'accepted' AND r.output = u.canonical)))",
     ),
     (
-        "a unit settled by a quorum has that many accepted results",
+        "a unit settled by a quorum has that many accepted results, or one whose step was shown",
         "SELECT u.id FROM units u WHERE u.settled_by = 'quorum'
+            AND NOT EXISTS (SELECT 1 FROM challenges c JOIN results r ON r.id = c.result_id
+                WHERE c.unit_id = u.id AND c.stage = 'passed' AND r.verdict = 'accepted' AND r.output = u.canonical)
             AND (SELECT COUNT(*) FROM results r WHERE r.unit_id = u.id AND r.verdict = 'accepted') < u.quorum",
     ),
     (
@@ -70,7 +73,8 @@ const RULES: &[(&str, &str)] = &[
         "SELECT u.id FROM units u WHERE u.quorum < 1 OR u.quorum > u.min_quorum OR (u.course = 'alone' AND u.settled_by <> 'quorum')
             OR (u.min_quorum = 1 AND u.course IS NOT NULL) OR (u.weight_permille < 1000 AND u.course <> 'alone')
             OR (u.course = 'alone' AND u.quorum <> 1)
-            OR (u.settled_by = 'quorum' AND u.quorum = 1 AND COALESCE(u.course, '') <> 'alone')
+            OR (u.settled_by = 'quorum' AND u.quorum = 1 AND COALESCE(u.course, '') <> 'alone'
+                AND NOT EXISTS (SELECT 1 FROM challenges c WHERE c.unit_id = u.id AND c.stage = 'passed'))
             OR (u.settled_by = 'quorum' AND u.min_quorum = 1)",
     ),
     (
@@ -97,6 +101,14 @@ const RULES: &[(&str, &str)] = &[
         "SELECT r.id FROM results r JOIN units u ON u.id = r.unit_id
          WHERE r.verdict = 'accepted' AND u.min_quorum > 1 AND COALESCE(u.course, '') <> 'alone'
             AND NOT EXISTS (SELECT 1 FROM standings s WHERE s.key_id = r.key_id AND s.backend = r.backend)",
+    ),
+    (
+        "a challenge is of its result's key, lease and unit, and the result's verdict is what it came to",
+        "SELECT c.result_id AS id FROM challenges c JOIN results r ON r.id = c.result_id
+         WHERE c.unit_id <> r.unit_id OR c.lease_id <> r.lease_id OR c.key_id <> r.key_id
+            OR (c.closed_ms IS NULL AND r.verdict <> 'pending')
+            OR (c.stage IN ('caught', 'unanswered') AND r.verdict <> 'rejected')
+            OR (c.step IS NOT NULL AND (c.step < c.first_step OR c.step >= c.first_step + c.steps))",
     ),
     (
         "a result ends its lease, was given by the lease's key for the lease's unit, and its output was uploaded under it",

@@ -172,7 +172,9 @@ async fn insert(tx: &mut SqliteConnection, job: JobId, unit: &SqliteRow, ask: Le
     let unit_id = UnitId(uint(unit, "id")?);
     let work: Work =
         cbor::decode_strict(unit.try_get("work")?).map_err(|e| StoreError::Damaged(format!("work of unit {unit_id}: {e}")))?;
-    let (upload_bytes_max, deadline_ms) = (scheduler::upload_bytes_max(&work), ask.now_ms + limits::LEASE_MS);
+    let states_every = if ask.challenges { scheduler::states_every(&work) } else { None };
+    let shown_bytes = states_every.map_or(0, |_| scheduler::reveal_bytes(&work));
+    let (upload_bytes_max, deadline_ms) = (scheduler::upload_bytes_max(&work) + shown_bytes, ask.now_ms + limits::LEASE_MS);
     let row = sqlx::query(
         "INSERT INTO leases (unit_id, job_id, key_id, session_id, state, issued_ms, deadline_ms, upload_bytes_max)
          VALUES ($1, $2, $3, $4, 'live', $5, $6, $7) RETURNING id",
@@ -197,6 +199,7 @@ async fn insert(tx: &mut SqliteConnection, job: JobId, unit: &SqliteRow, ask: Le
         deadline_ms,
         work,
         upload_bytes_max,
+        states_every,
     });
     sqlx::query("UPDATE leases SET manifest_hash = $2 WHERE id = $1")
         .bind(int(lease.0))

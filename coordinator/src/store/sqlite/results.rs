@@ -10,7 +10,7 @@ use sqlx::{Row, SqliteConnection};
 use super::super::{Judgement, LeaseState, NewResult, Result, ResultRow, SettledBy, Settlement, StoreError};
 use super::rows::{hash, int, key as key_column, refresh_unit, touch_job, uint};
 use super::standings::{self, Cost};
-use super::{blobs, leases};
+use super::{blobs, challenges, leases};
 use crate::scheduler;
 
 pub async fn add(tx: &mut SqliteConnection, new: NewResult) -> Result<(ResultRow, bool)> {
@@ -61,6 +61,9 @@ async fn check_statement(tx: &mut SqliteConnection, new: &NewResult) -> Result<(
         let (name, losses) = (work.output_name(), scheduler::losses_count(&work));
         let detail = format!("unit {} has one output named {name} and {losses} losses", new.unit);
         return Err(StoreError::refused(Code::BadRequest, detail));
+    }
+    if new.states_every.is_some() && new.states_every != scheduler::states_every(&work) {
+        return Err(StoreError::refused(Code::BadRequest, "the result commits to other states than the manifest asks for"));
     }
     let uploaded = sqlx::query("SELECT bytes FROM uploads WHERE lease_id = $1 AND hash = $2")
         .bind(int(new.lease.0))
@@ -118,6 +121,19 @@ pub async fn find(tx: &mut SqliteConnection, result: i64) -> Result<Option<Resul
     row.as_ref().map(result_row).transpose()
 }
 
+pub async fn statement(tx: &mut SqliteConnection, result: i64) -> Result<Option<Vec<u8>>> {
+    let row = sqlx::query("SELECT statement FROM results WHERE id = $1").bind(result).fetch_optional(tx).await?;
+    row.map(|row| Ok(row.try_get("statement")?)).transpose()
+}
+
+pub async fn lease_times(tx: &mut SqliteConnection, lease: LeaseId) -> Result<[u64; 2]> {
+    let row = sqlx::query("SELECT l.issued_ms, r.received_ms FROM leases l JOIN results r ON r.lease_id = l.id WHERE l.id = $1")
+        .bind(int(lease.0))
+        .fetch_one(tx)
+        .await?;
+    Ok([uint(&row, "issued_ms")?, uint(&row, "received_ms")?])
+}
+
 pub async fn of_unit(tx: &mut SqliteConnection, unit: UnitId) -> Result<Vec<ResultRow>> {
     sqlx::query(
         "SELECT r.id, u.job_id, r.unit_id, r.lease_id, r.key_id, r.output, r.verdict, r.reason, r.credit_flop
@@ -136,7 +152,8 @@ pub async fn to_check(tx: &mut SqliteConnection, count_max: u32) -> Result<Vec<R
     sqlx::query(
         "SELECT r.id, u.job_id, r.unit_id, r.lease_id, r.key_id, r.output, r.verdict, r.reason, r.credit_flop
          FROM results r JOIN units u ON u.id = r.unit_id
-         WHERE r.verdict = 'pending' AND (u.min_quorum = 1 OR u.state = 'settled' OR u.course IS NULL) ORDER BY r.id LIMIT $1",
+         WHERE r.verdict = 'pending' AND (u.min_quorum = 1 OR u.state = 'settled' OR u.course IS NULL)
+            AND NOT EXISTS (SELECT 1 FROM challenges c WHERE c.result_id = r.id AND c.closed_ms IS NULL) ORDER BY r.id LIMIT $1",
     )
     .bind(i64::from(count_max))
     .fetch_all(tx)
@@ -204,6 +221,7 @@ pub async fn judge_one(tx: &mut SqliteConnection, judgement: &Judgement, now_ms:
     .bind(int(credit))
     .execute(&mut *tx)
     .await?;
+    challenges::end_by_verdict(tx, result.id, now_ms).await?;
     count(tx, result.key, result.job, judgement.accepted, cost).await?;
     standings::judged(tx, &result, judgement.accepted).await?;
     if judgement.accepted {

@@ -70,6 +70,7 @@ pub async fn waiting(tx: &mut SqliteConnection, count_max: u32) -> Result<Vec<Un
     let mut rows = sqlx::query(select(
         "JOIN jobs j ON j.id = u.job_id
          WHERE u.state = 'open' AND u.min_quorum > 1 AND u.first_result_ms IS NOT NULL AND u.course IS NOT NULL AND j.state IN ('running', 'paused')
+            AND NOT EXISTS (SELECT 1 FROM challenges c WHERE c.unit_id = u.id AND c.closed_ms IS NULL)
          ORDER BY u.first_result_ms, u.id LIMIT $1",
     ))
     .bind(i64::from(count_max))

@@ -168,7 +168,7 @@ impl Revealed {
     fn check(&self) -> Result<Report, Refusal> {
         let batch = Batch::of(&self.work, &self.shard, self.number).unwrap();
         let Self { work, number, before, trace, after, .. } = self;
-        let step = Step { work, number: *number, batch, before, trace, after };
+        let step = Step { work, number: *number, batch, before, trace, after, settled_from: None };
         check_step(&step, &mut ChaCha20Rng::seed_from_u64(99))
     }
 

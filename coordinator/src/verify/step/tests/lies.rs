@@ -114,7 +114,15 @@ fn what_is_missing_or_no_number_is_refused() {
     for batch in
         [Batch { x: &batch.x[1..], ..batch }, Batch { y: &batch.y[1..], ..batch }, Batch { x: &[f32::NAN; 120], ..batch }]
     {
-        let step = Step { work: &words.work, number: 3, batch, before: &words.before, trace: &words.trace, after: &words.after };
+        let step = Step {
+            work: &words.work,
+            number: 3,
+            batch,
+            before: &words.before,
+            trace: &words.trace,
+            after: &words.after,
+            settled_from: None,
+        };
         let result = check_step(&step, &mut ChaCha20Rng::seed_from_u64(0));
         assert!(matches!(result, Err(Refusal::Step(StepRefusal::Batch(_)))), "{result:?}");
     }
