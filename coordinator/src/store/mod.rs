@@ -441,7 +441,7 @@ pub trait Store: Send + Sync + 'static {
     /// stays as it is.
     async fn close_challenge(&self, closed: ChallengeClosed) -> Result<()>;
     async fn challenge_counts(&self, key: KeyId) -> Result<ChallengeCounts>;
-    /// Whether the key took a lease, or kept one by a heartbeat, after that time.
+    /// Whether the key kept a lease from before that time by a heartbeat after it.
     async fn is_present(&self, key: KeyId, since_ms: u64) -> Result<bool>;
 
     async fn unit(&self, unit: UnitId) -> Result<Option<Unit>>;

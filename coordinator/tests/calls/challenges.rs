@@ -225,7 +225,7 @@ fn lies_about_states() -> Vec<Lie> {
                 run.states[1..last].iter_mut().flatten().for_each(|(_, values)| bend(values));
                 run.traces.iter_mut().flatten().for_each(|(_, values)| bend(values));
             },
-            reason: "is off by",
+            reason: "is expected",
             ..NONE
         },
         Lie {
@@ -235,7 +235,7 @@ fn lies_about_states() -> Vec<Lie> {
                 let tensors = run.states[1..last].iter_mut().flatten();
                 tensors.filter(|(name, _)| name.ends_with(".velocity")).for_each(|(_, values)| bend(values));
             },
-            reason: "is off by",
+            reason: "is expected",
             ..NONE
         },
         Lie {
@@ -325,7 +325,7 @@ fn lies_about_the_step() -> Vec<Lie> {
             reason: "the tensors of the step are not those committed to",
             ..NONE
         },
-        Lie { name: "the trace of another step", run: |run| run.traces.rotate_left(1), reason: "is off by", ..NONE },
+        Lie { name: "the trace of another step", run: |run| run.traces.rotate_left(1), reason: "is expected", ..NONE },
         Lie {
             name: "the state after is not the segment's",
             answer: |answer| {
@@ -442,11 +442,10 @@ async fn silence_of_a_key_that_is_there_is_caught() {
         let job = world.train_job().await;
         let volunteer = world.join(1).await;
         let lease = volunteer.lease_one().await;
+        let other = volunteer.lease_one().await;
         let run = Run::honest(&volunteer, &lease).await;
         submit(&volunteer, &lease, &run).await;
-        world.clock.advance(1);
-        let other = volunteer.lease_one().await;
-        world.clock.advance(limits::CHALLENGE_WAIT_MS - 2);
+        world.clock.advance(limits::CHALLENGE_WAIT_MS - 1);
         assert!(volunteer.heartbeat(&other).await.keep);
         assert_eq!(verdict(&volunteer, &lease, &run).await.verdict, Verdict::Challenged);
         world.clock.advance(1);
@@ -459,6 +458,25 @@ async fn silence_of_a_key_that_is_there_is_caught() {
         assert_eq!(judged.reason, "caught: no answer in time");
         world.finish().await;
     }
+}
+
+/// A page that was loaded again works on, and knows nothing of what the one before it computed.
+#[tokio::test]
+async fn another_lease_is_no_sign_that_the_volunteer_is_there() {
+    let world = challenging().await;
+    let job = world.train_job().await;
+    let volunteer = world.join(1).await;
+    let lease = volunteer.lease_one().await;
+    let run = Run::honest(&volunteer, &lease).await;
+    submit(&volunteer, &lease, &run).await;
+    world.clock.advance(1);
+    let other = volunteer.lease_one().await;
+    world.clock.advance(limits::CHALLENGE_WAIT_MS - 2);
+    assert!(volunteer.heartbeat(&other).await.keep);
+    world.clock.advance(1);
+    world.follow(job, |view| view.results_rejected == 1).await;
+    assert!(verdict(&volunteer, &lease, &run).await.reason.starts_with("unanswered: "));
+    world.finish().await;
 }
 
 /// One that is gone is not believed, and its unit goes to others; one that is gone whenever it is asked is caught.

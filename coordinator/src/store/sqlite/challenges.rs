@@ -177,10 +177,11 @@ pub async fn counts(tx: &mut SqliteConnection, key: KeyId) -> Result<ChallengeCo
     Ok(ChallengeCounts { asked: uint(&row, "asked")?, unanswered: uint(&row, "unanswered")?, caught: uint(&row, "caught")? })
 }
 
-/// A lease taken, or kept by a heartbeat, after that time.
+/// A lease from before that time kept by a heartbeat after it: who takes another may be a page that was loaded again, which knows
+/// nothing of what the one before it computed.
 pub async fn is_present(tx: &mut SqliteConnection, key: KeyId, since_ms: u64) -> Result<bool> {
     let row = sqlx::query(
-        "SELECT EXISTS (SELECT 1 FROM leases WHERE key_id = $1 AND (issued_ms > $2 OR deadline_ms > $2 + $3)) AS present",
+        "SELECT EXISTS (SELECT 1 FROM leases WHERE key_id = $1 AND issued_ms <= $2 AND deadline_ms > $2 + $3) AS present",
     )
     .bind(key.0.as_slice())
     .bind(int(since_ms))
