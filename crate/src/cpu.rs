@@ -160,6 +160,7 @@ pub struct CpuTrainer<'a> {
     plan: TrainPlan,
     shard: &'a Shard,
     /// Where the first batch begins, and the next.
+    #[cfg_attr(not(feature = "every-layer"), expect(dead_code, reason = "only a replay goes back to it"))]
     first_row: usize,
     row: usize,
     /// Steps so far, and those of the unit.
