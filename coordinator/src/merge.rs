@@ -22,6 +22,9 @@ impl OuterState {
     }
 }
 
+/// What the log calls the rule of [`step`].
+pub const RULE: &str = "mean-nesterov";
+
 /// One outer step over the mean of the round's updates (each `checkpoint − parameters after the inner steps`).
 ///
 /// Canonical: updates are added in ascending order of their unit, in f64, and each new value is rounded to f32 once;

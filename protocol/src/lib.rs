@@ -9,6 +9,8 @@ pub mod cbor;
 pub mod cose;
 pub mod ids;
 pub mod limits;
+#[cfg(feature = "log")]
+pub mod log;
 #[cfg(feature = "json")]
 pub mod manifest;
 pub mod model;

@@ -9,6 +9,8 @@ pub const TERMS_VERSION: u32 = 1;
 
 /// Largest CBOR body of a session, lease or result call.
 pub const CBOR_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Longest signed result: with what the coordinator adds it has to fit an entry of the log.
+pub const RESULT_BYTES_MAX: usize = 56 * 1024;
 /// Largest JSON body of an administrator's call: a manifest that names as many shards or blocks as there may be.
 pub const JSON_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Largest blob: an input panel, a shard, a checkpoint or an output.

@@ -40,6 +40,8 @@ codes! {
     UnknownBlob = "unknown_blob", 404, false;
     UnknownKey = "unknown_key", 404, false;
     UnknownSite = "unknown_site", 404, false;
+    /// The log does not hold it, or not yet.
+    NotLogged = "not_logged", 404, true;
     /// The call came from a page of another origin.
     ForeignOrigin = "foreign_origin", 403, false;
     /// No session token, or one that is not known.

@@ -141,6 +141,12 @@ impl Host for NativeHost {
         f64::from(getrandom::u32().unwrap_or(0)) / (f64::from(u32::MAX) + 1.0)
     }
 
+    fn salt(&self) -> Result<[u8; 32], HostError> {
+        let mut salt = [0; 32];
+        getrandom::fill(&mut salt).map_err(|e| HostError::Crypto(e.to_string()))?;
+        Ok(salt)
+    }
+
     fn control(&self) -> Control {
         if self.duty_percent >= 100 {
             return Control::new();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use manyhands_protocol::log::entry::MergeInput;
 use manyhands_protocol::manifest::{Inputs, JobWork, TrainRecipe};
 use manyhands_protocol::view::JobState;
 use manyhands_protocol::{BlobHash, UnitId};
@@ -39,6 +40,7 @@ async fn close_round(
         parameters: merge::read_tensors(&recipe.model, &service.blobs.read(current.checkpoint).await?)?,
         velocity: merge::read_tensors(&recipe.model, &service.blobs.read(current.velocity).await?)?,
     };
+    let inputs = units.iter().map(|&(unit, output)| MergeInput { unit, output, weight_micro: 1_000_000 }).collect();
     let merged = merge_units(service, recipe, state, &units).await?;
     let finite = merged.parameters.iter().chain(&merged.velocity).flatten().all(|v| v.is_finite());
     if !finite {
@@ -49,7 +51,10 @@ async fn close_round(
     let round = job.round + 1;
     let done = recipe.target().is_reached(next.loss, next.accuracy) || round >= recipe.rounds_max;
     let units = if done { Vec::new() } else { scheduler::round_units(recipe, shards, next.checkpoint, round) };
-    service.store.close_round(RoundClose { job: job.id, round: job.round, next, units }).await?;
+    service
+        .store
+        .close_round(RoundClose { job: job.id, round: job.round, next, rule: merge::RULE.to_owned(), inputs, units })
+        .await?;
     tracing::info!(job = %job.id, round, loss = next.loss, accuracy = next.accuracy, done, "round merged");
     Ok(())
 }

@@ -8,6 +8,7 @@ mod client;
 mod divergence;
 mod faulty;
 mod leases;
+mod log;
 mod openings;
 mod products;
 mod restart;

@@ -43,6 +43,9 @@ pub trait Host {
     /// Uniform in [0, 1), for jitter only.
     fn random(&self) -> f64;
 
+    /// 32 bytes that nobody can guess.
+    fn salt(&self) -> Result<[u8; 32], HostError>;
+
     /// A fresh handle for one unit, whose pace keeps the platform responsive and honours the visitor's limit.
     fn control(&self) -> Control;
 

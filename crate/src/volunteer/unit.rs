@@ -6,11 +6,11 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use futures::FutureExt;
-use manyhands_protocol::statement::{Output, ResultStatement, Timings};
-use manyhands_protocol::wire::{HeartbeatResponse, ResultResponse};
+use manyhands_protocol::statement::{Output, ResultDetails, ResultStatement, Timings};
+use manyhands_protocol::wire::{HeartbeatResponse, ResultRequest, ResultResponse, SignedBytes};
 use manyhands_protocol::{BlobHash, cbor, cose, limits};
 
-use super::call::{ANSWER_BYTES_MAX, COSE, OCTETS};
+use super::call::{ANSWER_BYTES_MAX, CBOR, OCTETS};
 use super::error::VolunteerError;
 use super::event::{Phase, State};
 use super::host::{Host, Method, Request};
@@ -64,7 +64,7 @@ impl<H: Host> Visit<'_, H> {
     pub async fn submit(&self, signed: &[u8]) -> Result<ResultResponse, VolunteerError> {
         let until_ms = self.client.host.now_ms() + SUBMIT_MS;
         let client = &self.client;
-        client.retry(Some(until_ms), async || client.call(Method::Post, "/v1/results", Some(COSE), signed).await).await
+        client.retry(Some(until_ms), async || client.call(Method::Post, "/v1/results", Some(CBOR), signed).await).await
     }
 
     async fn produce(&self, leased: &Leased, lane: &Lane<H::Aside>, control: &Control) -> Result<Signed, VolunteerError> {
@@ -84,6 +84,12 @@ impl<H: Host> Visit<'_, H> {
         let timings =
             Timings { fetch_ms: elapsed_ms(start_ms, fetched_ms), compute_ms: elapsed_ms(tuned_ms, client.host.now_ms()) };
         let output = self.upload(leased, &computed.output).await?;
+        let details = cbor::encode(&ResultDetails {
+            salt: client.host.salt()?,
+            adapter: self.engine().device_class().adapter,
+            timings,
+            kernels: self.engine().kernels(&leased.manifest.work)?,
+        });
         let statement = ResultStatement {
             version: limits::PROTOCOL_VERSION,
             job: leased.manifest.job,
@@ -91,14 +97,14 @@ impl<H: Host> Visit<'_, H> {
             lease: leased.manifest.lease,
             manifest: leased.hash,
             outputs: vec![output],
-            device: self.engine().device_class(),
-            timings,
+            backend: self.engine().device_class().backend,
+            details: client.host.sha256(&details).await?,
             losses_micro: computed.losses.iter().map(|&loss| (f64::from(loss) * 1e6) as u64).collect(),
-            kernels: self.engine().kernels(&leased.manifest.work)?,
         };
         let unsigned = cose::prepare(cose::Kind::Result, client.host.key(), cbor::encode(&statement));
         let signature = client.host.sign(&unsigned.to_be_signed()).await?;
-        Ok(Signed { bytes: unsigned.finish(signature), loss })
+        let statement = SignedBytes(unsigned.finish(signature));
+        Ok(Signed { bytes: cbor::encode(&ResultRequest { statement, details }), loss })
     }
 
     /// Computes where the lane does.

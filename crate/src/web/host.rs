@@ -111,6 +111,10 @@ impl Host for WebHost {
         js_sys::Math::random()
     }
 
+    fn salt(&self) -> Result<[u8; 32], HostError> {
+        identity::random_seed().map_err(identity::crypto_error)
+    }
+
     fn control(&self) -> Control {
         Control::with_pace(WebPace::new(self.tempo.clone()))
     }

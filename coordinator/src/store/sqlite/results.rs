@@ -9,7 +9,7 @@ use sqlx::{Row, SqliteConnection};
 
 use super::super::{Judgement, LeaseState, NewResult, Result, ResultRow, SettledBy, Settlement, StoreError};
 use super::rows::{hash, int, key as key_column, refresh_unit, touch_job, uint};
-use super::{blobs, leases};
+use super::{blobs, leases, log};
 use crate::scheduler;
 
 pub async fn add(tx: &mut SqliteConnection, new: NewResult) -> Result<(ResultRow, bool)> {
@@ -78,13 +78,14 @@ async fn check_statement(tx: &mut SqliteConnection, new: &NewResult) -> Result<(
 
 async fn insert(tx: &mut SqliteConnection, new: &NewResult) -> Result<()> {
     let done = sqlx::query(
-        "INSERT INTO results (unit_id, lease_id, key_id, statement, output, backend, verdict, received_ms)
-         VALUES ($1, $2, $3, $4, $5, $6, 'pending', $7) ON CONFLICT (unit_id, key_id) DO NOTHING",
+        "INSERT INTO results (unit_id, lease_id, key_id, statement, details, output, backend, verdict, received_ms)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, 'pending', $8) ON CONFLICT (unit_id, key_id) DO NOTHING",
     )
     .bind(int(new.unit.0))
     .bind(int(new.lease.0))
     .bind(new.key.0.as_slice())
     .bind(new.statement.as_slice())
+    .bind(new.details.as_slice())
     .bind(new.output.0.as_slice())
     .bind(new.backend)
     .bind(int(new.received_ms))
@@ -189,6 +190,7 @@ pub async fn judge(tx: &mut SqliteConnection, judgement: &Judgement, now_ms: u64
     count(tx, result.key, result.job, judgement.accepted, credit).await?;
     if judgement.accepted {
         blobs::publish(tx, result.output).await?;
+        log::queue_result(tx, &result).await?;
     }
     refresh_unit(tx, result.unit).await?;
     touch_job(tx, result.job).await

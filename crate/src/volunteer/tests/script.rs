@@ -319,7 +319,9 @@ impl ScriptHost {
             "DELETE /v1/sessions" => ok(Vec::new()),
             "POST /v1/leases" => self.lease(),
             "POST /v1/results" => {
-                let statement: ResultStatement = payload(Kind::Result, request.body);
+                let sent: ResultRequest = cbor::decode_strict(request.body).unwrap();
+                let statement: ResultStatement = payload(Kind::Result, &sent.statement.0);
+                assert_eq!(statement.details, hash(&sent.details));
                 w.results.borrow_mut().push(request.body.to_vec());
                 let verdict = w.verdicts.borrow_mut().pop_front().unwrap_or(Verdict::Accepted);
                 let (unit, lease) = (statement.unit, statement.lease);

@@ -126,6 +126,10 @@ impl Host for ScriptHost {
         }
     }
 
+    fn salt(&self) -> Result<[u8; 32], HostError> {
+        Ok([7; 32])
+    }
+
     fn random(&self) -> f64 {
         0.0
     }
