@@ -14,6 +14,7 @@ pub mod events;
 mod http;
 mod jobs;
 pub mod keys;
+pub mod ledger;
 mod log;
 pub mod merge;
 pub mod referee;

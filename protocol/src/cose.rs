@@ -169,6 +169,17 @@ pub fn content_type(bytes: &[u8]) -> Option<String> {
     Some(header(protected).ok()?.content_type?.to_owned())
 }
 
+/// Takes an envelope of any content type apart: for readers of logs, which take kinds that they do not know.
+pub fn open_any(bytes: &[u8]) -> Option<(String, Unverified)> {
+    let (protected, payload, signature) = parts(bytes).ok()?;
+    let header = header(protected).ok().filter(|header| header.algorithm == Some(EDDSA))?;
+    let key = KeyId(header.key_id?.try_into().ok()?);
+    let payload = payload?.to_vec();
+    let to_be_signed = signature_input(protected, &payload);
+    let opened = Unverified { key, signature: signature.try_into().ok()?, to_be_signed, payload };
+    Some((header.content_type?.to_owned(), opened))
+}
+
 /// Protected header, payload (none for a detached one) and signature of a tagged Sign1.
 type Parts<'b> = (&'b [u8], Option<&'b [u8]>, &'b [u8]);
 

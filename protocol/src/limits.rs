@@ -5,7 +5,7 @@
 /// Protocol version spoken here.
 pub const PROTOCOL_VERSION: u32 = 1;
 /// Version of the terms a consent statement agrees to.
-pub const TERMS_VERSION: u32 = 1;
+pub const TERMS_VERSION: u32 = 2;
 
 /// Largest CBOR body of a session, lease or result call.
 pub const CBOR_BODY_BYTES_MAX: usize = 64 * 1024;

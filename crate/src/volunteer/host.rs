@@ -68,6 +68,12 @@ pub trait Host {
     /// then opens its own.
     async fn store_session(&self, name: &str, session: Option<&StoredSession>);
 
+    /// The checkpoint of this coordinator's public log that was kept last, as a signed note.
+    async fn load_checkpoint(&self, coordinator: KeyId) -> Option<String>;
+
+    /// Keeps one in its place. Failing to keep it is no error: then a later visit has nothing to compare with.
+    async fn store_checkpoint(&self, coordinator: KeyId, note: &str);
+
     /// What kernels' times depend on beside adapter and driver: the browser and its version.
     fn environment(&self) -> String;
 

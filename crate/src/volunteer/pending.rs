@@ -70,7 +70,13 @@ impl<H: Host> Visit<'_, H> {
                 Ok(answer) if answer.verdict == Verdict::Pending => {
                     self.pending.add(open.leased, open.signed, open.loss, now_ms);
                 }
-                Ok(answer) => self.tell_verdict(&open.leased, open.loss, &answer, asked, true),
+                Ok(answer) => {
+                    self.tell_verdict(&open.leased, open.loss, &answer, asked, true);
+                    #[cfg(feature = "every-layer")]
+                    if answer.verdict == Verdict::Accepted {
+                        self.await_receipt(&open.leased, &open.signed);
+                    }
+                }
                 Err(e) if e.ends_visit() => return Err(e),
                 Err(e) if e.retryable() => {
                     if e.is_unreachable() {

@@ -23,6 +23,8 @@ use super::event::{Event, Phase, State};
 use super::host::{Host, HostError, Method, Request};
 use super::lane::Lane;
 use super::lease::{self, Expected, Leased, ManifestFault};
+#[cfg(feature = "every-layer")]
+use super::ledger::Ledger;
 use super::pending::Pending;
 use super::switch::{Switch, Wish};
 #[cfg(feature = "every-layer")]
@@ -92,6 +94,8 @@ impl<H: Host> Volunteer<H> {
             submitted_count: Cell::new(0),
             #[cfg(feature = "every-layer")]
             tuning: Tuning::default(),
+            #[cfg(feature = "every-layer")]
+            ledger: Ledger::default(),
             lease: RefCell::new(self.settings.lease.clone()),
             leasing: Mutex::default(),
             leases_answered: Cell::new(0),
@@ -140,6 +144,8 @@ pub(super) struct Visit<'a, H: Host> {
     pub submitted_count: Cell<u64>,
     #[cfg(feature = "every-layer")]
     pub tuning: Tuning,
+    #[cfg(feature = "every-layer")]
+    pub ledger: Ledger,
     /// [`Settings::lease`], until it is taken up.
     lease: RefCell<Option<Vec<u8>>>,
     /// Held while a lease is asked for: all lanes together ask no more often than one would.
@@ -182,9 +188,14 @@ impl<H: Host> Visit<'_, H> {
             futures::future::try_join_all(lanes).await?;
             std::future::pending().await
         };
+        #[cfg(feature = "every-layer")]
+        let log = self.watch_log();
+        #[cfg(not(feature = "every-layer"))]
+        let log = std::future::pending();
         futures::select_biased! {
             end = self.lane(&first).fuse() => end,
             end = further.fuse() => end,
+            error = log.fuse() => Err(error),
         }
     }
 
@@ -350,6 +361,10 @@ impl<H: Host> Visit<'_, H> {
                 self.held.borrow_mut().retain(|held| *held != lease);
                 self.submitted_count.set(self.submitted_count.get() + 1);
                 self.tell_verdict(&leased, signed.loss, &answer, asked, false);
+                #[cfg(feature = "every-layer")]
+                if answer.verdict == Verdict::Accepted {
+                    self.await_receipt(&leased, &signed.bytes);
+                }
                 if answer.verdict == Verdict::Pending {
                     self.pending.add(leased, signed.bytes, signed.loss, self.client.host.now_ms());
                 }
