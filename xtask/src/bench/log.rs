@@ -1,16 +1,22 @@
 //! How fast the coordinator's public log grows, by the coordinator's own example `append`, and how long other writes take
 //! meanwhile. This runs it and prints what it measures; it appends nothing.
 
+use std::fs;
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::build_dir;
 use crate::proc::{command, run};
+use crate::{build_dir, root};
 
 pub fn measure() -> Result<Value> {
     run(&mut command("cargo", &["build", "--package", "manyhands-coordinator", "--example", "append"]))?;
-    let folder = tempfile::tempdir()?;
-    let output = command(build_dir().join("examples/append"), &[]).arg(folder.path()).output().context("cannot start append")?;
+    let folder = root().join("target/bench/log");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir_all(&folder)?;
+    let output = command(build_dir().join("examples/append"), &[]).arg(&folder).output().context("cannot start append")?;
     ensure!(output.status.success(), "append failed: {}", String::from_utf8_lossy(&output.stderr));
     let mut measured: Value = serde_json::from_slice(&output.stdout).context("append printed something else than JSON")?;
     println!("{}", table(&measured)?);
