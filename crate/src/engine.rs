@@ -105,8 +105,8 @@ impl Engine {
         match self {
             Engine::Cpu(_) => {
                 let backend = if cfg!(target_arch = "wasm32") { Backend::Wasm } else { Backend::NativeCpu };
-                let arithmetic = if cfg!(target_feature = "relaxed-simd") { " relaxed-simd" } else { "" };
-                DeviceClass { backend, adapter: format!("{}{arithmetic}", std::env::consts::ARCH) }
+                let adapter = format!("{} {}", std::env::consts::ARCH, manyhands_programs::cpu::instructions());
+                DeviceClass { backend, adapter: adapter.trim_end().to_owned() }
             }
             #[cfg(feature = "gpu")]
             Engine::Gpu(gpu) => gpu.device_class(),
@@ -324,6 +324,15 @@ fn finite(name: &str, values: &[f32]) -> Result<(), EngineError> {
 #[test]
 fn kernels_keep_to_the_chunk_of_the_protocol() {
     assert_eq!(manyhands_shaders::matmul::K_CHUNK, manyhands_protocol::limits::MATMUL_K_CHUNK);
+}
+
+/// Who replays a unit must know which of the processor's instructions its sums were made by.
+#[cfg(all(test, target_arch = "x86_64"))]
+#[test]
+fn the_cpu_path_says_which_instructions_it_chose() {
+    let adapter = Engine::cpu().device_class().adapter;
+    let chosen = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    assert_eq!(adapter.strip_prefix("x86_64").map(|rest| rest.contains("avx")), Some(chosen), "{adapter}");
 }
 
 /// Natively an engine and its computations may move between threads; only compiles if so.

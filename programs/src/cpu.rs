@@ -12,4 +12,6 @@ mod packed;
 mod sequence;
 mod widest;
 
+pub use widest::instructions;
+
 pub use kernels::{Scratch, run};

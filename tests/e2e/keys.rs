@@ -363,6 +363,19 @@ async fn a_frame_keeps_its_own_and_takes_a_key_by_hand() -> Result<()> {
     for id in ["passphrase", "passphrase-again"] {
         visitor.type_into(id, PASSPHRASE).await?;
     }
+    // What nobody can see is not pressed by the one whose key it is.
+    let fade = async |opacity: &str| {
+        visitor.leave_frame().await?;
+        visitor.run(&format!("document.querySelector('many-hands').style.opacity = '{opacity}';")).await?;
+        visitor.enter_frame("many-hands").await
+    };
+    let seen = |seen: bool| format!("document.getElementById('export-sure').dataset.seen === '{seen}'");
+    fade("0.01").await?;
+    visitor.run("document.getElementById('export-sure').scrollIntoView({ block: 'center' });").await?;
+    visitor.wait_until(&seen(false), LIMIT).await?;
+    sure(&visitor, "export-sure", "not in full sight").await?;
+    fade("").await?;
+    visitor.wait_until(&seen(true), LIMIT).await?;
     sure(&visitor, "export-sure", "is in use here from now on").await?;
     let copy = text(&visitor.run("return document.getElementById('key-copy').value;").await?);
     let json: serde_json::Value = serde_json::from_str(&copy)?;

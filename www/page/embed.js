@@ -1,19 +1,15 @@
 // @ts-check
-// This page as a frame in another site: what the site may ask, how it may make the frame look, and how a press is known to
-// be a person's who saw what they pressed. The site can lower, pause and stop; it cannot start, and hears no more than the
-// state and the sums of this visit. The other end is embed/many-hands.js.
+// This page as a frame in another site: what the site may ask, and how it may make the frame look. The site can lower, pause
+// and stop; it cannot start, and hears no more than the state and the sums of this visit. The other end is embed/many-hands.js.
 
 import { element } from "./dom.js";
+import { watchSight } from "./sight.js";
 import * as text from "./text.js";
 
 /** @typedef {import("./contribution.js").Contribution} Contribution */
 /** @typedef {import("../types").VisitState} VisitState */
 
 const VERSION = 1;
-/** How long Start must have been in full sight before a press on it counts. */
-const SEEN_MS_MIN = 500;
-/** Least share of Start that must be in sight; browsers round. */
-const SEEN_SHARE_MIN = 0.99;
 
 /** Looks by name: the values that the style sheet knows, whose contrast a test measures. @type {Record<string, string[]>} */
 const LOOKS = {
@@ -84,7 +80,7 @@ export class Host {
       else if (data.type === "stop") visit.stop();
     });
     new ResizeObserver(() => this.#say({ type: "size", height: document.body.getBoundingClientRect().height })).observe(document.body);
-    this.#watch(start);
+    watchSight(start, (seen) => this.#see(seen));
     // Who is around is known once it answers; that this page listens is nobody's secret.
     parent.postMessage({ manyHands: VERSION, type: "ready" }, "*");
   }
@@ -115,30 +111,5 @@ export class Host {
   /** @param {object} message */
   #say(message) {
     if (this.#origin) parent.postMessage({ manyHands: VERSION, ...message }, this.#origin);
-  }
-
-  /** Intersection Observer v2 tells whether anything is over an element; where it is missing, only whether it is in sight. */
-  #watch(/** @type {HTMLElement} */ start) {
-    const options = { threshold: [0, SEEN_SHARE_MIN], trackVisibility: true, delay: 100 };
-    let timer = 0;
-    const observer = new IntersectionObserver((entries) => {
-      const last = /** @type {(IntersectionObserverEntry & { isVisible?: boolean }) | undefined} */ (entries.at(-1));
-      const seen = !!last && last.intersectionRatio >= SEEN_SHARE_MIN && last.isVisible !== false;
-      if (seen) {
-        timer ||= setTimeout(() => this.#see(true), SEEN_MS_MIN);
-      } else {
-        clearTimeout(timer);
-        timer = 0;
-        this.#see(false);
-      }
-    }, options);
-    observer.observe(start);
-    // Browsers do not always tell when what was over a frame is gone: look again when a hand comes near.
-    const again = () => {
-      if (this.isSeen || timer) return;
-      observer.unobserve(start);
-      observer.observe(start);
-    };
-    for (const near of ["pointerover", "focus", "click"]) start.addEventListener(near, again);
   }
 }

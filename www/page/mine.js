@@ -5,6 +5,7 @@
 
 import { AT_WORK, CHANGES, Failure } from "./contribution.js";
 import { build, byId, element, setText } from "./dom.js";
+import { watchSight } from "./sight.js";
 import * as text from "./text.js";
 import { VISITS_COUNT_MAX, all, answer, forget } from "./visits.js";
 
@@ -247,8 +248,13 @@ export class Mine {
     URL.revokeObjectURL(this.#saving);
     this.#saving = "";
     const sure = said("button", yes, { type: "button", id });
+    let isSeen = window.parent === window;
+    // The page around a frame must not have a key forgotten or replaced by a press that was meant for something else.
+    if (!isSeen) watchSight(sure, (seen) => (sure.dataset["seen"] = String((isSeen = seen))));
     sure.addEventListener("click", (event) => {
-      if (event.isTrusted) void this.#do(sure, act);
+      if (!event.isTrusted) return;
+      if (isSeen) void this.#do(sure, act);
+      else this.#tell(() => text.say("mine_covered"));
     });
     const not = said("button", "mine_not", { type: "button", class: "quiet" });
     not.addEventListener("click", () => this.#end());

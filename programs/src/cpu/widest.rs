@@ -2,6 +2,22 @@
 //! that lack them. Elsewhere what the target has by itself. Products have more (`kernels.rs`); nothing else of the CPU path
 //! knows of instruction sets.
 
+/// The instructions on which the bits of a result depend, beside the kind of processor and the build: products and loops are
+/// chosen by these at run time. Empty where there is nothing to choose.
+pub fn instructions() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        if has!("avx512f") {
+            return "avx512f";
+        }
+        if has!("avx2") && has!("fma") {
+            return "avx2 fma";
+        }
+    }
+    if cfg!(target_feature = "relaxed-simd") { "relaxed-simd" } else { "" }
+}
+
 /// Defines a function that runs loops on the widest registers the processor has. `$plain` is called where it has no fused
 /// multiply-add, `$fused` where it has; both are `#[inline(always)]`, and so is what they call, or it is not compiled anew.
 /// One that is given alone rounds the same everywhere: the compiler fuses nothing by itself.
