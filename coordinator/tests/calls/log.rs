@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use manyhands_coordinator::clock::ManualClock;
 use manyhands_coordinator::keys::{blob_hash, signed_by};
-use manyhands_coordinator::store::Store;
 use manyhands_coordinator::store::sqlite::SqliteStore;
+use manyhands_coordinator::store::{NewSession, SignedEntry, Store};
 use manyhands_coordinator::{App, Config};
 use manyhands_protocol::cose::{self, Kind};
 use manyhands_protocol::log::entry::{
     Entry, KeyEvent, LogCheckpoint, LogConsent, LogInput, LogJob, LogKey, LogMerge, LogResult, Role,
 };
-use manyhands_protocol::log::note::{self, Checkpoint, Note};
+use manyhands_protocol::log::note::{self, Checkpoint, Note, NoteSignature};
 use manyhands_protocol::log::receipt::{self, ReceiptResponse};
 use manyhands_protocol::log::tile::{self, Edge, Resource, WIDTH};
 use manyhands_protocol::log::tree::{Hash, leaf_hash};
@@ -22,7 +22,7 @@ use manyhands_protocol::site::Site;
 use manyhands_protocol::statement::{Consent, ResultStatement};
 use manyhands_protocol::view::JobState;
 use manyhands_protocol::wire::{RotationRequest, SignedBytes};
-use manyhands_protocol::{JobId, cbor, limits};
+use manyhands_protocol::{JobId, KeyId, cbor, limits};
 use reqwest::{Method, header};
 
 use crate::client::{Volunteer, details};
@@ -227,9 +227,9 @@ async fn rotate(old: &Volunteer, new: &Volunteer) {
 async fn a_withdrawn_consent_leaves_no_salt() {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&folder.path().join("s"), Duration::from_secs(5)).await.unwrap();
-    let session = manyhands_coordinator::store::NewSession {
+    let session = NewSession {
         token_hash: [1; 32],
-        key: manyhands_protocol::KeyId([2; 32]),
+        key: KeyId([2; 32]),
         nonce: vec![3],
         consent: b"a signed consent".to_vec(),
         consent_salt: [4; 32],
@@ -381,4 +381,42 @@ async fn failing_appends_lose_nothing_and_never_fork() {
         }
         app.shutdown().await;
     }
+}
+
+/// A batch that was appended and reported as failed comes again, when others wait already.
+#[tokio::test]
+async fn a_batch_that_comes_again_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("s"), Duration::from_secs(5)).await.unwrap();
+    let sign = |size, root| {
+        let text = Checkpoint { origin: "test".to_owned(), size, root }.text();
+        Note { signatures: vec![NoteSignature::new("test", note::ED25519, KeyId([1; 32]), vec![0; 64])], text }.encode()
+    };
+    let consent = |nonce| NewSession {
+        token_hash: [nonce; 32],
+        key: KeyId([2; 32]),
+        nonce: vec![nonce],
+        consent: vec![nonce],
+        consent_salt: [nonce; 32],
+        job: None,
+        category: None,
+        site: None,
+        opened_ms: NOW_MS,
+        expires_ms: NOW_MS + 1,
+    };
+    let batch = async || {
+        let queued = store.log_queue(9).await.unwrap();
+        queued.into_iter().map(|queued| SignedEntry { id: queued.id, bytes: queued.statement.payload }).collect::<Vec<_>>()
+    };
+    store.open_session(consent(1)).await.unwrap();
+    let first = batch().await;
+    store.append_log(first.clone(), &sign).await.unwrap();
+    store.open_session(consent(2)).await.unwrap();
+    store.append_log(first, &sign).await.unwrap();
+    assert_eq!(store.log_head().await.unwrap().unwrap().size, 1);
+    let second = batch().await;
+    assert_eq!(second.len(), 1);
+    store.append_log(second, &sign).await.unwrap();
+    assert_eq!(store.log_head().await.unwrap().unwrap().size, 2);
+    assert_eq!(store.check_invariants().await.unwrap(), Vec::<String>::new());
 }
