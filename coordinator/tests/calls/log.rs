@@ -294,7 +294,7 @@ async fn receipts_and_growth_are_proven_for_every_size() {
         format!("receipts/0?size={beyond}"),
         format!("consistency/{beyond}"),
         format!("consistency/0?size={beyond}"),
-        format!("consistency/3?size=2"),
+        "consistency/3?size=2".to_owned(),
         "receipts/lease/999".to_owned(),
     ] {
         volunteer.get(&format!("/v1/log/{path}")).await.refused(Code::NotLogged);

@@ -195,7 +195,7 @@ mod tests {
             let leaves = leaves(size);
             let root = mth(&leaves);
             for index in 0..size {
-                let proof = hashes(&leaves, inclusion_ranges(index, size).unwrap());
+                let proof = hashes(&leaves, inclusion_ranges(index, size).expect("an index within"));
                 let check = |index, size, leaf, proof: &[Hash]| root_by_inclusion(index, size, leaf, proof) == Some(root);
                 let leaf = leaves[index as usize];
                 assert!(check(index, size, leaf, &proof), "{index} of {size}");
@@ -222,7 +222,7 @@ mod tests {
             let all = leaves(size);
             for first in 0..=size {
                 let (old, new) = (mth(&all[..first as usize]), mth(&all));
-                let proof = hashes(&all, consistency_ranges(first, size).unwrap());
+                let proof = hashes(&all, consistency_ranges(first, size).expect("no more than there are"));
                 assert!(is_consistent(first, old, size, new, &proof), "{first} to {size}");
                 let other = leaf_hash(b"another history");
                 assert!(!is_consistent(first, other, size, new, &proof), "{first} to {size}");
