@@ -209,6 +209,8 @@ export interface Answer {
   /** The model's probability for its answer, 0 to 1. */
   probability: number;
 }
+/** That a result is in the public log of `size` entries, at `index`; `receipt` is the proof, as the coordinator gave it. */
+export interface ReceiptMessage { type: "receipt"; job: number; unit: number; index: number; size: number; receipt: Uint8Array<ArrayBuffer> }
 /** What work took since this was told last, in milliseconds of one device or core. */
 export interface SpentMessage { type: "spent"; ms: number }
 /** `bytes` were fetched for it. */
@@ -227,6 +229,7 @@ export type FromWorker =
   | TotalsMessage
   | PaceMessage
   | SpentMessage
+  | ReceiptMessage
   | AnswersMessage
   | SampleMessage
   | KeyDoneMessage

@@ -1,7 +1,8 @@
-//! The `manyhands` command: serve, volunteer, job, site. Parses arguments and sets up logging; the work is elsewhere.
+//! The `manyhands` command: serve, volunteer, job, ledger, site. Parses arguments and sets up logging; the work is elsewhere.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod job;
+mod ledger;
 mod operator;
 mod serve;
 mod site;
@@ -29,6 +30,8 @@ enum Command {
     Volunteer(volunteer::Args),
     /// Submit, watch and control jobs.
     Job(job::Args),
+    /// Check a coordinator's public log, and where a model comes from.
+    Ledger(ledger::Args),
     /// Register sites that embed the page, and read their totals.
     Site(site::Args),
 }
@@ -44,6 +47,7 @@ async fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args).await,
         Command::Volunteer(args) => volunteer::run(args).await,
         Command::Job(args) => job::run(args).await,
+        Command::Ledger(args) => ledger::run(args).await,
         Command::Site(args) => site::run(args).await,
     };
     match ended {

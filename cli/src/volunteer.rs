@@ -169,6 +169,9 @@ impl Printer {
                     say(&line);
                 }
             }
+            Event::Receipt(receipt) => {
+                say(&format!("unit {} is in the public log as entry {} of {}", receipt.unit, receipt.index, receipt.size));
+            }
             Event::Totals(totals) => self.totals = totals,
             Event::State { state: State::Unreachable, detail } => warn(&format!("{detail}; trying again")),
             Event::State { state: State::Waiting, detail } if !detail.is_empty() => warn(&detail),

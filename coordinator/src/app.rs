@@ -18,7 +18,7 @@ use crate::keys::{KeyError, Keys};
 use crate::service::Service;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Store, StoreError};
-use crate::{driver, http, server};
+use crate::{driver, http, log, server};
 
 /// How long a shutdown waits for calls under way.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(10);
@@ -92,6 +92,7 @@ impl App {
             }
         });
         tasks.spawn(driver::run(service.clone()));
+        tasks.spawn(log::run(service.clone()));
         let (router, connections) = (http::router(service.clone()), service.config.connections_count_max);
         tasks.spawn(server::run(listener, router, connections, service.shutdown.clone()));
         Ok(App { addr, key, admin_token_path, service, tasks, _lock: lock })
@@ -115,6 +116,11 @@ impl App {
             }
         }
         Ok(broken)
+    }
+
+    /// Appends what waits for the log now, not with the next batch.
+    pub async fn append_log(&self) -> Result<(), DriveError> {
+        log::sequence(&self.service).await
     }
 
     /// Waits for calls under way, ends the driver after its current step, and closes.

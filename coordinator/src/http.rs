@@ -7,6 +7,7 @@ mod body;
 mod challenges;
 mod jobs;
 mod leases;
+mod log;
 mod problem;
 mod results;
 mod rotations;
@@ -49,6 +50,10 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/blobs/{hash}", get(blobs::download).put(blobs::upload))
         .route("/v1/results", post(results::submit))
         .route("/v1/challenges/{lease}", get(challenges::ask).post(challenges::answer))
+        .route("/v1/log/{*path}", get(log::resource))
+        .route("/v1/log/receipts/{index}", get(log::receipt))
+        .route("/v1/log/receipts/lease/{id}", get(log::receipt_of_lease))
+        .route("/v1/log/consistency/{first}", get(log::consistency))
         .route("/v1/sites/{name}/totals", get(sites::totals))
         .route("/v1/admin/sites", get(sites::list))
         .route("/v1/admin/sites/{name}", put(sites::put).delete(sites::remove))

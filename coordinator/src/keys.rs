@@ -7,7 +7,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
-use manyhands_protocol::{BlobHash, KeyId, cose, limits};
+use manyhands_protocol::log::note::{self, Checkpoint, Note, NoteSignature};
+use manyhands_protocol::{BlobHash, KeyId, cose, limits, log};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -96,6 +97,19 @@ impl Keys {
         let unsigned = cose::prepare(kind, self.id(), payload);
         let signature = self.signing.sign(&unsigned.to_be_signed());
         unsigned.finish(signature.to_bytes())
+    }
+
+    /// A plain signature.
+    pub fn sign_bytes(&self, message: &[u8]) -> [u8; 64] {
+        self.signing.sign(message).to_bytes()
+    }
+
+    /// The log's checkpoint as a signed note.
+    pub fn sign_checkpoint(&self, size: u64, root: log::Hash) -> String {
+        let (key, origin) = (self.id(), note::origin(self.id()));
+        let text = Checkpoint { origin: origin.clone(), size, root }.text();
+        let signature = self.sign_bytes(text.as_bytes()).to_vec();
+        Note { signatures: vec![NoteSignature::new(&origin, note::ED25519, key, signature)], text }.encode()
     }
 
     /// Whether this is the operator's token. Hashes are compared, so that timing tells nothing about the token.

@@ -14,6 +14,8 @@ pub mod events;
 mod http;
 mod jobs;
 pub mod keys;
+pub mod ledger;
+mod log;
 pub mod merge;
 pub mod prefix;
 pub mod referee;

@@ -34,6 +34,15 @@ impl OuterState {
     }
 }
 
+/// What the log calls the rule of a [`step`]; what else a rule takes is in the job's manifest.
+pub fn rule_name(rule: MergeRule) -> &'static str {
+    match rule {
+        MergeRule::Mean => "mean-nesterov",
+        MergeRule::TrimmedMean { .. } => "trimmed-mean-nesterov",
+        MergeRule::CenteredClipping => "centered-clipping-nesterov",
+    }
+}
+
 /// One outer step over what `rule` makes of the round's updates (each `checkpoint − parameters after the inner steps`).
 ///
 /// Canonical: updates are taken in ascending order of their unit, added in f64, and each new value is rounded to f32 once;

@@ -15,6 +15,8 @@ pub mod host;
 pub mod identity;
 pub mod lane;
 pub mod lease;
+#[cfg(feature = "every-layer")]
+mod ledger;
 mod pending;
 mod run;
 mod session;
@@ -33,6 +35,8 @@ mod unit;
 pub use data::DataUse;
 pub use device::Choice;
 pub use error::VolunteerError;
+#[cfg(feature = "every-layer")]
+pub use event::ReceiptEvent;
 pub use event::{Event, Phase, State, UnitEvent, WorkKind};
 pub use host::{Host, HostError, Info, Method, Request, Response, StoredSession};
 pub use lane::{Aside, LANES_MAX};

@@ -17,9 +17,30 @@ pub enum Kind {
     Result,
     Rotation,
     ChallengeAnswer,
+    /// What the coordinator signs for its log; see `log::entry`.
+    LogResult,
+    LogJob,
+    LogInput,
+    LogCheckpoint,
+    LogMerge,
+    LogRollBack,
+    LogKey,
+    LogConsent,
 }
 
 impl Kind {
+    /// The kinds of statements in the log.
+    pub const LOGGED: [Kind; 8] = [
+        Kind::LogResult,
+        Kind::LogJob,
+        Kind::LogInput,
+        Kind::LogCheckpoint,
+        Kind::LogMerge,
+        Kind::LogRollBack,
+        Kind::LogKey,
+        Kind::LogConsent,
+    ];
+
     /// The protected `content type` header.
     pub fn content_type(self) -> &'static str {
         match self {
@@ -28,7 +49,20 @@ impl Kind {
             Kind::Result => "application/vnd.manyhands.result+cbor",
             Kind::Rotation => "application/vnd.manyhands.rotation+cbor",
             Kind::ChallengeAnswer => "application/vnd.manyhands.challenge-answer+cbor",
+            Kind::LogResult => "application/vnd.manyhands.log-result+cbor",
+            Kind::LogJob => "application/vnd.manyhands.log-job+cbor",
+            Kind::LogInput => "application/vnd.manyhands.log-input+cbor",
+            Kind::LogCheckpoint => "application/vnd.manyhands.log-checkpoint+cbor",
+            Kind::LogMerge => "application/vnd.manyhands.log-merge+cbor",
+            Kind::LogRollBack => "application/vnd.manyhands.log-roll-back+cbor",
+            Kind::LogKey => "application/vnd.manyhands.log-key+cbor",
+            Kind::LogConsent => "application/vnd.manyhands.log-consent+cbor",
         }
+    }
+
+    /// The kind in the log with this content type.
+    pub fn logged(content_type: &str) -> Option<Kind> {
+        Kind::LOGGED.into_iter().find(|kind| kind.content_type() == content_type)
     }
 }
 
@@ -52,13 +86,13 @@ pub enum EnvelopeError {
 }
 
 /// The tag of a COSE_Sign1, RFC 9052 section 2.
-const SIGN1_TAG: Tag = Tag::new(18);
+pub(crate) const SIGN1_TAG: Tag = Tag::new(18);
 /// Labels of the protected header, RFC 9052 section 3.1.
-const ALGORITHM: i64 = 1;
+pub(crate) const ALGORITHM: i64 = 1;
 const CONTENT_TYPE: i64 = 3;
-const KEY_ID: i64 = 4;
+pub(crate) const KEY_ID: i64 = 4;
 /// EdDSA, RFC 9053 section 2.2.
-const EDDSA: i64 = -8;
+pub(crate) const EDDSA: i64 = -8;
 
 /// A statement ready to be signed: sign [`Unsigned::to_be_signed`], then [`Unsigned::finish`].
 pub struct Unsigned {
@@ -77,7 +111,7 @@ pub fn prepare(kind: Kind, key: KeyId, payload: Vec<u8>) -> Unsigned {
 impl Unsigned {
     /// The `Sig_structure` of RFC 9052 section 4.4, external data empty.
     pub fn to_be_signed(&self) -> Vec<u8> {
-        write(|e| e.array(4)?.str("Signature1")?.bytes(&self.protected)?.bytes(&[])?.bytes(&self.payload)?.ok())
+        signature_input(&self.protected, &self.payload)
     }
 
     /// The tagged envelope.
@@ -86,7 +120,13 @@ impl Unsigned {
     }
 }
 
-fn write(item: impl FnOnce(&mut Encoder<Vec<u8>>) -> Result<(), minicbor::encode::Error<std::convert::Infallible>>) -> Vec<u8> {
+pub(crate) fn signature_input(protected: &[u8], payload: &[u8]) -> Vec<u8> {
+    write(|e| e.array(4)?.str("Signature1")?.bytes(protected)?.bytes(&[])?.bytes(payload)?.ok())
+}
+
+pub(crate) fn write(
+    item: impl FnOnce(&mut Encoder<Vec<u8>>) -> Result<(), minicbor::encode::Error<std::convert::Infallible>>,
+) -> Vec<u8> {
     let mut encoder = Encoder::new(Vec::new());
     item(&mut encoder).expect("encoding into a Vec cannot fail");
     encoder.into_writer()
@@ -123,6 +163,23 @@ pub fn open(kind: Kind, bytes: &[u8]) -> Result<Unverified, EnvelopeError> {
         return Err(EnvelopeError::Header);
     }
     Ok(Unverified { key, payload, signature, to_be_signed: unsigned.to_be_signed() })
+}
+
+/// The content type that an envelope claims, to be opened by.
+pub fn content_type(bytes: &[u8]) -> Option<String> {
+    let (protected, ..) = parts(bytes).ok()?;
+    Some(header(protected).ok()?.content_type?.to_owned())
+}
+
+/// Takes an envelope of any content type apart: for readers of logs, which take kinds that they do not know.
+pub fn open_any(bytes: &[u8]) -> Option<(String, Unverified)> {
+    let (protected, payload, signature) = parts(bytes).ok()?;
+    let header = header(protected).ok().filter(|header| header.algorithm == Some(EDDSA))?;
+    let key = KeyId(header.key_id?.try_into().ok()?);
+    let payload = payload?.to_vec();
+    let to_be_signed = signature_input(protected, &payload);
+    let opened = Unverified { key, signature: signature.try_into().ok()?, to_be_signed, payload };
+    Some((header.content_type?.to_owned(), opened))
 }
 
 /// Protected header, payload (none for a detached one) and signature of a tagged Sign1.

@@ -10,6 +10,8 @@ pub mod challenge;
 pub mod cose;
 pub mod ids;
 pub mod limits;
+#[cfg(feature = "log")]
+pub mod log;
 #[cfg(feature = "json")]
 pub mod manifest;
 pub mod model;

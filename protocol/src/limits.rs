@@ -5,10 +5,12 @@
 /// Protocol version spoken here.
 pub const PROTOCOL_VERSION: u32 = 1;
 /// Version of the terms a consent statement agrees to.
-pub const TERMS_VERSION: u32 = 1;
+pub const TERMS_VERSION: u32 = 2;
 
 /// Largest CBOR body of a session, lease or result call.
 pub const CBOR_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Longest signed result: with what the coordinator adds it has to fit an entry of the log.
+pub const RESULT_BYTES_MAX: usize = 56 * 1024;
 /// Largest JSON body of an administrator's call: a manifest that names as many shards or blocks as there may be.
 pub const JSON_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Largest blob: an input panel, a shard, a checkpoint or an output.

@@ -42,6 +42,8 @@ codes! {
     UnknownSite = "unknown_site", 404, false;
     /// No result of this lease was challenged.
     UnknownChallenge = "unknown_challenge", 404, false;
+    /// The log does not hold it, or not yet.
+    NotLogged = "not_logged", 404, true;
     /// The call came from a page of another origin.
     ForeignOrigin = "foreign_origin", 403, false;
     /// No session token, or one that is not known.

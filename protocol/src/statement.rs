@@ -79,20 +79,35 @@ pub struct ResultStatement {
     pub manifest: BlobHash,
     #[n(5)]
     pub outputs: Vec<Output>,
+    /// What computed it, as coarsely as a public log may say.
     #[n(6)]
-    pub device: DeviceClass,
+    pub backend: Backend,
+    /// SHA-256 of the encoded [`ResultDetails`], which are sent beside and not published.
     #[n(7)]
-    pub timings: Timings,
+    pub details: BlobHash,
     /// Loss before each inner step, in millionths; empty for a matmul unit.
     #[n(8)]
     pub losses_micro: Vec<u64>,
-    /// What the device's products ran on; none where there is one way to compute them.
-    #[n(9)]
-    pub kernels: Option<Kernels>,
     /// Commits to the states that training came through; none where the manifest asks for no commitment, or the device
     /// does not give the same bits twice.
-    #[n(10)]
+    #[n(9)]
     pub states: Option<States>,
+}
+
+/// How a result was computed: for the coordinator alone. The salt keeps anyone from finding the hash in a statement by trying.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct ResultDetails {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub salt: [u8; 32],
+    /// Adapter as the platform names it, at most [`crate::limits::TEXT_BYTES_MAX`] bytes; may be empty.
+    #[n(1)]
+    pub adapter: String,
+    #[n(2)]
+    pub timings: Timings,
+    /// What the device's products ran on; none where there is one way to compute them.
+    #[n(3)]
+    pub kernels: Option<Kernels>,
 }
 
 /// A commitment to the training states of a unit: see `protocol::states`.
@@ -140,13 +155,13 @@ pub struct ProductKernel {
     pub kernel: String,
 }
 
-impl ResultStatement {
+impl ResultDetails {
     /// The first field that is longer than allowed.
     pub fn overlong(&self) -> Option<&'static str> {
         let long = |text: &str| text.len() > limits::TEXT_BYTES_MAX;
         let kernels = self.kernels.as_ref();
-        if long(&self.device.adapter) {
-            return Some("device.adapter");
+        if long(&self.adapter) {
+            return Some("adapter");
         }
         if kernels.is_some_and(|k| k.products.len() > limits::KERNELS_COUNT_MAX) {
             return Some("kernels.products");
@@ -167,14 +182,11 @@ pub struct Output {
     pub bytes: u64,
 }
 
-/// Where a result was computed.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
+/// What a result is computed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceClass {
-    #[n(0)]
     pub backend: Backend,
     /// Adapter as the platform names it, at most [`crate::limits::TEXT_BYTES_MAX`] bytes; may be empty.
-    #[n(1)]
     pub adapter: String,
 }
 
@@ -229,33 +241,26 @@ mod tests {
 
     #[test]
     fn every_text_and_list_of_a_result_is_bounded() {
-        let good = || ResultStatement {
-            version: 1,
-            job: JobId(1),
-            unit: UnitId(1),
-            lease: LeaseId(1),
-            manifest: BlobHash([0; 32]),
-            outputs: Vec::new(),
-            device: DeviceClass { backend: Backend::Webgpu, adapter: "a".repeat(limits::TEXT_BYTES_MAX) },
+        let good = || ResultDetails {
+            salt: [0; 32],
+            adapter: "a".repeat(limits::TEXT_BYTES_MAX),
             timings: Timings { fetch_ms: 0, compute_ms: 0 },
-            losses_micro: Vec::new(),
             kernels: Some(Kernels { version: String::new(), products: vec![product(); limits::KERNELS_COUNT_MAX] }),
-            states: None,
         };
         fn product() -> ProductKernel {
             ProductKernel { m: 1, k: 1, n: 1, transposed_a: false, transposed_b: false, kernel: "matmul".to_owned() }
         }
-        fn kernels(statement: &mut ResultStatement) -> &mut Kernels {
-            statement.kernels.as_mut().expect("it was given some")
+        fn kernels(details: &mut ResultDetails) -> &mut Kernels {
+            details.kernels.as_mut().expect("it was given some")
         }
         let long = || "a".repeat(limits::TEXT_BYTES_MAX + 1);
-        let changed = |change: &dyn Fn(&mut ResultStatement)| {
-            let mut statement = good();
-            change(&mut statement);
-            statement.overlong()
+        let changed = |change: &dyn Fn(&mut ResultDetails)| {
+            let mut details = good();
+            change(&mut details);
+            details.overlong()
         };
         assert_eq!(good().overlong(), None);
-        assert_eq!(changed(&|s| s.device.adapter = long()), Some("device.adapter"));
+        assert_eq!(changed(&|s| s.adapter = long()), Some("adapter"));
         assert_eq!(changed(&|s| kernels(s).version = long()), Some("kernels"));
         assert_eq!(changed(&|s| kernels(s).products[1].kernel = long()), Some("kernels"));
         assert_eq!(changed(&|s| kernels(s).products.push(product())), Some("kernels.products"));

@@ -89,8 +89,19 @@ pub struct HeartbeatResponse {
     pub deadline_ms: u64,
 }
 
-/// Answer to `POST /v1/results`, whose request body is the signed result statement. Sending the same bytes again
-/// gives the verdict as it stands by then.
+/// `POST /v1/results`. Sending the same statement again gives the verdict as it stands by then.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct ResultRequest {
+    /// The signed [`crate::statement::ResultStatement`].
+    #[n(0)]
+    pub statement: SignedBytes,
+    /// The encoded [`crate::statement::ResultDetails`], whose hash the statement names.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub details: Vec<u8>,
+}
+
+/// Answer to `POST /v1/results`.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct ResultResponse {

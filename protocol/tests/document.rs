@@ -49,7 +49,7 @@ macro_rules! values {
 #[test]
 fn limits_are_the_document_s() {
     let values = values! {
-        PROTOCOL_VERSION TERMS_VERSION CBOR_BODY_BYTES_MAX JSON_BODY_BYTES_MAX BLOB_BYTES_MAX OUTPUTS_COUNT_MAX
+        PROTOCOL_VERSION TERMS_VERSION CBOR_BODY_BYTES_MAX RESULT_BYTES_MAX JSON_BODY_BYTES_MAX BLOB_BYTES_MAX OUTPUTS_COUNT_MAX
         UNACCEPTED_BYTES_PER_KEY_MAX UNACCEPTED_BYTES_MAX UPLOADS_PER_KEY_MAX UPLOAD_SILENCE_MS
         TEXT_BYTES_MAX SITE_NAME_BYTES_MAX SITE_ORIGINS_MAX KERNELS_COUNT_MAX KEY_ROTATIONS_MAX LEASES_PER_CALL_MAX LIVE_LEASES_PER_KEY_MAX LEASES_ENDED_MAX LEASE_MS LEASE_TOTAL_MS_MAX HEARTBEAT_MS
         SESSION_MS_MAX NONCE_MS CLOCK_SKEW_MS REPLICA_WAIT_MS REPLICA_LEASED_WAIT_MS REVEAL_BYTES_MAX CHALLENGE_WAIT_MS DIMENSION_MAX TENSOR_VALUES_MAX LAYERS_COUNT_MAX PARAMETERS_COUNT_MAX ACTIVATIONS_COUNT_MAX
@@ -92,6 +92,22 @@ fn byte_examples_are_the_vectors() {
     for name in ["consent", "unit-manifest-matmul", "unit-manifest-train", "result-matmul", "lease-request", "session-opened"] {
         assert!(names.contains(&name), "{name} has no example");
     }
+}
+
+#[test]
+fn the_ledger_s_examples_are_the_vectors() {
+    let ledger = include_str!("../../docs/ledger.md");
+    let mut count = 0;
+    for part in ledger.split("<!-- vector: ").skip(1) {
+        let (name, rest) = part.split_once(" -->\n").expect("a marker");
+        let file = if name.contains('.') { name.to_owned() } else { format!("{name}.hex") };
+        let path = format!("{}/../tests/vectors/{file}", env!("CARGO_MANIFEST_DIR"));
+        let vector = std::fs::read_to_string(path).expect("the vector exists");
+        let kind = file.rsplit('.').next().expect("an ending");
+        assert!(rest.starts_with(&format!("```{kind}\n{vector}```\n")), "{name}");
+        count += 1;
+    }
+    assert_eq!(count, 5);
 }
 
 /// The example parses into the view and the view writes every member of the example, and no other.

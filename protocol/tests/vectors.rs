@@ -11,13 +11,22 @@ use manyhands_protocol::cbor::{decode_strict, encode};
 use manyhands_protocol::challenge::{Answer, Ask, ChallengeAnswer, ChallengeResponse, Reveal, Segment};
 use manyhands_protocol::cose::{Kind, open, prepare};
 use manyhands_protocol::ids::{BlobHash, JobId, KeyId, LeaseId, TreeHash, UnitId};
+use manyhands_protocol::log::entry::{
+    self, Credit, Entry, KeyEvent, LogCheckpoint, LogConsent, LogInput, LogJob, LogKey, LogMerge, LogResult, LogRollBack,
+    MergeInput, ModelState, Role,
+};
+use manyhands_protocol::log::note::{self, Checkpoint, Note};
+use manyhands_protocol::log::receipt::{self, Receipt};
+use manyhands_protocol::log::tile::{self, Edge};
+use manyhands_protocol::log::tree::leaf_hash;
 use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
 use manyhands_protocol::statement::{
-    Backend, Consent, DeviceClass, Kernels, Output, ProductKernel, ResultStatement, Rotation, States, Timings,
+    Backend, Consent, Kernels, Output, ProductKernel, ResultDetails, ResultStatement, Rotation, States, Timings,
 };
 use manyhands_protocol::states::{self, Tree};
 use manyhands_protocol::wire::{
-    HeartbeatResponse, LeaseRequest, LeaseResponse, ResultResponse, RotationRequest, SessionOpened, SignedBytes, Totals, Verdict,
+    HeartbeatResponse, LeaseRequest, LeaseResponse, ResultRequest, ResultResponse, RotationRequest, SessionOpened, SignedBytes,
+    Totals, Verdict,
 };
 use manyhands_protocol::work::{self, InnerOptimizer, MatmulWork, TrainWork, UnitManifest, Work};
 use minicbor::{Decode, Encode};
@@ -193,32 +202,127 @@ fn unit_manifests() {
 
 #[test]
 fn results() {
-    let result = |kind: &str, unit, lease, name: &str, bytes, backend, adapter: &str, losses_micro| ResultStatement {
+    let result = |kind: &str, unit, lease, name: &str, bytes, backend, losses_micro| ResultStatement {
         version: 1,
         job: JobId(7),
         unit: UnitId(unit),
         lease: LeaseId(lease),
         manifest: hash(vector(&format!("unit-manifest-{kind}"))),
         outputs: vec![Output { name: name.to_owned(), hash: hash(name), bytes }],
-        device: DeviceClass { backend, adapter: adapter.to_owned() },
-        timings: Timings { fetch_ms: 12, compute_ms: 345 },
+        backend,
+        details: hash(vector(&format!("result-details-{kind}"))),
         losses_micro,
-        kernels: None,
         states: None,
     };
-    let matmul = result("matmul", 41, 900, "c", 17_472, Backend::Other, "", vec![]);
+    let details = |adapter: &str, kernels| ResultDetails {
+        salt: std::array::from_fn(|i| i as u8),
+        adapter: adapter.to_owned(),
+        timings: Timings { fetch_ms: 12, compute_ms: 345 },
+        kernels,
+    };
+    let matmul = result("matmul", 41, 900, "c", 17_472, Backend::Other, vec![]);
     check_signed("result-matmul", Kind::Result, &key(1), &matmul);
     let losses = vec![1_098_612, 1_000_000, 0];
     let products =
         vec![ProductKernel { m: 32, k: 4, n: 3, transposed_a: false, transposed_b: true, kernel: "matmul_quad".to_owned() }];
-    let train = ResultStatement {
-        kernels: Some(Kernels { version: "0123456789abcdef".to_owned(), products }),
-        ..result("train", 42, 901, "delta", 368, Backend::Webgpu, "swiftshader", losses)
-    };
+    let train = result("train", 42, 901, "delta", 368, Backend::Webgpu, losses);
     check_signed("result-train", Kind::Result, &key(1), &train);
+    check_body("result-details-matmul", &details("", None));
+    let kernels = Kernels { version: "0123456789abcdef".to_owned(), products };
+    check_body("result-details-train", &details("swiftshader", Some(kernels)));
     let states = Some(States { every: 4, root: node("states") });
     let manifest = hash(vector("unit-manifest-train-states"));
-    check_signed("result-train-states", Kind::Result, &key(1), &ResultStatement { states, kernels: None, manifest, ..train });
+    check_signed("result-train-states", Kind::Result, &key(1), &ResultStatement { states, manifest, ..train });
+    let details = vector("result-details-matmul");
+    check_body("result-request", &ResultRequest { statement: SignedBytes(vector("result-matmul")), details });
+}
+
+fn check_entry<T: Entry + Debug + PartialEq>(name: &str, value: &T) {
+    assert_eq!(Kind::logged(T::KIND.content_type()), Some(T::KIND));
+    assert!(T::KIND.content_type().contains(&format!(".{name}+")));
+    check_signed(name, T::KIND, &key(2), value);
+}
+
+#[test]
+fn log_statements() {
+    let state =
+        |name: &str| ModelState { checkpoint: hash(format!("checkpoint {name}")), velocity: hash(format!("velocity {name}")) };
+    let (version, job) = (entry::VERSION, JobId(7));
+    let result = LogResult {
+        version,
+        job,
+        unit: UnitId(41),
+        result: SignedBytes(vector("result-matmul")),
+        work: matmul_manifest().work,
+        settled_by: "algebra".to_owned(),
+        credit: Credit { flop: 2 * 256 * 1000 * 17, bytes: 17_472 },
+    };
+    check_entry("log-result", &result);
+    check_entry("log-job", &LogJob { version, job, manifest: br#"{"version":1}"#.to_vec(), inputs_count: 3 });
+    check_entry("log-input", &LogInput { version, job, role: Role::Shard, place: 1, hash: hash("shard") });
+    let checkpoint =
+        LogCheckpoint { version, job, round: 12, state: state("12"), loss_micro: 1_098_612, accuracy_micro: 812_500 };
+    check_entry("log-checkpoint", &checkpoint);
+    let input = |unit| MergeInput { unit: UnitId(unit), output: hash(format!("delta {unit}")), weight_micro: 1_000_000 };
+    let merge = LogMerge {
+        version,
+        job,
+        round: 11,
+        rule: "mean-nesterov".to_owned(),
+        before: state("11"),
+        after: state("12"),
+        inputs_count: 2,
+        first: 0,
+        inputs: vec![input(42), input(43)],
+    };
+    check_entry("log-merge", &merge);
+    let reason = "held-out loss".to_owned();
+    check_entry("log-roll-back", &LogRollBack { version, job, round: 11, from: state("12"), to: state("11"), reason });
+    let successor = Some(KeyId(key(3).verifying_key().to_bytes()));
+    check_entry("log-key", &LogKey { version, key: volunteer(), event: KeyEvent::Rotated, successor });
+    let salted: Vec<u8> = (0..32).chain(*b"a signed consent").collect();
+    check_entry("log-consent", &LogConsent { version, commitment: hash(salted) });
+}
+
+/// The log of the first seven statements above, and what is proven of it.
+#[test]
+fn log_tree() {
+    let statements =
+        ["log-result", "log-job", "log-input", "log-checkpoint", "log-merge", "log-roll-back", "log-key"].map(vector);
+    let entries = statements.iter().map(Vec::as_slice);
+    assert_eq!(vector("log-entries"), tile::bundle(entries.clone()));
+    assert_eq!(tile::unbundle(&vector("log-entries")), Some(entries.clone().collect()));
+    let mut edge = Edge::default();
+    let mut roots = vec![edge.root()];
+    for entry in entries {
+        edge.append(leaf_hash(entry));
+        roots.push(edge.root());
+    }
+    assert_eq!((vector("log-tile"), edge.tiles.len()), (edge.tiles[0].concat(), 1));
+    let root = roots[7];
+
+    let signed = |receipt: &Receipt| {
+        let signature = Signature::from_bytes(&receipt.signature);
+        receipt.key == coordinator()
+            && key(2).verifying_key().verify(&receipt::to_be_signed(receipt.key, &root), &signature).is_ok()
+    };
+    let inclusion = receipt::decode(&vector("log-receipt")).expect("a receipt");
+    assert!(signed(&inclusion));
+    assert_eq!(receipt::encode(inclusion.key, &inclusion.proof, inclusion.signature), vector("log-receipt"));
+    assert_eq!(inclusion.root_with(&statements[2]), Some(root));
+    assert_ne!(inclusion.root_with(&statements[3]), Some(root));
+    let consistency = receipt::decode(&vector("log-consistency")).expect("a receipt");
+    assert!(signed(&consistency));
+    assert!(consistency.connects((3, roots[3]), (7, root)));
+    assert!(!consistency.connects((3, roots[2]), (7, root)) && !consistency.connects((2, roots[2]), (7, root)));
+
+    let text = std::fs::read_to_string(folder().join("log-note.txt")).expect("the note");
+    let note = Note::parse(&text).expect("a note");
+    let origin = note::origin(coordinator());
+    assert_eq!(Checkpoint::parse(&note.text), Some(Checkpoint { origin: origin.clone(), size: 7, root }));
+    let signature = key(2).sign(note.text.as_bytes()).to_bytes();
+    assert_eq!(note.by(&origin, note::ED25519, coordinator()).collect::<Vec<_>>(), [&signature]);
+    assert_eq!(note.encode(), text);
 }
 
 #[test]
@@ -357,7 +461,10 @@ fn every_vector_is_tested() {
     for entry in std::fs::read_dir(folder()).expect("tests/vectors").map(|e| e.expect("entry").path()) {
         if entry.extension().is_some_and(|e| e == "hex") {
             let name = entry.file_stem().and_then(|s| s.to_str()).expect("a plain name").to_owned();
-            assert!(this.contains(&format!("(\"{name}\"")), "{name}.hex is checked by no test");
+            assert!(
+                ['(', '[', ' '].iter().any(|before| this.contains(&format!("{before}\"{name}\""))),
+                "{name}.hex is checked by no test"
+            );
             count += 1;
         }
     }

@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import http.client
 import json
+import os
 import struct
 import sys
 import time
@@ -53,6 +54,10 @@ def uncbor(data):
     value = cbor2.loads(data)
     expect(cbor(value) == data, "an answer is not in deterministic encoding")
     return value
+
+
+# How every result here was computed: no two clients share the salt.
+DETAILS = cbor({0: os.urandom(32), 1: "numpy", 2: {0: 1, 1: 2}})
 
 
 # --- section 2: signed statements ---------------------------------------------------------------------------------
@@ -201,8 +206,9 @@ class Volunteer:
         expect(len(units) == 1, "no unit left to lease")
         return units[0]
 
-    def submit(self, body):
-        return uncbor(self.call("POST", "/v1/results", body, COSE)[1])
+    def submit(self, statement, details=None):
+        body = cbor({0: statement, 1: DETAILS if details is None else details})
+        return uncbor(self.call("POST", "/v1/results", body, CBOR)[1])
 
     def view(self):
         return self.coordinator.json("GET", f"/v1/keys/{self.key.public.hex()}")
@@ -235,7 +241,7 @@ class Unit:
     def result(self, hash_, size, change=None):
         statement = {
             0: 1, 1: self.volunteer.job, 2: self.unit, 3: self.lease, 4: hashlib.sha256(self.data).digest(),
-            5: [{0: "c", 1: hash_, 2: size}], 6: {0: OTHER, 1: "numpy"}, 7: {0: 1, 1: 2}, 8: [],
+            5: [{0: "c", 1: hash_, 2: size}], 6: OTHER, 7: hashlib.sha256(DETAILS).digest(), 8: [],
         }
         return {**statement, **(change or {})}
 
@@ -374,6 +380,10 @@ def lie_about_results(volunteer, finished):
     refused("a consent for a result", "wrong_content_type", submit(sign(v.key, "consent", good)))
     refused("statement with a trailing byte", "bad_cbor", submit(sign(v.key, "result", cbor(good) + b"\0")))
     refused("envelope with a trailing byte", "bad_cbor", submit(sign(v.key, "result", good) + b"\0"))
+    other_details = cbor({0: bytes(32), 1: "another", 2: {0: 1, 1: 2}})
+    refused("details of another result", "bad_request", lambda: v.submit(sign(v.key, "result", good), other_details))
+    bad = sign(v.key, "result", {**good, 7: hashlib.sha256(b"no details").digest()})
+    refused("details that are none", "bad_cbor", lambda: v.submit(bad, b"no details"))
     refused("another manifest", "lease_mismatch", with_(_4=bytes(32)))
     refused("a unit that does not exist", "unknown_unit", with_(_2=10**9))
     refused("a lease that does not exist", "unknown_lease", with_(_3=10**9))
@@ -386,7 +396,7 @@ def lie_about_results(volunteer, finished):
     refused("wrong hash", "hash_mismatch", lambda: unit.upload(data, name=hashlib.sha256(b"other").digest()))
     refused("more than the lease allows", "upload_not_allowed", lambda: unit.upload(bytes(unit.upload_max + 1)))
     refused("output that nobody accepted", "unknown_blob", lambda: v.coordinator.blob(hash_))
-    replayed = sign(v.key, "result", {**uncbor(uncbor(old_body).value[2]), 7: {0: 9, 1: 9}})
+    replayed = sign(v.key, "result", {**uncbor(uncbor(old_body).value[2]), 6: 1})
     refused("another result for a used lease", "result_replayed", submit(replayed))
     refused("heartbeat of a used lease", "lease_ended", lambda: v.call("POST", f"/v1/leases/{old.lease}/heartbeat"))
     body = sign(v.key, "result", good)

@@ -86,6 +86,12 @@ impl Server {
         Ok(())
     }
 
+    /// Starts one with the same key on another folder, in its place, after [`Server::kill_9`].
+    pub fn replace(&mut self, data_dir: &Path) -> Result<()> {
+        self.data_dir = data_dir.to_owned();
+        self.restart()
+    }
+
     /// `manyhands ARGS` with this coordinator's address and token.
     pub fn command(&self, args: &[&str]) -> Result<Command> {
         let mut command = Command::new(binary()?);

@@ -1,10 +1,11 @@
 """Makes the golden vectors: `python tests/vectors/make.py [--check]`, with tests/interop/requirements.txt installed.
 
-It also fills in the copies of the vectors in docs/protocol.md. The bytes come from cbor2 and cryptography, not from the Rust code, so that a vector is a second opinion. Each file is
+It also fills in the copies of the vectors in docs/protocol.md and docs/ledger.md. The bytes come from cbor2 and cryptography, not from the Rust code, so that a vector is a second opinion. Each file is
 annotated hexadecimal: what stands after `#` is a comment. Signing keys are Ed25519 seeds of one repeated byte.
 It is not part of the build: the files are committed, and protocol/tests/vectors.rs compares the Rust code with them.
 """
 
+import base64
 import hashlib
 import io
 import json
@@ -83,14 +84,16 @@ ROTATION = {0: "version", 1: "audience: the coordinator's key", 2: "nonce", 3: "
 RESULT = {
     0: "version", 1: "job", 2: "unit", 3: "lease", 4: "manifest: SHA-256 of the signed unit manifest",
     5: ("outputs", ["outputs", {0: "name", 1: "hash", 2: "bytes"}]),
-    6: ("device", {0: "backend", 1: "adapter"}),
-    7: ("timings", {0: "fetch_ms", 1: "compute_ms"}),
+    6: "backend", 7: "details: SHA-256 of the details",
     8: ("losses_micro", ["losses_micro", "loss before a step"]),
-    9: ("kernels", {
+    9: ("states", {0: "every", 1: "root"}),
+}
+DETAILS = {
+    0: "salt", 1: "adapter", 2: ("timings", {0: "fetch_ms", 1: "compute_ms"}),
+    3: ("kernels", {
         0: "version",
         1: ("products", ["products", {0: "m", 1: "k", 2: "n", 3: "transposed_a", 4: "transposed_b", 5: "kernel"}]),
     }),
-    10: ("states", {0: "every", 1: "root"}),
 }
 SEGMENT = {
     0: "root", 1: "first", 2: "last", 3: ("first_committed", ["path", "node"]), 4: ("last_committed", ["path", "node"]),
@@ -98,6 +101,23 @@ SEGMENT = {
     8: ("end_leaves", ["leaves", "leaf"]), 9: ("end_path", ["path", "node"]),
 }
 REVEAL = {0: "hash", 1: "bytes", 2: ("before_path", ["path", "node"]), 3: ("after_path", ["path", "node"])}
+STATE = {0: "checkpoint", 1: "velocity"}
+LOGGED = {
+    "log-result": {
+        0: "version", 1: "job", 2: "unit", 3: "result: as in result-matmul.hex", 4: ("work", ["work", "kind: matmul", MATMUL]),
+        5: "settled_by", 6: ("credit", {0: "flop", 1: "bytes"}),
+    },
+    "log-job": {0: "version", 1: "job", 2: "manifest: JSON", 3: "inputs_count"},
+    "log-input": {0: "version", 1: "job", 2: "role: shard", 3: "place", 4: "hash"},
+    "log-checkpoint": {0: "version", 1: "job", 2: "round", 3: ("state", STATE), 4: "loss_micro", 5: "accuracy_micro"},
+    "log-merge": {
+        0: "version", 1: "job", 2: "round", 3: "rule", 4: ("before", STATE), 5: ("after", STATE), 6: "inputs_count", 7: "first",
+        8: ("inputs", ["inputs", {0: "unit", 1: "output", 2: "weight_micro"}]),
+    },
+    "log-roll-back": {0: "version", 1: "job", 2: "round", 3: ("from", STATE), 4: ("to", STATE), 5: "reason"},
+    "log-key": {0: "version", 1: "key", 2: "event: rotated", 3: "successor"},
+    "log-consent": {0: "version", 1: "commitment"},
+}
 
 
 class Walk:
@@ -177,6 +197,106 @@ def put(path, text, check):
         path.write_text(text)
 
 
+# --- the log: RFC 9162 section 2.1, word for word -------------------------------------------------------------------
+
+
+def leaf_hash(entry):
+    return hashlib.sha256(b"\0" + entry).digest()
+
+
+def split(count):
+    return 1 << (count - 1).bit_length() - 1
+
+
+def mth(leaves):
+    if len(leaves) < 2:
+        return leaves[0] if leaves else hashlib.sha256().digest()
+    k = split(len(leaves))
+    return hashlib.sha256(b"\1" + mth(leaves[:k]) + mth(leaves[k:])).digest()
+
+
+def path(m, leaves):
+    if len(leaves) == 1:
+        return []
+    k = split(len(leaves))
+    return path(m, leaves[:k]) + [mth(leaves[k:])] if m < k else path(m - k, leaves[k:]) + [mth(leaves[:k])]
+
+
+def subproof(m, leaves, whole=True):
+    if m == len(leaves):
+        return [] if whole else [mth(leaves)]
+    k = split(len(leaves))
+    if m <= k:
+        return subproof(m, leaves[:k], whole) + [mth(leaves[k:])]
+    return subproof(m - k, leaves[k:], False) + [mth(leaves[:k])]
+
+
+def receipt(kind, numbers, hashes, root):
+    """COSE receipt of RFC 9942."""
+    protected = cbor({1: -8, 4: COORDINATOR.public, 395: 1})
+    signature = COORDINATOR.private.sign(cbor(["Signature1", protected, b"", root]))
+    return cbor(cbor2.CBORTag(18, [protected, {396: {kind: [cbor([*numbers, hashes])]}}, None, signature]))
+
+
+def write_pieces(name, about, pieces, check):
+    lines = [f"# {about}"]
+    for data, note in pieces:
+        rows = [data[i : i + 16].hex() for i in range(0, len(data), 16)]
+        lines += [f"{row:<{WIDTH}}# {note}" if i == 0 else row for i, row in enumerate(rows)]
+    put(HERE / f"{name}.hex", "\n".join(lines) + "\n", check)
+
+
+def write_log(result, check):
+    """One statement of each kind, and the log of the first seven."""
+    state = lambda name: {0: blob(f"checkpoint {name}"), 1: blob(f"velocity {name}")}
+    credit = {0: 2 * 256 * 1000 * 17, 1: 17_472}
+    salt = bytes(range(32))
+    payloads = {
+        "log-result": {
+            0: 1, 1: 7, 2: 41, 3: result, 4: [0, {0: blob("a"), 1: blob("b"), 2: 256, 3: 1000, 4: 17}], 5: "algebra", 6: credit,
+        },
+        "log-job": {0: 1, 1: 7, 2: b'{"version":1}', 3: 3},
+        "log-input": {0: 1, 1: 7, 2: 0, 3: 1, 4: blob("shard")},
+        "log-checkpoint": {0: 1, 1: 7, 2: 12, 3: state("12"), 4: 1_098_612, 5: 812_500},
+        "log-merge": {
+            0: 1, 1: 7, 2: 11, 3: "mean-nesterov", 4: state("11"), 5: state("12"), 6: 2, 7: 0,
+            8: [{0: 42, 1: blob("delta 42"), 2: 1_000_000}, {0: 43, 1: blob("delta 43"), 2: 1_000_000}],
+        },
+        "log-roll-back": {0: 1, 1: 7, 2: 11, 3: state("12"), 4: state("11"), 5: "held-out loss"},
+        "log-key": {0: 1, 1: VOLUNTEER.public, 2: 0, 3: SUCCESSOR.public},
+        "log-consent": {0: 1, 1: hashlib.sha256(salt + b"a signed consent").digest()},
+    }
+    entries = []
+    for kind, payload in payloads.items():
+        entries.append(sign(COORDINATOR, kind, cbor(payload)))
+        write(kind, f"Statement {kind} in the log,\nsigned by the coordinator's test key (seed 02 x 32).", entries[-1],
+              envelope(LOGGED[kind]), check)
+    entries = entries[:7]
+    leaves = [leaf_hash(entry) for entry in entries]
+    root = mth(leaves)
+    pieces = []
+    for i, entry in enumerate(entries):
+        pieces += [(struct.pack(">H", len(entry)), f"length of entry {i}"), (entry, f"entry {i}")]
+    write_pieces("log-entries", "tile/entries/000.p/7: the first seven statements above.", pieces, check)
+    pieces = [(leaf, f"leaf {i}") for i, leaf in enumerate(leaves)]
+    write_pieces("log-tile", "tile/0/000.p/7: their leaf hashes.", pieces, check)
+    origin = f"manyhands/{COORDINATOR.public.hex()}"
+    text = f"{origin}\n7\n{base64.b64encode(root).decode()}\n"
+    key_hash = hashlib.sha256(origin.encode() + b"\n\1" + COORDINATOR.public).digest()[:4]
+    signature = base64.b64encode(key_hash + COORDINATOR.private.sign(text.encode())).decode()
+    put(HERE / "log-note.txt", f"{text}\n\u2014 {origin} {signature}\n", check)
+    protected = {1: "alg: EdDSA (-8)", 4: "key id: the log's key", 395: "vds: RFC9162_SHA256 (1)"}
+    schema = lambda kind, label, fields: [
+        "COSE_Sign1", ("protected header", protected),
+        ("unprotected header", {396: ("vdp", {kind: (label, [label, [label[:-1], *fields, ["path", "hash"]]])})}),
+        "payload: detached, the root", "signature",
+    ]
+    write("log-receipt", "Receipt that entry 2 is in the tree of 7.", receipt(-1, [7, 2], path(2, leaves), root),
+          schema(-1, "inclusion proofs", ["tree size", "leaf index"]), check)
+    write("log-consistency", "Receipt that the tree of 7 begins with that of 3.", receipt(-2, [3, 7], subproof(3, leaves), root),
+          schema(-2, "consistency proofs", ["first size", "second size"]), check)
+
+
 def write_safetensors(check):
     """The smallest tensor file, laid out by hand."""
     header = b'{"a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}'
@@ -234,7 +354,8 @@ def write_key_file(name, key, check):
 
 
 def fill_document(check):
-    """Puts each vector that docs/protocol.md names after its marker."""
+    """Puts each vector that the documents name after its marker."""
+    fill_ledger(check)
     path = HERE.parent.parent / "docs" / "protocol.md"
     marker = re.compile(r"<!-- vector: ([a-z0-9-]+) -->\n(```hex\n.*?```\n)?", re.DOTALL)
 
@@ -245,6 +366,17 @@ def fill_document(check):
     file = (HERE / "key-file.json").read_text()
     text = re.sub(r"```json KeyFile\n.*?```\n", lambda _: f"```json KeyFile\n{file}```\n", text, flags=re.DOTALL)
     put(path, text, check)
+
+
+def fill_ledger(check):
+    path = HERE.parent.parent / "docs" / "ledger.md"
+    marker = re.compile(r"<!-- vector: ([a-z0-9.-]+) -->\n(```[a-z]+\n.*?```\n)?", re.DOTALL)
+
+    def block(match):
+        name = match[1] if "." in match[1] else f"{match[1]}.hex"
+        return f"<!-- vector: {match[1]} -->\n```{name.rsplit('.')[1]}\n{(HERE / name).read_text()}```\n"
+
+    put(path, marker.sub(block, path.read_text()), check)
 
 
 NOW = 1_750_000_000_000
@@ -303,21 +435,29 @@ def main(check):
         "matmul": ("c", 17_472, 4, "", []),
         "train": ("delta", 368, 0, "swiftshader", [1_098_612, 1_000_000, 0]),
     }
+    statements, details_of = {}, {}
     for kind, (name, size, backend, adapter, losses) in results.items():
         unit, lease = works[kind][:2]
         product = {0: 32, 1: 4, 2: 3, 3: False, 4: True, 5: "matmul_quad"}
-        kernels = {9: {0: "0123456789abcdef", 1: [product]}} if kind == "train" else {}
+        kernels = {3: {0: "0123456789abcdef", 1: [product]}} if kind == "train" else {}
+        details = details_of[kind] = cbor({0: bytes(range(32)), 1: adapter, 2: {0: 12, 1: 345}, **kernels})
         payload = cbor({
             0: 1, 1: 7, 2: unit, 3: lease, 4: hashlib.sha256(manifests[kind]).digest(),
-            5: [{0: name, 1: blob(name), 2: size}], 6: {0: backend, 1: adapter}, 7: {0: 12, 1: 345}, 8: losses, **kernels,
+            5: [{0: name, 1: blob(name), 2: size}], 6: backend, 7: hashlib.sha256(details).digest(), 8: losses,
         })
+        statements[kind] = sign(VOLUNTEER, "result", payload)
         write(f"result-{kind}", f"Result of the {kind} unit in unit-manifest-{kind}.hex,\n{signed}",
-              sign(VOLUNTEER, "result", payload), envelope(RESULT), check)
+              statements[kind], envelope(RESULT), check)
+        write(f"result-details-{kind}", f"How the result in result-{kind}.hex was computed.", details, DETAILS, check)
+    write("result-request", "POST /v1/results: the statement of result-matmul.hex and the details of result-details-matmul.hex.",
+          cbor({0: statements["matmul"], 1: details_of["matmul"]}),
+          {0: "statement", 1: "details"}, check)
+    write_log(statements["matmul"], check)
 
     unit, lease = works["train"][:2]
     payload = cbor({
         0: 1, 1: 7, 2: unit, 3: lease, 4: hashlib.sha256(committing).digest(), 5: [{0: "delta", 1: blob("delta"), 2: 368}],
-        6: {0: 0, 1: "swiftshader"}, 7: {0: 12, 1: 345}, 8: results["train"][4], 10: {0: 4, 1: blob("states")},
+        6: results["train"][2], 7: hashlib.sha256(details_of["train"]).digest(), 8: results["train"][4], 9: {0: 4, 1: blob("states")},
     })
     write("result-train-states", f"Result of the train unit in unit-manifest-train-states.hex,\n{signed}",
           sign(VOLUNTEER, "result", payload), envelope(RESULT), check)

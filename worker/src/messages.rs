@@ -9,7 +9,7 @@
 //!
 //! Worker to page: `ready`, `state {state, detail}`, `adapter {backend: "webgpu"|"wasm", adapter, reason}`,
 //! `key {id, stored}`, `unit {job, unit, kind, phase, step, steps, loss|null, reason, credit_flop, data_bytes}` (`data_bytes`
-//! of the whole visit so far), `totals {accepted, rejected, pending, credit_flop}`, `spent {ms}` now and then, `pace
+//! of the whole visit so far), `receipt {job, unit, index, size, receipt: Uint8Array}`, `totals {accepted, rejected, pending, credit_flop}`, `spent {ms}` now and then, `pace
 //! {duty_percent, reason}` whenever the governor decides otherwise, `answers {rows: [{pixels: Uint8Array, width, height,
 //! label: number|null, answer, probability}], bytes}`, `sample {round, prompt, text, bytes}`, `key_done {id, file|null}`,
 //! `error {code, message, retryable}`. After `state stopped` the worker may be started again.
@@ -313,6 +313,13 @@ pub fn event(event: Event, data_bytes: u64) -> JsValue {
             .with("reason", u.reason)
             .with("credit_flop", u.credit_flop as f64)
             .with("data_bytes", data_bytes as f64),
+        #[cfg(feature = "every-layer")]
+        Event::Receipt(receipt) => message("receipt")
+            .with("job", receipt.job.0 as f64)
+            .with("unit", receipt.unit.0 as f64)
+            .with("index", receipt.index as f64)
+            .with("size", receipt.size as f64)
+            .with("receipt", Uint8Array::from(receipt.bytes.as_slice())),
         Event::Totals(t) => message("totals")
             .with("accepted", t.accepted as f64)
             .with("rejected", t.rejected as f64)

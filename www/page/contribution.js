@@ -19,6 +19,7 @@ import * as text from "./text.js";
 /** @typedef {import("../types").TryWish} TryWish */
 /** @typedef {import("../types").KeyAct} KeyAct */
 /** @typedef {import("../types").KeyDoneMessage} KeyDoneMessage */
+/** @typedef {import("../types").ReceiptMessage} ReceiptMessage */
 /** @typedef {import("../types").Backend} Backend */
 /** @typedef {import("../types").Tune} Tune */
 /** @typedef {{ accepted: number, rejected: number, pending: number, credit_flop: number }} Totals */
@@ -52,8 +53,15 @@ export const AT_WORK = "manyhands-at-work";
  */
 export const CHANGES = "manyhands-mine";
 
-/** Ends of a visit by their fault's code. @type {Record<string, "used_up" | "outdated">} */
-const ENDS = { data_limit: "used_up", day_limit: "used_up", consent_expired: "used_up", version: "outdated" };
+/** Ends of a visit by their fault's code. @type {Record<string, "used_up" | "outdated" | "distrust">} */
+const ENDS = {
+  data_limit: "used_up",
+  day_limit: "used_up",
+  consent_expired: "used_up",
+  version: "outdated",
+  log_rewritten: "distrust",
+  log_unproven: "distrust",
+};
 
 /** A failure by the code under which its words are. */
 export class Failure extends Error {
@@ -140,6 +148,8 @@ export class Contribution {
   spentMs = 0;
   /** Newest first. @type {UnitMessage[]} */
   recent = [];
+  /** Of this visit's results, as far as they came, by unit. @type {Map<number, ReceiptMessage>} */
+  receipts = new Map();
 
   /** @type {Worker | null} */
   #worker = null;
@@ -181,7 +191,7 @@ export class Contribution {
     return text.say(retryable && this.active ? "retries" : "retries_not", { what });
   }
 
-  /** How the visit ended, where that was no failure: what was agreed to is used up, or the page is too old. */
+  /** How the visit ended, where its own words say it: what was agreed to is used up, the page is too old, or the log false. */
   get end() {
     return this.state === "failed" ? ENDS[this.#fault?.code ?? ""] : undefined;
   }
@@ -206,6 +216,7 @@ export class Contribution {
     if (this.active) return;
     Object.assign(this, { done: 0, recent: [], adapter: null, pace: null, spentMs: 0, sums: { accepted: 0, rejected: 0, pending: 0, credit_flop: 0 } });
     this.#fault = null;
+    this.receipts.clear();
     this.hasConsent = true;
     this.#limit = terms.duty_percent;
     this.pausedBy = null;
@@ -458,6 +469,9 @@ export class Contribution {
         break;
       case "unit":
         this.#takeUnit(message);
+        break;
+      case "receipt":
+        this.receipts.set(message.unit, message);
         break;
       case "answers":
       case "sample":

@@ -268,6 +268,8 @@ function run() {
       error: visit.error,
       duty: String(visit.pace?.duty_percent ?? ""),
       pace: visit.pace?.reason ?? "",
+      end: visit.end ?? "",
+      receipts: String(visit.receipts.size),
     });
   }
 

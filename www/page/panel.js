@@ -237,6 +237,8 @@ export class Panel {
     this.#facts();
     element("recent").hidden = visit.recent.length === 0;
     element("recent-list").replaceChildren(...visit.recent.map((unit) => this.#recent(unit)));
+    element("receipts").hidden = visit.receipts.size === 0;
+    if (visit.receipts.size > 0) void import("./receipts.js").then(({ show }) => show(visit.receipts));
   }
 
   #detail() {
@@ -313,11 +315,13 @@ export class Panel {
   /** @param {UnitMessage} unit */
   #recent(unit) {
     const said = { unit: text.say(`unit_${unit.kind}`, { unit: unit.unit }), phase: text.say(`phase_${unit.phase}`), note: unit.reason ?? "" };
+    const line = text.say(unit.reason ? "unit_line_why" : "unit_line", said);
+    const receipt = this.visit.receipts.get(unit.unit);
     return build(
       "li",
       { "data-phase": unit.phase },
       build("span", { class: "mark", "aria-hidden": "true" }, MARKS[unit.phase]),
-      text.say(unit.reason ? "unit_line_why" : "unit_line", said),
+      receipt ? text.say("unit_logged", { line, index: receipt.index }) : line,
     );
   }
 }

@@ -5,6 +5,7 @@ mod commit;
 mod compare;
 mod converge;
 mod gpu;
+mod log;
 mod module;
 mod size;
 mod step_check;
@@ -100,6 +101,12 @@ pub enum Bench {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// How many statements a second the coordinator appends to its public log, and how long other writes take meanwhile.
+    Log {
+        /// Also write the JSON object here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// Build the engine as a module for a benchmark's page, beside tests/bench/ours.mjs; measures nothing.
     Module,
     /// Bytes that a visitor downloads before Start, until the first unit's result, and to train.
@@ -150,6 +157,7 @@ pub fn main(bench: &Bench) -> Result<()> {
         }
         Bench::StepCheck { json } => emit(&step_check::measure()?, json.as_deref()),
         Bench::Detection { json } => emit(&step_check::detection()?, json.as_deref()),
+        Bench::Log { json } => emit(&log::measure()?, json.as_deref()),
         Bench::Module => {
             setup::set_up(setup::Purpose::Web)?;
             module::build()

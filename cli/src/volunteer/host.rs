@@ -28,6 +28,8 @@ pub struct NativeHost {
     identity: Identity,
     stored: bool,
     sessions: RefCell<HashMap<String, StoredSession>>,
+    /// Of the log of the one coordinator that there is.
+    checkpoint: RefCell<Option<String>>,
     tuning: TuningFile,
     /// 1 to 100.
     duty_percent: u32,
@@ -57,6 +59,7 @@ impl NativeHost {
             identity,
             stored,
             sessions: RefCell::default(),
+            checkpoint: RefCell::default(),
             tuning,
             duty_percent,
             ledger: Arc::default(),
@@ -141,6 +144,12 @@ impl Host for NativeHost {
         f64::from(getrandom::u32().unwrap_or(0)) / (f64::from(u32::MAX) + 1.0)
     }
 
+    fn salt(&self) -> Result<[u8; 32], HostError> {
+        let mut salt = [0; 32];
+        getrandom::fill(&mut salt).map_err(|e| HostError::Crypto(e.to_string()))?;
+        Ok(salt)
+    }
+
     fn control(&self) -> Control {
         if self.duty_percent >= 100 {
             return Control::new();
@@ -183,6 +192,14 @@ impl Host for NativeHost {
             Some(session) => sessions.insert(name.to_owned(), session.clone()),
             None => sessions.remove(name),
         };
+    }
+
+    async fn load_checkpoint(&self, _coordinator: KeyId) -> Option<String> {
+        self.checkpoint.borrow().clone()
+    }
+
+    async fn store_checkpoint(&self, _coordinator: KeyId, note: &str) {
+        self.checkpoint.replace(Some(note.to_owned()));
     }
 
     fn environment(&self) -> String {

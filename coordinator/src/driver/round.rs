@@ -56,7 +56,8 @@ async fn close_round(
     let done = recipe.target().is_reached(next.loss, next.accuracy) || round >= recipe.rounds_max;
     let merged = units;
     let units = if done { Vec::new() } else { scheduler::round_units(recipe, shards, next.checkpoint, round) };
-    service.store.close_round(RoundClose { job: job.id, round: job.round, merged, next, units }).await?;
+    let rule = merge::rule_name(recipe.merge).to_owned();
+    service.store.close_round(RoundClose { job: job.id, round: job.round, merged, next, rule, units }).await?;
     tracing::info!(job = %job.id, round, loss = next.loss, accuracy = next.accuracy, done, "round merged");
     Ok(())
 }

@@ -6,29 +6,40 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
+use manyhands_protocol::cbor::CborError;
 use manyhands_protocol::problem::Code;
-use manyhands_protocol::statement::ResultStatement;
-use manyhands_protocol::wire::{ResultResponse, Verdict};
+use manyhands_protocol::statement::{ResultDetails, ResultStatement};
+use manyhands_protocol::wire::{ResultRequest, ResultResponse, SignedBytes, Verdict};
 use manyhands_protocol::{cbor, cose, limits};
 
 use super::{Failure, Shared, auth, body, sessions};
 use crate::driver::check;
+use crate::keys;
 use crate::service::{QueuedCheck, Service};
 use crate::store::{Challenge, NewResult, ResultRow};
 
 /// `POST /v1/results`.
 pub async fn submit(State(service): Shared, headers: HeaderMap, request: Body) -> Result<Response, Failure> {
     let session = auth::session(&service, &headers).await?;
-    let statement = body::read(&headers, request, body::COSE, limits::CBOR_BODY_BYTES_MAX).await?;
+    let request = body::read(&headers, request, body::CBOR, limits::CBOR_BODY_BYTES_MAX).await?;
+    let bad_cbor = |e: CborError| Failure::new(Code::BadCbor, e.to_string());
+    let ResultRequest { statement: SignedBytes(statement), details } = cbor::decode_strict(&request).map_err(bad_cbor)?;
     let (key, payload) = sessions::open_signed(cose::Kind::Result, &statement)?;
     if key != session.key {
         return Err(Failure::new(Code::WrongKey, format!("the statement is by {key}, the session is of {}", session.key)));
     }
-    let result: ResultStatement = cbor::decode_strict(&payload).map_err(|e| Failure::new(Code::BadCbor, e.to_string()))?;
+    let result: ResultStatement = cbor::decode_strict(&payload).map_err(bad_cbor)?;
     if result.version != limits::PROTOCOL_VERSION {
         return Err(Failure::new(Code::BadRequest, "the statement is of another protocol version"));
     }
-    if let Some(field) = result.overlong() {
+    if statement.len() > limits::RESULT_BYTES_MAX {
+        return Err(Failure::new(Code::BodyTooLarge, format!("the statement is longer than {} bytes", limits::RESULT_BYTES_MAX)));
+    }
+    if result.details != keys::blob_hash(&details) {
+        return Err(Failure::new(Code::BadRequest, "the details are not those that the statement names"));
+    }
+    let told: ResultDetails = cbor::decode_strict(&details).map_err(bad_cbor)?;
+    if let Some(field) = told.overlong() {
         return Err(Failure::new(Code::BadRequest, format!("{field} is too long")));
     }
     let [output] = result.outputs.as_slice() else {
@@ -48,12 +59,13 @@ pub async fn submit(State(service): Shared, headers: HeaderMap, request: Body) -
         key,
         manifest: result.manifest,
         statement,
+        details,
         output_name: output.name.clone(),
         output: output.hash,
         output_bytes: output.bytes,
         losses_count: result.losses_micro.len(),
         states_every: result.states.map(|states| states.every),
-        backend: result.device.backend.name(),
+        backend: result.backend.name(),
         received_ms: service.now_ms(),
     };
     let (row, is_new) = service.store.add_result(new).await?;

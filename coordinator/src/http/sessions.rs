@@ -58,6 +58,7 @@ pub async fn open(State(service): Shared, headers: HeaderMap, request: Body) -> 
             key,
             nonce: consent.nonce,
             consent: statement,
+            consent_salt: keys::random32()?,
             job: consent.job,
             category: consent.category,
             site: (!consent.site.is_empty()).then_some(consent.site),

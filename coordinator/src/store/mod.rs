@@ -15,6 +15,8 @@ pub mod sqlite;
 pub use challenges::*;
 
 use async_trait::async_trait;
+use manyhands_protocol::log::Hash;
+use manyhands_protocol::log::entry::Statement;
 use manyhands_protocol::manifest::{Category, Submission};
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::rules::standing::Course;
@@ -73,6 +75,8 @@ pub struct NewSession {
     pub nonce: Vec<u8>,
     /// The signed statement as received.
     pub consent: Vec<u8>,
+    /// Of its commitment in the log.
+    pub consent_salt: [u8; 32],
     pub job: Option<JobId>,
     /// The kind of jobs that the consent names.
     pub category: Option<Category>,
@@ -228,6 +232,8 @@ pub struct NewResult {
     pub manifest: BlobHash,
     /// The signed statement as received.
     pub statement: Vec<u8>,
+    /// The details as received.
+    pub details: Vec<u8>,
     pub output_name: String,
     pub output: BlobHash,
     pub output_bytes: u64,
@@ -336,9 +342,36 @@ pub struct RoundClose {
     /// What was merged: refused if the round's units have been settled otherwise by now.
     pub merged: Vec<MergedUnit>,
     pub next: NewRound,
+    /// How it was merged, as the log tells it.
+    pub rule: String,
     /// Units of round `round + 1`; none finishes the job.
     pub units: Vec<NewUnit>,
 }
+
+/// A statement that waits to be put into the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queued {
+    pub id: i64,
+    pub statement: Statement,
+}
+
+/// The same, signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedEntry {
+    pub id: i64,
+    pub bytes: Vec<u8>,
+}
+
+/// The log's newest checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogHead {
+    pub size: u64,
+    /// Signed note.
+    pub note: String,
+}
+
+/// Signs the checkpoint of so many entries and this root; called inside the transaction that appends them.
+pub type SignCheckpoint<'a> = &'a (dyn Fn(u64, Hash) -> String + Send + Sync);
 
 /// Storage of everything but blob bytes. The module's documentation states the contracts.
 #[async_trait]
@@ -467,6 +500,19 @@ pub trait Store: Send + Sync + 'static {
     /// Adds opening units to a running job while it has fewer than `most` that a session could lease, and publishes their
     /// inputs. They count neither for the job's progress nor for any round.
     async fn add_openings(&self, job: JobId, units: Vec<NewUnit>, most: u32) -> Result<()>;
+
+    /// The statements that wait for the log, oldest first, at most `count_max`.
+    async fn log_queue(&self, count_max: u32) -> Result<Vec<Queued>>;
+    /// Moves statements from the head of the queue to the log, and its checkpoint to where they end, all at once. Changes
+    /// nothing where they are not the first of the queue any more. The log's first checkpoint may be of no entry.
+    async fn append_log(&self, entries: Vec<SignedEntry>, sign: SignCheckpoint<'_>) -> Result<()>;
+    async fn log_head(&self) -> Result<Option<LogHead>>;
+    /// A tile's hashes, as many as there are.
+    async fn log_tile(&self, level: u8, number: u64) -> Result<Option<Vec<Hash>>>;
+    /// Entries from an index on, at most `count`.
+    async fn log_entries(&self, from: u64, count: u64) -> Result<Vec<Vec<u8>>>;
+    /// Where the result of this lease is in the log.
+    async fn log_index(&self, lease: LeaseId) -> Result<Option<u64>>;
 
     /// Every recorded blob, for comparing with the blob store.
     async fn blobs(&self) -> Result<Vec<BlobRow>>;

@@ -8,6 +8,7 @@ mod challenges;
 mod invariants;
 mod jobs;
 mod leases;
+mod log;
 mod openings;
 mod results;
 mod rotations;
@@ -23,6 +24,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use manyhands_protocol::log::Hash;
 use manyhands_protocol::rules::standing::Course;
 use manyhands_protocol::site::{Site, SiteTotals};
 use manyhands_protocol::view::{JobState, JobView, KeyView};
@@ -62,6 +64,8 @@ impl SqliteStore {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
+            // What is deleted, a consent's salt above all, is not left in the file.
+            .pragma("secure_delete", "FAST")
             .busy_timeout(lock_wait);
         let pool =
             |connections| SqlitePoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_WAIT.max(lock_wait * 2));
@@ -429,6 +433,32 @@ impl Store for SqliteStore {
         let mut tx = self.write().await?;
         openings::add(&mut tx, job, &units, most).await?;
         Ok(tx.commit().await?)
+    }
+
+    async fn log_queue(&self, count_max: u32) -> Result<Vec<Queued>> {
+        log::queued(&mut *self.read().await?, count_max).await
+    }
+
+    async fn append_log(&self, entries: Vec<SignedEntry>, sign: SignCheckpoint<'_>) -> Result<()> {
+        let mut tx = self.write().await?;
+        log::append(&mut tx, &entries, sign).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn log_head(&self) -> Result<Option<LogHead>> {
+        log::head(&mut *self.read().await?).await
+    }
+
+    async fn log_tile(&self, level: u8, number: u64) -> Result<Option<Vec<Hash>>> {
+        log::tile(&mut *self.read().await?, level, number).await
+    }
+
+    async fn log_entries(&self, from: u64, count: u64) -> Result<Vec<Vec<u8>>> {
+        log::entries(&mut *self.read().await?, from, count).await
+    }
+
+    async fn log_index(&self, lease: LeaseId) -> Result<Option<u64>> {
+        log::index_of_lease(&mut *self.read().await?, lease).await
     }
 
     async fn blobs(&self) -> Result<Vec<BlobRow>> {

@@ -3,9 +3,11 @@
 use ed25519_dalek::{Signer, SigningKey};
 use manyhands_coordinator::keys::{blob_hash, sha256};
 use manyhands_protocol::problem::{Code, Problem};
-use manyhands_protocol::statement::{Backend, Consent, DeviceClass, Output, ResultStatement, Timings};
+use manyhands_protocol::statement::{Backend, Consent, Output, ResultDetails, ResultStatement, Timings};
 use manyhands_protocol::view::InfoView;
-use manyhands_protocol::wire::{HeartbeatResponse, LeaseRequest, LeaseResponse, ResultResponse, SessionOpened};
+use manyhands_protocol::wire::{
+    HeartbeatResponse, LeaseRequest, LeaseResponse, ResultRequest, ResultResponse, SessionOpened, SignedBytes,
+};
 use manyhands_protocol::work::{UnitManifest, Work};
 use manyhands_protocol::{BlobHash, JobId, KeyId, cbor, cose, limits};
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header};
@@ -73,6 +75,12 @@ pub struct Leased {
     pub manifest: UnitManifest,
     /// The signed bytes.
     pub signed: Vec<u8>,
+}
+
+/// What every volunteer here tells beside its statements.
+pub fn details() -> ResultDetails {
+    let timings = Timings { fetch_ms: 1, compute_ms: 2 };
+    ResultDetails { salt: [9; 32], adapter: "a device that nobody else has".to_owned(), timings, kernels: None }
 }
 
 /// A key with at most one session.
@@ -234,16 +242,21 @@ impl Volunteer {
             lease: *id,
             manifest: BlobHash(sha256(&lease.signed)),
             outputs: vec![Output { name: work.output_name().to_owned(), hash: blob_hash(output), bytes: output.len() as u64 }],
-            device: DeviceClass { backend: Backend::Other, adapter: String::new() },
-            timings: Timings { fetch_ms: 1, compute_ms: 2 },
+            backend: Backend::Other,
+            details: blob_hash(&cbor::encode(&details())),
             losses_micro: vec![1_000_000; losses],
-            kernels: None,
             states: None,
         }
     }
 
     pub async fn post_result(&self, envelope: Vec<u8>) -> Answer {
-        self.post("/v1/results", "application/cose", envelope).await
+        self.post_with(envelope, &details()).await
+    }
+
+    /// Sends a signed statement with these details.
+    pub async fn post_with(&self, envelope: Vec<u8>, details: &ResultDetails) -> Answer {
+        let request = ResultRequest { statement: SignedBytes(envelope), details: cbor::encode(details) };
+        self.post("/v1/results", "application/cbor", cbor::encode(&request)).await
     }
 
     /// Signs and sends a statement.

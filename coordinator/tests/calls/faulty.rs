@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use async_trait::async_trait;
 use manyhands_coordinator::store::sqlite::SqliteStore;
 use manyhands_coordinator::store::*;
+use manyhands_protocol::log::Hash;
 use manyhands_protocol::rules::standing::Course;
 use manyhands_protocol::site::{Site, SiteTotals};
 use manyhands_protocol::view::{JobState, JobView, KeyView};
@@ -22,6 +23,10 @@ pub enum Fault {
     After(u32),
     /// Verdicts and settlements are not written, until [`Faulty::mend`].
     Verdicts,
+    /// Nothing is appended to the log, until [`Faulty::mend`].
+    AppendsBefore,
+    /// What is appended to the log is reported as failed, until then.
+    AppendsAfter,
 }
 
 /// A SQLite store with one fault.
@@ -48,6 +53,16 @@ impl Faulty {
     /// Writes succeed from now on.
     pub fn mend(&self) {
         self.mended.store(true, Ordering::Relaxed);
+    }
+
+    async fn append<T>(&self, append: impl Future<Output = Result<T>>) -> Result<T> {
+        let failed = || Err(StoreError::Damaged("a fault of the test's making".to_owned()));
+        match self.fault {
+            _ if self.mended.load(Ordering::Relaxed) => append.await,
+            Fault::AppendsBefore => failed(),
+            Fault::AppendsAfter => append.await.and_then(|_| failed()),
+            _ => self.write(false, append).await,
+        }
     }
 
     async fn write<T>(&self, verdict: bool, write: impl Future<Output = Result<T>>) -> Result<T> {
@@ -77,6 +92,7 @@ macro_rules! delegate {
     };
     (@read $self:ident, $name:ident, $($arg:ident),*) => { $self.inner.$name($($arg),*).await };
     (@write $self:ident, $name:ident, $($arg:ident),*) => { $self.write(false, $self.inner.$name($($arg),*)).await };
+    (@append $self:ident, $name:ident, $($arg:ident),*) => { $self.append($self.inner.$name($($arg),*)).await };
     (@verdict $self:ident, $name:ident, $($arg:ident),*) => { $self.write(true, $self.inner.$name($($arg),*)).await };
 }
 
@@ -138,6 +154,12 @@ delegate! {
     write close_round(close: RoundClose) -> ();
     read openings_wanted(least: u32) -> Vec<(Job, u32)>;
     write add_openings(job: JobId, units: Vec<NewUnit>, most: u32) -> ();
+    read log_queue(count_max: u32) -> Vec<Queued>;
+    append append_log(entries: Vec<SignedEntry>, sign: SignCheckpoint<'_>) -> ();
+    read log_head() -> Option<LogHead>;
+    read log_tile(level: u8, number: u64) -> Option<Vec<Hash>>;
+    read log_entries(from: u64, count: u64) -> Vec<Vec<u8>>;
+    read log_index(lease: LeaseId) -> Option<u64>;
     read blobs() -> Vec<BlobRow>;
     read check_invariants() -> Vec<String>;
 }

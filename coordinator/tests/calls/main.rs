@@ -10,6 +10,7 @@ mod divergence;
 mod faulty;
 mod ladder;
 mod leases;
+mod log;
 mod openings;
 mod products;
 mod restart;

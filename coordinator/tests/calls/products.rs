@@ -3,7 +3,7 @@
 use manyhands_coordinator::keys::blob_hash;
 use manyhands_protocol::manifest::{Inputs, Submission};
 use manyhands_protocol::problem::Code;
-use manyhands_protocol::statement::{Kernels, Output, ResultStatement};
+use manyhands_protocol::statement::{Kernels, Output, ResultDetails, ResultStatement};
 use manyhands_protocol::view::{JobState, KeyView};
 use manyhands_protocol::wire::Verdict;
 use manyhands_protocol::work;
@@ -12,7 +12,7 @@ use reqwest::Method;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
-use crate::client::{Answer, Leased, Volunteer};
+use crate::client::{Answer, Leased, Volunteer, details};
 use crate::world::{World, matmul_work, product_file};
 
 async fn totals(volunteer: &Volunteer) -> manyhands_protocol::wire::Totals {
@@ -213,9 +213,14 @@ async fn statements_that_do_not_fit_their_lease() {
     submit(&|s| s.outputs.clear()).await.refused(Code::BadRequest);
     submit(&|s| s.outputs = vec![s.outputs[0].clone(); 2]).await.refused(Code::BadRequest);
     submit(&|s| s.losses_micro = vec![1]).await.refused(Code::BadRequest);
-    submit(&|s| s.device.adapter = "x".repeat(limits::TEXT_BYTES_MAX + 1)).await.refused(Code::BadRequest);
-    let version = "x".repeat(limits::TEXT_BYTES_MAX + 1);
-    submit(&|s| s.kernels = Some(Kernels { version: version.clone(), products: Vec::new() })).await.refused(Code::BadRequest);
+    submit(&|s| s.details = BlobHash([1; 32])).await.refused(Code::BadRequest);
+    let long = || "x".repeat(limits::TEXT_BYTES_MAX + 1);
+    let kernels = Some(Kernels { version: long(), products: Vec::new() });
+    for details in [ResultDetails { adapter: long(), ..details() }, ResultDetails { kernels, ..details() }] {
+        let statement = ResultStatement { details: blob_hash(&cbor::encode(&details)), ..good.clone() };
+        let envelope = volunteer.sign(cose::Kind::Result, cbor::encode(&statement));
+        volunteer.post_with(envelope, &details).await.refused(Code::BadRequest);
+    }
     submit(&|s| s.version = 2).await.refused(Code::BadRequest);
     submit(&|s| s.lease = LeaseId(99)).await.refused(Code::UnknownLease);
     submit(&|s| s.unit = UnitId(99)).await.refused(Code::UnknownUnit);

@@ -50,6 +50,7 @@ async fn leased(store: &dyn Store) -> (JobId, UnitManifest, Vec<u8>) {
         key: KEY,
         nonce: vec![6],
         consent: vec![7],
+        consent_salt: [9; 32],
         job: None,
         category: None,
         site: None,
@@ -87,6 +88,7 @@ fn result(manifest: &UnitManifest, signed: &[u8]) -> NewResult {
         key: KEY,
         manifest: manyhands_coordinator::keys::blob_hash(signed),
         statement: vec![8],
+        details: vec![9],
         output_name: "c".to_owned(),
         output: OUTPUT,
         output_bytes: 4,
@@ -160,11 +162,13 @@ async fn a_round_is_closed_with_what_was_merged(store: &dyn Store) {
     let other = MergedUnit { canonical: BlobHash([4; 32]), ..merged[0] };
     let lighter = MergedUnit { weight_permille: 500, ..merged[0] };
     for stale in [vec![other], vec![lighter], Vec::new()] {
-        let close = RoundClose { job, round: 0, merged: stale, next, units: Vec::new() };
+        let rule = "mean-nesterov".to_owned();
+        let close = RoundClose { job, round: 0, merged: stale, next, rule, units: Vec::new() };
         assert!(matches!(store.close_round(close).await, Err(StoreError::Refused { code: Code::WrongJobState, .. })));
     }
     for _ in 0..2 {
-        let close = RoundClose { job, round: 0, merged: merged.clone(), next, units: Vec::new() };
+        let rule = "mean-nesterov".to_owned();
+        let close = RoundClose { job, round: 0, merged: merged.clone(), next, rule, units: Vec::new() };
         store.close_round(close).await.unwrap();
     }
     assert_eq!(store.round(job, 1).await.unwrap(), Some(next));
@@ -204,6 +208,7 @@ async fn a_rotation_may_be_repeated(store: &dyn Store) {
         key: KEY,
         nonce: vec![16],
         consent: vec![7],
+        consent_salt: [9; 32],
         job: None,
         category: None,
         site: None,

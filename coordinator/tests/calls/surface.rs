@@ -45,7 +45,7 @@ async fn bodies_have_a_type_and_a_limit() {
         ("/v1/sessions", "application/cose"),
         ("/v1/rotations", "application/cbor"),
         ("/v1/leases", "application/cbor"),
-        ("/v1/results", "application/cose"),
+        ("/v1/results", "application/cbor"),
     ] {
         for wrong in ["application/json", "text/plain", "", "application/cborx"] {
             volunteer.post(path, wrong, vec![0xa0]).await.refused(Code::WrongContentType);

@@ -4,6 +4,8 @@ use manyhands_protocol::JobId;
 use manyhands_protocol::problem::Code;
 
 use super::host::HostError;
+#[cfg(feature = "every-layer")]
+pub use super::ledger::LogFault;
 use crate::engine::EngineError;
 use crate::tensors::TensorError;
 
@@ -43,6 +45,9 @@ pub enum VolunteerError {
     /// A lease, signed as it came, whose unit needs more than this build can compute: for a build that can.
     #[error("the unit needs more than this build can compute")]
     Beyond(Option<Vec<u8>>),
+    #[cfg(feature = "every-layer")]
+    #[error(transparent)]
+    Log(#[from] LogFault),
     /// The lease ended or was taken back.
     #[error("{0}")]
     GiveBack(String),
@@ -70,6 +75,10 @@ impl VolunteerError {
             VolunteerError::Tensor(_) => "bad_tensor_file",
             VolunteerError::Engine(e) => e.code(),
             VolunteerError::Beyond(_) => "beyond",
+            #[cfg(feature = "every-layer")]
+            VolunteerError::Log(LogFault::Rewritten { .. }) => "log_rewritten",
+            #[cfg(feature = "every-layer")]
+            VolunteerError::Log(LogFault::Unproven(_)) => "log_unproven",
             VolunteerError::GiveBack(_) => "given_back",
         }
     }
@@ -128,6 +137,8 @@ impl VolunteerError {
             | VolunteerError::Beyond(_)
             | VolunteerError::Engine(EngineError::Unsupported(_))
             | VolunteerError::Host(HostError::DayLimit | HostError::Crypto(_) | HostError::Beyond) => true,
+            #[cfg(feature = "every-layer")]
+            VolunteerError::Log(_) => true,
             VolunteerError::Refused { .. } => [
                 Code::BadConsent,
                 Code::KeyReplaced,

@@ -25,6 +25,9 @@ pub enum Event {
         stored: bool,
     },
     Unit(UnitEvent),
+    /// A result is in the public log, as this program checked.
+    #[cfg(feature = "every-layer")]
+    Receipt(ReceiptEvent),
     Totals(Totals),
     Error {
         code: String,
@@ -79,6 +82,19 @@ pub struct UnitEvent {
     pub reason: String,
     /// Floating-point operations credited for it.
     pub credit_flop: u64,
+}
+
+/// Where an accepted result is in the coordinator's public log.
+#[cfg(feature = "every-layer")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceiptEvent {
+    pub job: JobId,
+    pub unit: UnitId,
+    /// Place of its entry, in a log of `size`.
+    pub index: u64,
+    pub size: u64,
+    /// Entry and receipt, as the coordinator gave them.
+    pub bytes: Vec<u8>,
 }
 
 /// Kinds of work.

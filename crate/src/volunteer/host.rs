@@ -43,6 +43,9 @@ pub trait Host {
     /// Uniform in [0, 1), for jitter only.
     fn random(&self) -> f64;
 
+    /// 32 bytes that nobody can guess.
+    fn salt(&self) -> Result<[u8; 32], HostError>;
+
     /// A fresh handle for one unit, whose pace keeps the platform responsive and honours the visitor's limit.
     fn control(&self) -> Control;
 
@@ -64,6 +67,12 @@ pub trait Host {
     /// Keeps a session under `name`, or clears it; called under the lock. Failing to keep it is no error: the next tab
     /// then opens its own.
     async fn store_session(&self, name: &str, session: Option<&StoredSession>);
+
+    /// The checkpoint of this coordinator's public log that was kept last, as a signed note.
+    async fn load_checkpoint(&self, coordinator: KeyId) -> Option<String>;
+
+    /// Keeps one in its place. Failing to keep it is no error: then a later visit has nothing to compare with.
+    async fn store_checkpoint(&self, coordinator: KeyId, note: &str);
 
     /// What kernels' times depend on beside adapter and driver: the browser and its version.
     fn environment(&self) -> String;

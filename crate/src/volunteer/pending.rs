@@ -5,8 +5,10 @@ use std::collections::VecDeque;
 
 use manyhands_protocol::limits;
 use manyhands_protocol::wire::ResultResponse;
+#[cfg(feature = "every-layer")]
+use manyhands_protocol::wire::Verdict;
 
-use super::call::COSE;
+use super::call::CBOR;
 use super::error::VolunteerError;
 use super::event::Phase;
 use super::host::{Host, Method};
@@ -66,11 +68,17 @@ impl<H: Host> Visit<'_, H> {
             let now_ms = self.client.host.now_ms();
             let Some(open) = self.pending.take_due(now_ms) else { return Ok(()) };
             let asked = self.leases_answered.get();
-            match self.client.call::<ResultResponse>(Method::Post, "/v1/results", Some(COSE), &open.signed).await {
+            match self.client.call::<ResultResponse>(Method::Post, "/v1/results", Some(CBOR), &open.signed).await {
                 Ok(answer) if answer.verdict.is_open() => {
                     self.pending.add(open.leased, open.signed, open.loss, now_ms);
                 }
-                Ok(answer) => self.tell_verdict(&open.leased, open.loss, &answer, asked, true),
+                Ok(answer) => {
+                    self.tell_verdict(&open.leased, open.loss, &answer, asked, true);
+                    #[cfg(feature = "every-layer")]
+                    if answer.verdict == Verdict::Accepted {
+                        self.await_receipt(&open.leased, &open.signed);
+                    }
+                }
                 Err(e) if e.ends_visit() => return Err(e),
                 Err(e) if e.retryable() => {
                     if e.is_unreachable() {
@@ -91,7 +99,7 @@ impl<H: Host> Visit<'_, H> {
         let newest: Vec<Open> = std::iter::from_fn(|| self.pending.take_newest()).take(ASK_AT_END_MAX).collect();
         let asked = newest.into_iter().map(|open| async move {
             let asked = self.leases_answered.get();
-            let answer = self.client.call::<ResultResponse>(Method::Post, "/v1/results", Some(COSE), &open.signed).await;
+            let answer = self.client.call::<ResultResponse>(Method::Post, "/v1/results", Some(CBOR), &open.signed).await;
             match answer {
                 Ok(answer) if answer.verdict.is_open() => {}
                 Ok(answer) => self.tell_verdict(&open.leased, open.loss, &answer, asked, true),

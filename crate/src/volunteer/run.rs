@@ -25,6 +25,8 @@ use super::event::{Event, Phase, State};
 use super::host::{Host, HostError, Method, Request};
 use super::lane::Lane;
 use super::lease::{self, Expected, Leased, ManifestFault};
+#[cfg(feature = "every-layer")]
+use super::ledger::Ledger;
 use super::pending::Pending;
 use super::switch::{Switch, Wish};
 #[cfg(feature = "every-layer")]
@@ -98,6 +100,8 @@ impl<H: Host> Volunteer<H> {
             repeats: Repeats::default(),
             #[cfg(feature = "every-layer")]
             asked: RefCell::default(),
+            #[cfg(feature = "every-layer")]
+            ledger: Ledger::default(),
             lease: RefCell::new(self.settings.lease.clone()),
             leasing: Mutex::default(),
             leases_answered: Cell::new(0),
@@ -151,6 +155,8 @@ pub(super) struct Visit<'a, H: Host> {
     /// Leases whose results are challenged, while they are answered for.
     #[cfg(feature = "every-layer")]
     pub asked: RefCell<Vec<LeaseId>>,
+    #[cfg(feature = "every-layer")]
+    pub ledger: Ledger,
     /// [`Settings::lease`], until it is taken up.
     lease: RefCell<Option<Vec<u8>>>,
     /// Held while a lease is asked for: all lanes together ask no more often than one would.
@@ -193,9 +199,14 @@ impl<H: Host> Visit<'_, H> {
             futures::future::try_join_all(lanes).await?;
             std::future::pending().await
         };
+        #[cfg(feature = "every-layer")]
+        let log = self.watch_log();
+        #[cfg(not(feature = "every-layer"))]
+        let log = std::future::pending();
         futures::select_biased! {
             end = self.lane(&first).fuse() => end,
             end = further.fuse() => end,
+            error = log.fuse() => Err(error),
         }
     }
 
@@ -361,6 +372,10 @@ impl<H: Host> Visit<'_, H> {
                 self.held.borrow_mut().retain(|held| *held != lease);
                 self.submitted_count.set(self.submitted_count.get() + 1);
                 self.tell_verdict(&leased, signed.loss, &answer, asked, false);
+                #[cfg(feature = "every-layer")]
+                if answer.verdict == Verdict::Accepted {
+                    self.await_receipt(&leased, &signed.bytes);
+                }
                 #[cfg(feature = "every-layer")]
                 let shown = match (answer.verdict, &signed.shown) {
                     (Verdict::Challenged, Some(shown)) => self.answer(&leased, shown).await,

@@ -1,6 +1,7 @@
 //! The loop under failures: lost answers, refusals, dead sessions, lapsed leases, lies, and Stop. Several lanes: `lanes`.
 
 mod lanes;
+mod ledger;
 mod script;
 
 use manyhands_protocol::problem::Code;

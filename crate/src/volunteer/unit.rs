@@ -6,11 +6,11 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use futures::FutureExt;
-use manyhands_protocol::statement::{Output, ResultStatement, Timings};
-use manyhands_protocol::wire::{HeartbeatResponse, ResultResponse};
+use manyhands_protocol::statement::{Output, ResultDetails, ResultStatement, Timings};
+use manyhands_protocol::wire::{HeartbeatResponse, ResultRequest, ResultResponse, SignedBytes};
 use manyhands_protocol::{BlobHash, cbor, cose, limits};
 
-use super::call::{ANSWER_BYTES_MAX, COSE, OCTETS};
+use super::call::{ANSWER_BYTES_MAX, CBOR, OCTETS};
 #[cfg(feature = "every-layer")]
 use super::challenge::Shown;
 use super::error::VolunteerError;
@@ -71,7 +71,7 @@ impl<H: Host> Visit<'_, H> {
     pub async fn submit(&self, signed: &[u8]) -> Result<ResultResponse, VolunteerError> {
         let until_ms = self.client.host.now_ms() + SUBMIT_MS;
         let client = &self.client;
-        client.retry(Some(until_ms), async || client.call(Method::Post, "/v1/results", Some(COSE), signed).await).await
+        client.retry(Some(until_ms), async || client.call(Method::Post, "/v1/results", Some(CBOR), signed).await).await
     }
 
     async fn produce(&self, leased: &Leased, lane: &Lane<H::Aside>, control: &Control) -> Result<Signed, VolunteerError> {
@@ -96,6 +96,12 @@ impl<H: Host> Visit<'_, H> {
         let timings =
             Timings { fetch_ms: elapsed_ms(start_ms, fetched_ms), compute_ms: elapsed_ms(tuned_ms, client.host.now_ms()) };
         let output = self.upload(leased, &computed.output).await?;
+        let details = cbor::encode(&ResultDetails {
+            salt: client.host.salt()?,
+            adapter: self.engine().device_class().adapter,
+            timings,
+            kernels: self.engine().kernels(&leased.manifest.work)?,
+        });
         let statement = ResultStatement {
             version: limits::PROTOCOL_VERSION,
             job: leased.manifest.job,
@@ -103,10 +109,9 @@ impl<H: Host> Visit<'_, H> {
             lease: leased.manifest.lease,
             manifest: leased.hash,
             outputs: vec![output],
-            device: self.engine().device_class(),
-            timings,
+            backend: self.engine().device_class().backend,
+            details: client.host.sha256(&details).await?,
             losses_micro: computed.losses.iter().map(|&loss| (f64::from(loss) * 1e6) as u64).collect(),
-            kernels: self.engine().kernels(&leased.manifest.work)?,
             #[cfg(feature = "every-layer")]
             states: computed.committed.as_ref().map(Committed::states),
             #[cfg(not(feature = "every-layer"))]
@@ -114,8 +119,9 @@ impl<H: Host> Visit<'_, H> {
         };
         let unsigned = cose::prepare(cose::Kind::Result, client.host.key(), cbor::encode(&statement));
         let signature = client.host.sign(&unsigned.to_be_signed()).await?;
+        let statement = SignedBytes(unsigned.finish(signature));
         Ok(Signed {
-            bytes: unsigned.finish(signature),
+            bytes: cbor::encode(&ResultRequest { statement, details }),
             loss,
             #[cfg(feature = "every-layer")]
             shown: computed.committed.map(|committed| Shown { engine: self.engine(), inputs, committed }),

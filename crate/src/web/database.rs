@@ -12,6 +12,8 @@ pub const NAME: &str = "manyhands";
 pub const IDENTITY: &str = "identity";
 /// What was measured of kernels: a database of its own, opened when it is needed.
 pub const TUNING: &str = "tuning";
+/// The last checkpoint of each coordinator's public log: a database of its own.
+pub const CHECKPOINTS: &str = "checkpoints";
 /// How much data moved today: a database of its own, opened when it is needed.
 pub const DAY: &str = "day";
 /// Session tokens and their ends, by coordinator and scope of consent.

@@ -43,9 +43,10 @@ impl WebHost {
 }
 
 impl WebHost {
-    async fn tuning(&self) -> Option<Database> {
-        let name = format!("{}-{}", self.database_name.as_ref()?, database::TUNING);
-        Database::open_with(&name, &[database::TUNING]).await.ok()
+    /// A database of one store, beside that of the key.
+    async fn side(&self, store: &'static [&'static str; 1]) -> Option<Database> {
+        let name = format!("{}-{}", self.database_name.as_ref()?, store[0]);
+        Database::open_with(&name, store).await.ok()
     }
 }
 
@@ -111,6 +112,10 @@ impl Host for WebHost {
         js_sys::Math::random()
     }
 
+    fn salt(&self) -> Result<[u8; 32], HostError> {
+        identity::random_seed().map_err(identity::crypto_error)
+    }
+
     fn control(&self) -> Control {
         Control::with_pace(WebPace::new(self.tempo.clone()))
     }
@@ -168,6 +173,16 @@ impl Host for WebHost {
         };
     }
 
+    async fn load_checkpoint(&self, coordinator: KeyId) -> Option<String> {
+        self.side(&[database::CHECKPOINTS]).await?.get(database::CHECKPOINTS, &coordinator.to_string()).await.ok()?.as_string()
+    }
+
+    async fn store_checkpoint(&self, coordinator: KeyId, note: &str) {
+        if let Some(database) = self.side(&[database::CHECKPOINTS]).await {
+            let _ = database.put(database::CHECKPOINTS, &coordinator.to_string(), &note.into()).await;
+        }
+    }
+
     fn environment(&self) -> String {
         js_sys::global().unchecked_into::<WorkerGlobalScope>().navigator().user_agent().unwrap_or_default()
     }
@@ -177,11 +192,11 @@ impl Host for WebHost {
     }
 
     async fn load_tuning(&self, name: &str) -> Option<String> {
-        self.tuning().await?.get(database::TUNING, name).await.ok()?.as_string()
+        self.side(&[database::TUNING]).await?.get(database::TUNING, name).await.ok()?.as_string()
     }
 
     async fn store_tuning(&self, name: &str, text: &str) {
-        if let Some(database) = self.tuning().await {
+        if let Some(database) = self.side(&[database::TUNING]).await {
             let _ = database.put_durably(database::TUNING, name, &text.into()).await;
         }
     }

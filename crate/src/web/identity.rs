@@ -145,7 +145,6 @@ pub(super) async fn from_seed(seed: &[u8; 32]) -> Result<(WebIdentity, JsValue),
 }
 
 /// 32 bytes that nobody can guess.
-#[cfg(feature = "every-layer")]
 pub(super) fn random_seed() -> Result<[u8; 32], JsValue> {
     let mut seed = [0; 32];
     crypto()?.get_random_values_with_u8_array(&mut seed)?;

@@ -48,6 +48,16 @@ const RULES: &[(&str, &str)] = &[
             OR EXISTS (SELECT 1 FROM sessions s WHERE s.key_id = r.old_key AND s.withdrawn_ms IS NULL)",
     ),
     (
+        "an accepted result is in the log or waits for it, once, and no other is",
+        "SELECT r.id FROM results r WHERE r.details IS NOT NULL AND (r.verdict = 'accepted') <>
+            (SELECT COUNT(*) FROM log_entries e WHERE e.lease_id = r.lease_id)
+            + (SELECT COUNT(*) FROM log_queue q WHERE q.lease_id = r.lease_id)",
+    ),
+    (
+        "a consent that was withdrawn has no salt",
+        "SELECT id FROM sessions WHERE withdrawn_ms IS NOT NULL AND consent_salt IS NOT NULL",
+    ),
+    (
         "a job's category is its submission's",
         "SELECT id FROM jobs WHERE category <> json_extract(submission, '$.manifest.category')",
     ),
@@ -181,6 +191,7 @@ pub async fn check(tx: &mut SqliteConnection) -> Result<Vec<String>> {
             .collect::<Result<_, _>>()?;
         broken.push(format!("not so for {} rows ({}): {rule}", rows.len(), ids.join(", ")));
     }
+    broken.extend(super::log::check(&mut *tx).await?);
     let damaged = sqlx::query("PRAGMA foreign_key_check").fetch_all(&mut *tx).await?;
     if !damaged.is_empty() {
         broken.push(format!("{} rows refer to rows that do not exist", damaged.len()));

@@ -9,7 +9,7 @@ use sqlx::{Row, SqliteConnection};
 
 use super::super::{Job, NewJob, Result, StoreError};
 use super::rows::{hash, int, touch_job, uint, uint32};
-use super::{blobs, rounds, units};
+use super::{blobs, log, rounds, units};
 
 /// Most evaluations that a view lists; a longer history is thinned evenly.
 const HISTORY_COUNT_MAX: u32 = 512;
@@ -117,23 +117,26 @@ pub async fn cancel(tx: &mut SqliteConnection, job: JobId, reason: &str) -> Resu
     if done.rows_affected() == 1 { touch_job(tx, job).await } else { Ok(()) }
 }
 
+/// Lets anyone read what an approved job begins with, and puts it into the log.
 async fn publish_inputs(tx: &mut SqliteConnection, job: &Job) -> Result<()> {
     match &job.submission.inputs {
         Inputs::Matmul { a_panels, b_panels, .. } => {
             for &panel in a_panels.iter().chain(b_panels) {
                 blobs::publish(tx, panel).await?;
             }
+            log::queue_job(tx, job, None).await
         }
         Inputs::Train { shards, test } => {
             for &blob in shards.iter().chain([test]) {
                 blobs::publish(tx, blob).await?;
             }
-            if let Some(round) = rounds::find(tx, job.id, job.round).await? {
+            let round = rounds::find(tx, job.id, job.round).await?;
+            if let Some(round) = &round {
                 blobs::publish(tx, round.checkpoint).await?;
             }
+            log::queue_job(tx, job, round.as_ref()).await
         }
     }
-    Ok(())
 }
 
 pub async fn view(tx: &mut SqliteConnection, job: JobId, now_ms: u64) -> Result<Option<(u64, JobView)>> {

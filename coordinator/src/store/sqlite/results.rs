@@ -10,7 +10,7 @@ use sqlx::{Row, SqliteConnection};
 use super::super::{Judgement, LeaseState, NewResult, Result, ResultRow, SettledBy, Settlement, StoreError};
 use super::rows::{hash, int, key as key_column, refresh_unit, touch_job, uint};
 use super::standings::{self, Cost};
-use super::{blobs, challenges, leases};
+use super::{blobs, challenges, leases, log};
 use crate::scheduler;
 
 pub async fn add(tx: &mut SqliteConnection, new: NewResult) -> Result<(ResultRow, bool)> {
@@ -82,13 +82,14 @@ async fn check_statement(tx: &mut SqliteConnection, new: &NewResult) -> Result<(
 
 async fn insert(tx: &mut SqliteConnection, new: &NewResult) -> Result<()> {
     let done = sqlx::query(
-        "INSERT INTO results (unit_id, lease_id, key_id, statement, output, backend, verdict, received_ms)
-         VALUES ($1, $2, $3, $4, $5, $6, 'pending', $7) ON CONFLICT (unit_id, key_id) DO NOTHING",
+        "INSERT INTO results (unit_id, lease_id, key_id, statement, details, output, backend, verdict, received_ms)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, 'pending', $8) ON CONFLICT (unit_id, key_id) DO NOTHING",
     )
     .bind(int(new.unit.0))
     .bind(int(new.lease.0))
     .bind(new.key.0.as_slice())
     .bind(new.statement.as_slice())
+    .bind(new.details.as_slice())
     .bind(new.output.0.as_slice())
     .bind(new.backend)
     .bind(int(new.received_ms))
@@ -226,6 +227,7 @@ pub async fn judge_one(tx: &mut SqliteConnection, judgement: &Judgement, now_ms:
     standings::judged(tx, &result, judgement.accepted).await?;
     if judgement.accepted {
         blobs::publish(tx, result.output).await?;
+        log::queue_result(tx, &result).await?;
     }
     refresh_unit(tx, result.unit).await?;
     touch_job(tx, result.job).await?;

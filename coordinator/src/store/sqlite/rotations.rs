@@ -8,7 +8,7 @@ use sqlx::{Row, SqliteConnection};
 
 use super::super::{NewRotation, Result, StoreError};
 use super::rows::{int, key as key_column, uint, uint32};
-use super::{sessions, standings};
+use super::{log, sessions, standings};
 
 pub async fn add(tx: &mut SqliteConnection, new: NewRotation) -> Result<Vec<JobId>> {
     match successor(tx, new.old).await? {
@@ -31,6 +31,7 @@ pub async fn add(tx: &mut SqliteConnection, new: NewRotation) -> Result<Vec<JobI
         return bad(format!("{} is the last of {} rotations", new.old, limits::KEY_ROTATIONS_MAX));
     }
     insert(tx, &new, depth).await?;
+    log::queue_rotation(tx, new.old, new.new).await?;
     end_sessions(tx, new.old, new.now_ms).await
 }
 

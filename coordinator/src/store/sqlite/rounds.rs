@@ -7,7 +7,7 @@ use sqlx::{Row, SqliteConnection};
 
 use super::super::{Job, MergedUnit, NewRound, Result, RoundClose, StoreError};
 use super::rows::{hash, int, touch_job, uint, uint32};
-use super::{blobs, jobs, units};
+use super::{blobs, jobs, log, units};
 
 pub async fn add(tx: &mut SqliteConnection, job: JobId, round: u32, new: &NewRound) -> Result<()> {
     sqlx::query(
@@ -104,7 +104,10 @@ pub async fn close(tx: &mut SqliteConnection, close: RoundClose) -> Result<()> {
         return Err(StoreError::refused(Code::WrongJobState, detail));
     }
     let round = close.round + 1;
+    let before = find(tx, job.id, close.round).await?;
+    let before = before.ok_or_else(|| StoreError::Damaged(format!("job {} has no round {}", job.id, close.round)))?;
     add(tx, job.id, round, &close.next).await?;
+    log::queue_merge(tx, &before, &close).await?;
     blobs::publish(tx, close.next.checkpoint).await?;
     units::add(tx, job.id, round, &close.units).await?;
     let state = if close.units.is_empty() { JobState::Finished } else { JobState::Running };

@@ -6,8 +6,8 @@ use manyhands_protocol::{JobId, UnitId};
 use sqlx::{Row, SqliteConnection};
 
 use super::super::{NewSession, Result, Session, StoreError};
-use super::rotations;
 use super::rows::{int, key as key_column, refresh_unit, touch_job, uint};
+use super::{log, rotations};
 use crate::prefix::PrefixTag;
 
 pub async fn open(tx: &mut SqliteConnection, session: NewSession) -> Result<()> {
@@ -20,22 +20,23 @@ pub async fn open(tx: &mut SqliteConnection, session: NewSession) -> Result<()> 
         .execute(&mut *tx)
         .await?;
     let done = sqlx::query(
-        "INSERT INTO sessions (token_hash, key_id, nonce, consent, job_id, opened_ms, expires_ms, site, category)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (nonce) DO NOTHING",
+        "INSERT INTO sessions (token_hash, key_id, nonce, consent, job_id, opened_ms, expires_ms, site, category, consent_salt)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (nonce) DO NOTHING",
     )
     .bind(session.token_hash.as_slice())
     .bind(session.key.0.as_slice())
     .bind(session.nonce)
-    .bind(session.consent)
+    .bind(session.consent.as_slice())
     .bind(session.job.map(|job| int(job.0)))
     .bind(int(session.opened_ms))
     .bind(int(session.expires_ms))
     .bind(session.site)
     .bind(session.category.map(Category::name))
-    .execute(tx)
+    .bind(session.consent_salt.as_slice())
+    .execute(&mut *tx)
     .await?;
     match done.rows_affected() {
-        1 => Ok(()),
+        1 => log::queue_consent(tx, &session.consent_salt, &session.consent).await,
         _ => Err(StoreError::refused(Code::BadNonce, "this nonce has opened a session before")),
     }
 }
@@ -69,7 +70,7 @@ pub async fn check_open(tx: &mut SqliteConnection, session: i64, now_ms: u64) ->
 }
 
 pub async fn withdraw(tx: &mut SqliteConnection, session: i64, now_ms: u64) -> Result<Vec<JobId>> {
-    sqlx::query("UPDATE sessions SET withdrawn_ms = $2 WHERE id = $1 AND withdrawn_ms IS NULL")
+    sqlx::query("UPDATE sessions SET withdrawn_ms = $2, consent_salt = NULL WHERE id = $1 AND withdrawn_ms IS NULL")
         .bind(session)
         .bind(int(now_ms))
         .execute(&mut *tx)

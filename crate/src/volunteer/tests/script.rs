@@ -20,6 +20,7 @@ use manyhands_protocol::work::{Dtype, MatmulWork, UnitManifest, Work};
 use manyhands_protocol::{BlobHash, JobId, KeyId, LeaseId, UnitId, cbor, limits};
 use sha2::{Digest, Sha256};
 
+use super::ledger::History;
 use crate::tuner::Tune;
 use crate::volunteer::host::*;
 use crate::volunteer::identity::Identity;
@@ -86,6 +87,12 @@ pub struct World {
     /// Whether signatures are beyond this platform and its build.
     pub lacks_ed25519: Cell<bool>,
     /// Waits in progress: when they end, and whom to wake.
+    /// The public log; without one nobody looks at it.
+    pub history: RefCell<Option<History>>,
+    /// Whether the log has other statements in the place of ours.
+    pub logs_others: Cell<bool>,
+    /// The checkpoint that this host keeps.
+    pub checkpoint: RefCell<Option<String>>,
     timers: RefCell<BTreeMap<u64, (u64, Waker)>>,
     timers_count: Cell<u64>,
 }
@@ -177,6 +184,9 @@ impl ScriptHost {
             switch: Switch::new(),
             stop_at: Cell::new(None),
             lacks_ed25519: Cell::new(false),
+            history: RefCell::default(),
+            logs_others: Cell::new(false),
+            checkpoint: RefCell::default(),
             timers: RefCell::default(),
             timers_count: Cell::new(0),
         }))
@@ -300,7 +310,7 @@ impl ScriptHost {
     /// What a well-behaved coordinator answers.
     fn answer(&self, call: &str, request: &Request<'_>) -> Response {
         let w = &*self.0;
-        let open = ["GET /v1/info", "GET /v1/blobs/", "POST /v1/sessions"];
+        let open = ["GET /v1/info", "GET /v1/blobs/", "GET /v1/log/", "POST /v1/sessions"];
         if !open.iter().any(|o| call.starts_with(o)) && request.token != Some(&self.current_token()) {
             return problem(Code::NoSession, None);
         }
@@ -319,11 +329,21 @@ impl ScriptHost {
             "DELETE /v1/sessions" => ok(Vec::new()),
             "POST /v1/leases" => self.lease(),
             "POST /v1/results" => {
-                let statement: ResultStatement = payload(Kind::Result, request.body);
+                let sent: ResultRequest = cbor::decode_strict(request.body).unwrap();
+                let statement: ResultStatement = payload(Kind::Result, &sent.statement.0);
+                assert_eq!(statement.details, hash(&sent.details));
                 w.results.borrow_mut().push(request.body.to_vec());
                 let verdict = w.verdicts.borrow_mut().pop_front().unwrap_or(Verdict::Accepted);
                 let (unit, lease) = (statement.unit, statement.lease);
+                if let Some(history) = w.history.borrow_mut().as_mut().filter(|_| verdict == Verdict::Accepted) {
+                    let other = ResultRequest { statement: SignedBytes(vec![1]), ..sent.clone() };
+                    history.accept(unit, lease, &cbor::encode(if w.logs_others.get() { &other } else { &sent }));
+                }
                 ok(cbor::encode(&ResultResponse { unit, lease, verdict, reason: String::new(), credit_flop: 12 }))
+            }
+            _ if call.starts_with("GET /v1/log/") => {
+                let answer = w.history.borrow().as_ref().and_then(|history| history.answer(&call["GET /v1/log/".len()..]));
+                answer.map_or_else(|| problem(Code::NotLogged, None), ok)
             }
             _ if call.starts_with("GET /v1/blobs/") => {
                 let name: BlobHash = call["GET /v1/blobs/".len()..].parse().unwrap();

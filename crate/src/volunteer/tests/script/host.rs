@@ -10,6 +10,7 @@ use super::{Fault, ScriptHost, Timer, a_bytes, hash, ok, problem};
 use crate::control::Control;
 use crate::volunteer::host::*;
 use crate::volunteer::identity::verify;
+use crate::volunteer::ledger::LOOK_MS;
 use crate::volunteer::unit::PROGRESS_MS;
 use crate::volunteer::*;
 
@@ -109,7 +110,9 @@ impl Host for ScriptHost {
         let timer = Timer { world: &self.0, id: self.0.timers_count.replace(self.0.timers_count.get() + 1) };
         let due_ms = self.0.now_ms.get() + ms;
         std::future::poll_fn(|context| {
-            let never = ms == PROGRESS_MS || ms == limits::HEARTBEAT_MS && self.0.keep.get().is_none();
+            let never = ms == PROGRESS_MS
+                || ms == LOOK_MS && self.0.history.borrow().is_none()
+                || ms == limits::HEARTBEAT_MS && self.0.keep.get().is_none();
             if never {
                 return Poll::Pending;
             }
@@ -124,6 +127,10 @@ impl Host for ScriptHost {
         if ms != limits::HEARTBEAT_MS {
             self.0.log.borrow_mut().push(format!("wait {ms}"));
         }
+    }
+
+    fn salt(&self) -> Result<[u8; 32], HostError> {
+        Ok([7; 32])
     }
 
     fn random(&self) -> f64 {
@@ -157,6 +164,14 @@ impl Host for ScriptHost {
     fn read_problem(&self, json: &[u8]) -> Option<ProblemText> {
         let code = Code::parse(std::str::from_utf8(json).ok()?)?;
         Some(ProblemText { code: code.as_str().to_owned(), detail: String::new(), retryable: code.retryable() })
+    }
+
+    async fn load_checkpoint(&self, _coordinator: KeyId) -> Option<String> {
+        self.0.checkpoint.borrow().clone()
+    }
+
+    async fn store_checkpoint(&self, _coordinator: KeyId, note: &str) {
+        self.0.checkpoint.replace(Some(note.to_owned()));
     }
 
     async fn lock_session(&self, _coordinator: KeyId) -> Self::SessionLock {}

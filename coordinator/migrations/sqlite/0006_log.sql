@@ -1,0 +1,40 @@
+-- The public log. Statements wait in the queue, put there by the transactions that they tell of, until the sequencer signs
+-- them and gives them their places.
+CREATE TABLE log_queue (
+    -- Never used again, so that a batch that was appended is not taken for another.
+    id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,
+    content_type TEXT NOT NULL,
+    payload BLOB NOT NULL,
+    -- Of an accepted result: its lease.
+    lease_id BIGINT UNIQUE REFERENCES leases (id)
+);
+
+CREATE TABLE log_entries (
+    -- Counts from 0 without gaps.
+    entry_index INTEGER PRIMARY KEY NOT NULL,
+    -- The signed statement.
+    entry BLOB NOT NULL,
+    lease_id BIGINT UNIQUE REFERENCES leases (id)
+);
+
+-- The tree's tiles, derived from the entries: at most 256 hashes each, one after the other.
+CREATE TABLE log_tiles (
+    level BIGINT NOT NULL,
+    number BIGINT NOT NULL,
+    hashes BLOB NOT NULL,
+    PRIMARY KEY (level, number)
+);
+
+-- The newest checkpoint, one row.
+CREATE TABLE log_head (
+    id BIGINT PRIMARY KEY NOT NULL CHECK (id = 1),
+    size BIGINT NOT NULL,
+    -- Signed note.
+    note TEXT NOT NULL
+);
+
+-- What the volunteer told of how it computed, as received: not in the log, whose statements name its hash. None of results
+-- from before there was one.
+ALTER TABLE results ADD COLUMN details BLOB;
+-- With this, and the consent, its statement in the log can be found. Deleted when the consent is withdrawn.
+ALTER TABLE sessions ADD COLUMN consent_salt BLOB;

@@ -1,0 +1,422 @@
+//! The public log: what is in it and what is not, its proofs, and that no crash loses an entry or forks it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use manyhands_coordinator::clock::ManualClock;
+use manyhands_coordinator::keys::{blob_hash, signed_by};
+use manyhands_coordinator::store::sqlite::SqliteStore;
+use manyhands_coordinator::store::{NewSession, SignedEntry, Store};
+use manyhands_coordinator::{App, Config};
+use manyhands_protocol::cose::{self, Kind};
+use manyhands_protocol::log::entry::{
+    Entry, KeyEvent, LogCheckpoint, LogConsent, LogInput, LogJob, LogKey, LogMerge, LogResult, Role,
+};
+use manyhands_protocol::log::note::{self, Checkpoint, Note, NoteSignature};
+use manyhands_protocol::log::receipt::{self, ReceiptResponse};
+use manyhands_protocol::log::tile::{self, Edge, Resource, WIDTH};
+use manyhands_protocol::log::tree::{Hash, leaf_hash};
+use manyhands_protocol::problem::Code;
+use manyhands_protocol::site::Site;
+use manyhands_protocol::statement::{Consent, ResultStatement};
+use manyhands_protocol::view::JobState;
+use manyhands_protocol::wire::{RotationRequest, SignedBytes};
+use manyhands_protocol::{JobId, KeyId, cbor, limits};
+use reqwest::{Method, header};
+
+use crate::client::{Volunteer, details};
+use crate::faulty::{Fault, Faulty};
+use crate::world::{NOW_MS, World};
+
+/// A whole log as anyone reads it, verified.
+pub struct Log {
+    pub entries: Vec<Vec<u8>>,
+    pub root: Hash,
+}
+
+impl Log {
+    /// Reads the newest checkpoint and all before it.
+    pub async fn read(volunteer: &Volunteer) -> Log {
+        let checkpoint = checkpoint(volunteer).await;
+        let (mut entries, mut edge) = (Vec::new(), Edge::default());
+        for number in 0..checkpoint.size.div_ceil(WIDTH) {
+            let width = tile::width(0, number, checkpoint.size);
+            let bytes = get(volunteer, Resource::Entries { number, width }).await;
+            let bundle: Vec<Vec<u8>> = tile::unbundle(&bytes).unwrap().into_iter().map(<[u8]>::to_vec).collect();
+            assert_eq!(bundle.len() as u64, width);
+            let hashes = get(volunteer, Resource::Tile { level: 0, number, width }).await;
+            assert_eq!(hashes, bundle.iter().map(|entry| leaf_hash(entry)).collect::<Vec<_>>().concat());
+            entries.extend(bundle);
+        }
+        entries.iter().for_each(|entry| drop(edge.append(leaf_hash(entry))));
+        assert_eq!(edge.root(), checkpoint.root);
+        Log { entries, root: edge.root() }
+    }
+
+    /// The entries of one kind, in order; every signature of the log is checked.
+    pub fn of<T: Entry>(&self, volunteer: &Volunteer) -> Vec<T> {
+        let mut found = Vec::new();
+        for entry in &self.entries {
+            let kind = Kind::logged(&cose::content_type(entry).unwrap()).unwrap();
+            let opened = cose::open(kind, entry).unwrap();
+            assert_eq!(opened.key, volunteer.coordinator);
+            assert!(signed_by(opened.key, &opened.to_be_signed, &opened.signature));
+            if kind == T::KIND {
+                found.push(T::read(&opened).unwrap());
+            }
+        }
+        found
+    }
+
+    fn root_of(&self, size: u64) -> Hash {
+        let mut edge = Edge::default();
+        self.entries[..size as usize].iter().for_each(|entry| drop(edge.append(leaf_hash(entry))));
+        edge.root()
+    }
+}
+
+async fn get(volunteer: &Volunteer, resource: Resource) -> Vec<u8> {
+    let answer = volunteer.get(&format!("/v1/log/{}", resource.path())).await;
+    answer.is(200);
+    assert_eq!(answer.header("content-type"), "application/octet-stream");
+    assert_eq!(answer.header("cache-control"), "public, max-age=31536000, immutable");
+    answer.body
+}
+
+/// The newest checkpoint, its signature checked.
+async fn checkpoint(volunteer: &Volunteer) -> Checkpoint {
+    let answer = volunteer.get("/v1/log/checkpoint").await;
+    answer.is(200);
+    assert_eq!((answer.header("content-type"), answer.header("cache-control")), ("text/plain; charset=utf-8", "no-store"));
+    let note = Note::parse(std::str::from_utf8(&answer.body).unwrap()).unwrap();
+    let origin = note::origin(volunteer.coordinator);
+    let signature = note.by(&origin, note::ED25519, volunteer.coordinator).next().unwrap();
+    assert!(signed_by(volunteer.coordinator, note.text.as_bytes(), signature.try_into().unwrap()));
+    let checkpoint = Checkpoint::parse(&note.text).unwrap();
+    assert_eq!(checkpoint.origin, origin);
+    checkpoint
+}
+
+/// Asks the log for the proof that it begins with an older tree of its, and checks it.
+async fn grew(volunteer: &Volunteer, first: (u64, Hash), second: (u64, Hash)) {
+    let answer = volunteer.get(&format!("/v1/log/consistency/{}?size={}", first.0, second.0)).await;
+    answer.is(200);
+    assert_eq!(answer.header("content-type"), "application/cose");
+    let receipt = receipt::decode(&answer.body).unwrap();
+    assert!(receipt.connects(first, second), "{} to {}", first.0, second.0);
+    assert_eq!(receipt.key, volunteer.coordinator);
+    assert!(signed_by(receipt.key, &receipt::to_be_signed(receipt.key, &second.1), &receipt.signature));
+}
+
+async fn work(volunteers: &[Volunteer], world: &World, job: JobId) {
+    loop {
+        for volunteer in volunteers {
+            for lease in volunteer.lease(4).await {
+                let output = volunteer.update_bytes(&lease).await;
+                volunteer.submit(&lease, output).await;
+            }
+        }
+        if world.view(job).await.state == JobState::Finished {
+            return;
+        }
+    }
+}
+
+/// A whole run, with everything that makes an entry.
+#[tokio::test]
+async fn a_run_is_in_the_log_and_nothing_of_where_it_was_computed() {
+    const SITE: &str = "a-site-of-this-test";
+    const ORIGIN: &str = "https://pages.of-this-test.example";
+    let world = World::start().await;
+    let site = Site {
+        name: SITE.to_owned(),
+        origins: vec![ORIGIN.to_owned()],
+        categories: vec![manyhands_protocol::manifest::Category::Demo],
+    };
+    let put = world.operator(Method::PUT, &format!("/sites/{SITE}")).header(header::CONTENT_TYPE, "application/json");
+    crate::client::Answer::of(put.body(serde_json::to_vec(&site).unwrap())).await.is(201);
+    let job = world.train_job().await;
+    let mut volunteers = Vec::new();
+    for seed in [1, 2] {
+        let mut volunteer = Volunteer::new(&world.url(), seed).await;
+        let consent = Consent {
+            origin: ORIGIN.to_owned(),
+            site: SITE.to_owned(),
+            category: Some(site.categories[0]),
+            ..volunteer.consent().await
+        };
+        volunteer.open(&consent).await;
+        volunteers.push(volunteer);
+    }
+    work(&volunteers, &world, job).await;
+    let product = world.product_job().await;
+    let lease = volunteers[0].lease_one().await;
+    let output = volunteers[0].product_bytes(&lease).await;
+    volunteers[0].submit(&lease, output).await;
+    let successor = Volunteer::new(&world.url(), 3).await;
+    rotate(&volunteers[0], &successor).await;
+    world.app().append_log().await.unwrap();
+
+    let log = Log::read(&successor).await;
+    let view = world.view(job).await;
+    let results: Vec<LogResult> = log.of(&successor);
+    assert_eq!(results.len() as u64, view.results_accepted + 1);
+    for result in &results {
+        let opened = cose::open(Kind::Result, &result.result.0).unwrap();
+        assert!(signed_by(opened.key, &opened.to_be_signed, &opened.signature));
+        assert!(volunteers.iter().any(|volunteer| volunteer.id() == opened.key));
+        let statement: ResultStatement = cbor::decode_strict(&opened.payload).unwrap();
+        assert_eq!((statement.job, statement.unit), (result.job, result.unit));
+        assert_eq!(result.credit.flop, manyhands_coordinator::scheduler::flop(&result.work));
+        assert_eq!(result.credit.bytes, statement.outputs.iter().map(|output| output.bytes).sum::<u64>());
+    }
+    let jobs: Vec<LogJob> = log.of(&successor);
+    assert_eq!(jobs.iter().map(|job| job.job).collect::<Vec<_>>(), [job, product]);
+    let inputs: Vec<LogInput> = log.of(&successor);
+    let count = |job, role| inputs.iter().filter(|input| (input.job, input.role) == (job, role)).count();
+    assert_eq!((count(job, Role::Shard), count(job, Role::HeldOut)), (2, 1));
+    assert_eq!((count(product, Role::APanel), count(product, Role::BPanel)), (2, 2));
+    assert_eq!(jobs.iter().map(|job| job.inputs_count).sum::<u64>(), 7);
+    let checkpoints: Vec<LogCheckpoint> = log.of(&successor);
+    let history = view.train.unwrap().history;
+    let logged: Vec<_> = checkpoints.iter().map(|c| (c.round, c.state.checkpoint)).collect();
+    assert_eq!(logged, history.iter().map(|round| (round.round, round.checkpoint)).collect::<Vec<_>>());
+    let merges: Vec<LogMerge> = log.of(&successor);
+    assert_eq!(merges.len(), 3);
+    for (at, merge) in merges.iter().enumerate() {
+        assert_eq!((merge.round, merge.before, merge.after), (at as u32, checkpoints[at].state, checkpoints[at + 1].state));
+        assert_eq!((merge.inputs.len(), merge.inputs_count, merge.first), (2, 2, 0));
+        for input in &merge.inputs {
+            assert!(results.iter().any(|result| result.unit == input.unit), "unit {}", input.unit);
+        }
+    }
+    assert_eq!(log.of::<LogConsent>(&successor).len(), 2);
+    let keys: Vec<LogKey> = log.of(&successor);
+    assert_eq!((keys[0].key, keys[0].event, keys[0].successor), (volunteers[0].id(), KeyEvent::Rotated, Some(successor.id())));
+
+    let whole = log.entries.concat();
+    let known = |secret: &[u8]| whole.windows(secret.len()).any(|window| window == secret);
+    assert!(known(b"log-result") && known(&volunteers[1].id().0), "this search finds things");
+    let salt = details().salt;
+    let times = [NOW_MS.to_be_bytes()];
+    for secret in
+        [SITE.as_bytes(), b"of-this-test", b"127.0.0.1", b"localhost", details().adapter.as_bytes(), &salt, &times[0][2..6]]
+    {
+        assert!(!known(secret), "{}", String::from_utf8_lossy(secret));
+    }
+    world.finish().await;
+}
+
+async fn rotate(old: &Volunteer, new: &Volunteer) {
+    let nonce = hex::decode(old.info().await.nonce).unwrap();
+    let statement = manyhands_protocol::statement::Rotation {
+        version: limits::PROTOCOL_VERSION,
+        audience: old.coordinator,
+        nonce,
+        old: old.id(),
+        new: new.id(),
+    };
+    let sign = |volunteer: &Volunteer| SignedBytes(volunteer.sign(Kind::Rotation, cbor::encode(&statement)));
+    let body = cbor::encode(&RotationRequest { by_old: sign(old), by_new: sign(new) });
+    old.post("/v1/rotations", "application/cbor", body).await.is(204);
+}
+
+/// A consent is found with its statement and its salt, and by nobody once it is withdrawn.
+#[tokio::test]
+async fn a_withdrawn_consent_leaves_no_salt() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("s"), Duration::from_secs(5)).await.unwrap();
+    let session = NewSession {
+        token_hash: [1; 32],
+        key: KeyId([2; 32]),
+        nonce: vec![3],
+        consent: b"a signed consent".to_vec(),
+        consent_salt: [4; 32],
+        job: None,
+        category: None,
+        site: None,
+        opened_ms: NOW_MS,
+        expires_ms: NOW_MS + 1,
+    };
+    store.open_session(session.clone()).await.unwrap();
+    let queued = store.log_queue(10).await.unwrap();
+    let [queued] = queued.as_slice() else { panic!("{queued:?}") };
+    let consent: LogConsent = cbor::decode_strict(&queued.statement.payload).unwrap();
+    assert_eq!(consent.commitment, blob_hash(&[&[4; 32], b"a signed consent".as_slice()].concat()));
+    let opened = store.session([1; 32]).await.unwrap().unwrap();
+    store.withdraw_session(opened.id, NOW_MS).await.unwrap();
+    store.close().await;
+    let bytes = std::fs::read(folder.path().join("s")).unwrap();
+    assert!(!bytes.windows(32).any(|window| window == [4; 32]), "the salt is still in the file");
+}
+
+#[tokio::test]
+async fn receipts_and_growth_are_proven_for_every_size() {
+    let world = World::start().await;
+    let volunteer = world.join(1).await;
+    world.product_job().await;
+    let mut leases = HashMap::new();
+    for _ in 0..4 {
+        let lease = volunteer.lease_one().await;
+        let output = volunteer.product_bytes(&lease).await;
+        volunteer.get(&format!("/v1/log/receipts/lease/{}", lease.manifest.lease)).await.refused(Code::NotLogged);
+        volunteer.submit(&lease, output).await;
+        leases.insert(lease.manifest.lease, lease.manifest.unit);
+    }
+    world.app().append_log().await.unwrap();
+    let log = Log::read(&volunteer).await;
+    let count = log.entries.len() as u64;
+    for size in 0..=count {
+        for index in 0..count {
+            let answer = volunteer.get(&format!("/v1/log/receipts/{index}?size={size}")).await;
+            if index >= size {
+                answer.refused(Code::NotLogged);
+                continue;
+            }
+            let answer: ReceiptResponse = answer.cbor();
+            assert_eq!((answer.index, &answer.entry), (index, &log.entries[index as usize]));
+            let receipt = receipt::decode(&answer.receipt).unwrap();
+            assert_eq!(receipt.root_with(&answer.entry), Some(log.root_of(size)), "{index} of {size}");
+            assert!(signed_by(receipt.key, &receipt::to_be_signed(receipt.key, &log.root_of(size)), &receipt.signature));
+        }
+        grew(&volunteer, (size, log.root_of(size)), (count, log.root)).await;
+    }
+    for (lease, unit) in leases {
+        let answer: ReceiptResponse = volunteer.get(&format!("/v1/log/receipts/lease/{lease}")).await.cbor();
+        let result = LogResult::read(&cose::open(Kind::LogResult, &answer.entry).unwrap()).unwrap();
+        assert_eq!(result.unit, unit);
+        assert_eq!(log.entries[answer.index as usize], answer.entry);
+    }
+    let beyond = count + 1;
+    for path in [
+        format!("receipts/{count}"),
+        format!("receipts/0?size={beyond}"),
+        format!("consistency/{beyond}"),
+        format!("consistency/0?size={beyond}"),
+        "consistency/3?size=2".to_owned(),
+        "receipts/lease/999".to_owned(),
+    ] {
+        volunteer.get(&format!("/v1/log/{path}")).await.refused(Code::NotLogged);
+    }
+    for path in ["receipts/x", "receipts/-1", "receipts/0?size=x", "consistency/x", "receipts/lease/x"] {
+        volunteer.get(&format!("/v1/log/{path}")).await.refused(Code::BadRequest);
+    }
+    let wide = count + 1;
+    for path in
+        ["", "x", "tile/0/000", "tile/1/000.p/1", "tile/entries/000", "tile/entries/001.p/1", &format!("tile/0/000.p/{wide}")]
+    {
+        volunteer.get(&format!("/v1/log/{path}")).await.refused(Code::NotFound);
+    }
+    world.finish().await;
+}
+
+/// Killed before its statements were appended, after, and twice in a row: the log goes on where it was.
+#[tokio::test]
+async fn a_killed_coordinator_goes_on_with_the_same_log() {
+    let mut world = World::start().await;
+    let job = world.product_job().await;
+    let mut seen = Vec::new();
+    for seed in 1..=4 {
+        let volunteer = world.join(seed).await;
+        if seed % 2 == 0 {
+            world.app().append_log().await.unwrap();
+        }
+        let lease = volunteer.lease_one().await;
+        let output = volunteer.product_bytes(&lease).await;
+        volunteer.submit(&lease, output).await;
+        world.kill_and_restart().await;
+        world.check().await;
+        let volunteer = world.join(seed).await;
+        world.app().append_log().await.unwrap();
+        let newest = checkpoint(&volunteer).await;
+        for &before in &seen {
+            grew(&volunteer, before, (newest.size, newest.root)).await;
+        }
+        seen.push((newest.size, newest.root));
+    }
+    let volunteer = world.join(9).await;
+    world.app().append_log().await.unwrap();
+    let log = Log::read(&volunteer).await;
+    assert_eq!(log.of::<LogResult>(&volunteer).len() as u64, world.view(job).await.results_accepted);
+    world.finish().await;
+}
+
+/// Appends that fail, and appends that are done and reported as failed: nothing is lost, twice in the log, or signed over
+/// another history.
+#[tokio::test]
+async fn failing_appends_lose_nothing_and_never_fork() {
+    for fault in [Fault::AppendsBefore, Fault::AppendsAfter] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::new(folder.path());
+        config.listen.set_port(0);
+        config.opening_units_count = 0;
+        config.clock = Arc::new(ManualClock::new(NOW_MS));
+        let inner = SqliteStore::open(&folder.path().join("manyhands.sqlite3"), Duration::from_secs(5)).await.unwrap();
+        let store = Arc::new(Faulty::new(inner, fault));
+        let app = App::start_with(config, store.clone()).await.unwrap();
+        let world = World::watching(&app);
+        world.product_job().await;
+        let volunteer = world.join(1).await;
+        let mut heads = vec![store.log_head().await.unwrap()];
+        for _ in 0..3 {
+            let lease = volunteer.lease_one().await;
+            let output = volunteer.product_bytes(&lease).await;
+            volunteer.submit(&lease, output).await;
+            for _ in 0..2 {
+                assert!(app.append_log().await.is_err() || store.log_queue(9).await.unwrap().is_empty(), "{fault:?}");
+            }
+            heads.push(store.log_head().await.unwrap());
+            assert_eq!(app.check_invariants().await.unwrap(), Vec::<String>::new(), "{fault:?}");
+        }
+        store.mend();
+        app.append_log().await.unwrap();
+        assert_eq!(app.check_invariants().await.unwrap(), Vec::<String>::new(), "{fault:?}");
+        let newest = checkpoint(&volunteer).await;
+        // Job, four panels, consent, three results.
+        assert_eq!(newest.size, 9, "{fault:?}");
+        for head in heads.into_iter().flatten() {
+            let old = Checkpoint::parse(&Note::parse(&head.note).unwrap().text).unwrap();
+            grew(&volunteer, (old.size, old.root), (newest.size, newest.root)).await;
+        }
+        app.shutdown().await;
+    }
+}
+
+/// A batch that was appended and reported as failed comes again, when others wait already.
+#[tokio::test]
+async fn a_batch_that_comes_again_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("s"), Duration::from_secs(5)).await.unwrap();
+    let sign = |size, root| {
+        let text = Checkpoint { origin: "test".to_owned(), size, root }.text();
+        Note { signatures: vec![NoteSignature::new("test", note::ED25519, KeyId([1; 32]), vec![0; 64])], text }.encode()
+    };
+    let consent = |nonce| NewSession {
+        token_hash: [nonce; 32],
+        key: KeyId([2; 32]),
+        nonce: vec![nonce],
+        consent: vec![nonce],
+        consent_salt: [nonce; 32],
+        job: None,
+        category: None,
+        site: None,
+        opened_ms: NOW_MS,
+        expires_ms: NOW_MS + 1,
+    };
+    let batch = async || {
+        let queued = store.log_queue(9).await.unwrap();
+        queued.into_iter().map(|queued| SignedEntry { id: queued.id, bytes: queued.statement.payload }).collect::<Vec<_>>()
+    };
+    store.open_session(consent(1)).await.unwrap();
+    let first = batch().await;
+    store.append_log(first.clone(), &sign).await.unwrap();
+    store.open_session(consent(2)).await.unwrap();
+    store.append_log(first, &sign).await.unwrap();
+    assert_eq!(store.log_head().await.unwrap().unwrap().size, 1);
+    let second = batch().await;
+    assert_eq!(second.len(), 1);
+    store.append_log(second, &sign).await.unwrap();
+    assert_eq!(store.log_head().await.unwrap().unwrap().size, 2);
+    assert_eq!(store.check_invariants().await.unwrap(), Vec::<String>::new());
+}
