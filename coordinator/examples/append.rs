@@ -91,7 +91,8 @@ async fn waits(store: &dyn Store, done: &AtomicBool, most: u64) -> Result<Vec<f6
     while !done.load(Ordering::Relaxed) && (waits.len() as u64) < most {
         let begun = Instant::now();
         let mut hash = [1; 32];
-        hash[..8].copy_from_slice(&(waits.len() as u64 + most).to_le_bytes());
+        hash[..8].copy_from_slice(&(waits.len() as u64).to_le_bytes());
+        hash[8..16].copy_from_slice(&most.to_le_bytes());
         store.add_blob(BlobHash(hash), 1, 1).await?;
         waits.push(begun.elapsed().as_secs_f64() * 1e3);
         tokio::time::sleep(PAUSE).await;
