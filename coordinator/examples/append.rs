@@ -58,7 +58,7 @@ async fn run() -> Result<(), Failure> {
         },
         "inputs": { "kind": "train", "shards": vec![blob; SHARDS], "test": blob }
     }))?;
-    let round = NewRound { checkpoint: blob, velocity: blob, loss: 1.0, loss_error: 0.0, accuracy: 0.0, at_ms: 1 };
+    let round = NewRound { checkpoint: blob, velocity: blob, loss: 1.0, loss_error: None, accuracy: 0.0, at_ms: 1 };
     let job = store.create_job(NewJob { submission, submitted_ms: 1, units: Vec::new(), round: Some(round) }).await?;
     let alone = waits(&*store, &AtomicBool::new(false), 200).await?;
     store.set_job_state(job, &[JobState::Submitted], JobState::Running).await?;

@@ -90,6 +90,7 @@ pub struct ResultStatement {
     pub losses_micro: Vec<u64>,
     /// Commits to the states that training came through; none where the manifest asks for no commitment, or the device
     /// does not give the same bits twice.
+    #[cfg(feature = "every-layer")]
     #[n(9)]
     pub states: Option<States>,
 }

@@ -17,7 +17,7 @@ import sys
 import time
 
 import numpy as np
-from client import ACCEPTED, CBOR, OTHER, PENDING, Coordinator, Refused, Surprise, Volunteer, cbor, expect, say, sign, uncbor, verify
+from client import ACCEPTED, CBOR, DETAILS, OTHER, PENDING, Coordinator, Refused, Surprise, Volunteer, cbor, expect, say, sign, uncbor, verify
 
 PATIENCE_S = 120
 # The referee may be faster than we are.
@@ -103,7 +103,7 @@ class TrainUnit:
         self.volunteer.call("PUT", f"/v1/blobs/{hash_.hex()}?lease={self.lease}", data, "application/octet-stream")
         statement = {
             0: 1, 1: self.volunteer.job, 2: self.unit, 3: self.lease, 4: hashlib.sha256(self.data).digest(),
-            5: [{0: "delta", 1: hash_, 2: len(data)}], 6: {0: OTHER, 1: "numpy"}, 7: {0: 1, 1: 2}, 8: losses,
+            5: [{0: "delta", 1: hash_, 2: len(data)}], 6: OTHER, 7: hashlib.sha256(DETAILS).digest(), 8: losses,
         }
         return sign(self.volunteer.key, "result", statement)
 

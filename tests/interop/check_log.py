@@ -309,7 +309,7 @@ def check_result(payload):
     """The volunteer's key and its points."""
     kind, key, result = open_entry(payload[3])
     expect(kind == "result" and result[1] == payload[1] and result[2] == payload[2], "a result of another unit")
-    expect(set(result) <= {0, 1, 2, 3, 4, 5, 6, 7, 8} and isinstance(result[6], int), "a result that tells more than it may")
+    expect(set(result) <= {0, 1, 2, 3, 4, 5, 6, 7, 8, 9} and isinstance(result[6], int), "a result that tells more than it may")
     credit = payload[6]
     expect(credit[0] == flop(payload[4]), f"credit {credit} for {payload[4][0]}")
     expect(credit[1] == sum(output[2] for output in result[5]), "credit for other bytes")

@@ -114,8 +114,6 @@ impl<H: Host> Visit<'_, H> {
             losses_micro: computed.losses.iter().map(|&loss| (f64::from(loss) * 1e6) as u64).collect(),
             #[cfg(feature = "every-layer")]
             states: computed.committed.as_ref().map(Committed::states),
-            #[cfg(not(feature = "every-layer"))]
-            states: None,
         };
         let unsigned = cose::prepare(cose::Kind::Result, client.host.key(), cbor::encode(&statement));
         let signature = client.host.sign(&unsigned.to_be_signed()).await?;
