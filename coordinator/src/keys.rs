@@ -45,10 +45,15 @@ pub fn random32() -> Result<[u8; 32], KeyError> {
     Ok(bytes)
 }
 
-/// Uniform on 0 to 1, 1 excluded, from the operating system's generator.
+/// 64 bits from the operating system's generator.
+pub fn random64() -> Result<u64, KeyError> {
+    let [a, b, c, d, e, f, g, h, ..] = random32()?;
+    Ok(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+}
+
+/// Uniform on 0 to 1, 1 excluded, in as many bits as f64 holds.
 pub fn draw() -> Result<f64, KeyError> {
-    let [a, b, c, d, e, f, g, ..] = random32()?;
-    Ok((u64::from_be_bytes([0, a, b, c, d, e, f, g]) >> 3) as f64 / (1u64 << 53) as f64)
+    Ok((random64()? >> 11) as f64 / (1u64 << 53) as f64)
 }
 
 /// Whether `key` signed `message`; refuses small-order keys and malleable signatures.

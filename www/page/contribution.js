@@ -72,6 +72,9 @@ export class Failure extends Error {
   }
 }
 
+/** Before anything was given. @type {Readonly<Totals>} */
+export const NOTHING = Object.freeze({ accepted: 0, rejected: 0, pending: 0, credit_flop: 0 });
+
 /** What a worker's script is called: by its content, and by `trunk serve` as Trunk does. */
 const WORKER = /^\/manyhands-worker(-opening-[0-9a-f]{16}\.js|_loader\.js)$/;
 
@@ -137,13 +140,13 @@ export class Contribution {
   #background = false;
   /** What is kept of this visit. @type {Visit | null} */
   #kept = null;
-  /** Of this visit alone. @type {Totals} */
-  sums = { accepted: 0, rejected: 0, pending: 0, credit_flop: 0 };
+  /** Of this visit alone. @type {Readonly<Totals>} */
+  sums = NOTHING;
   #release = () => {};
   /** @type {Watch | null} */
   #watch = null;
-  /** Of the key, over all tabs and visits. @type {Totals} */
-  totals = { accepted: 0, rejected: 0, pending: 0, credit_flop: 0 };
+  /** Of the key, over all tabs and visits. @type {Readonly<Totals>} */
+  totals = NOTHING;
   /** What work took in this visit, in milliseconds of a device or core. */
   spentMs = 0;
   /** Newest first. @type {UnitMessage[]} */
@@ -214,7 +217,7 @@ export class Contribution {
    */
   async start(job, backend, tune, terms) {
     if (this.active) return;
-    Object.assign(this, { done: 0, recent: [], adapter: null, pace: null, spentMs: 0, sums: { accepted: 0, rejected: 0, pending: 0, credit_flop: 0 } });
+    Object.assign(this, { done: 0, recent: [], adapter: null, pace: null, spentMs: 0, sums: NOTHING });
     this.#fault = null;
     this.receipts.clear();
     this.hasConsent = true;

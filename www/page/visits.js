@@ -2,7 +2,7 @@
 // What this browser gave, visit by visit: kept in IndexedDB of this storage partition, the newest VISITS_COUNT_MAX, and sent
 // nowhere. Where the browser refuses storage nothing is kept. Shows nothing.
 
-import { CHANGES } from "./contribution.js";
+import { CHANGES, NOTHING } from "./contribution.js";
 
 /** @typedef {import("../types").UnitMessage} UnitMessage */
 /** @typedef {import("../types").VisitRecord} VisitRecord */
@@ -58,7 +58,7 @@ export class Visit {
   /** @param {string} title the job's */
   constructor(title) {
     /** @type {VisitRecord} */
-    this.record = { begun_ms: Date.now(), title, accepted: 0, rejected: 0, pending: 0, credit_flop: 0, data_bytes: 0 };
+    this.record = { begun_ms: Date.now(), title, ...NOTHING, data_bytes: 0 };
   }
 
   /** @param {UnitMessage} unit */

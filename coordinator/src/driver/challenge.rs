@@ -10,7 +10,6 @@ use manyhands_protocol::rules::challenge as rules;
 use manyhands_protocol::statement::{ResultStatement, States};
 use manyhands_protocol::work::{TrainWork, Work};
 use manyhands_protocol::{TreeHash, cbor, cose, limits};
-use rand::RngCore;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 
@@ -27,11 +26,6 @@ pub const CAUGHT: &str = "caught";
 /// And of one whose volunteer did not answer, and was not there to.
 pub const UNANSWERED: &str = "unanswered";
 
-/// 64 bits that nobody can foretell.
-pub fn random() -> Result<u64, DriveError> {
-    Ok(ChaCha20Rng::from_seed(keys::random32()?).next_u64())
-}
-
 /// Draws whether a stored result is challenged, and where. The caller has found its structure sound. True if it is.
 pub async fn draw(service: &Service, result: &ResultRow, unit: &Unit, work: &TrainWork) -> Result<bool, DriveError> {
     if let Some(challenge) = service.store.challenge(result.lease).await? {
@@ -39,10 +33,10 @@ pub async fn draw(service: &Service, result: &ResultRow, unit: &Unit, work: &Tra
     }
     let Some(statement) = service.store.result_statement(result.id).await? else { return Ok(false) };
     let Some(States { every, .. }) = payload::<ResultStatement>(cose::Kind::Result, &statement)?.states else { return Ok(false) };
-    if !rules::happens(random()?, service.config.challenge_rate) {
+    if (service.config.draw)()? >= service.config.challenge_rate {
         return Ok(false);
     }
-    let (_, first_step, steps) = rules::segment_of(work.inner_steps, every, rules::draw(random()?, work.inner_steps));
+    let (_, first_step, steps) = rules::segment_of(work.inner_steps, every, rules::draw(keys::random64()?, work.inner_steps));
     let (now_ms, lease) = (service.now_ms(), service.store.lease_times(result.lease).await?);
     let deadline_ms = now_ms + wait_ms(lease);
     let challenge = NewChallenge { result: result.id, first_step, steps, now_ms, deadline_ms };

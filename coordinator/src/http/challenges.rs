@@ -10,7 +10,8 @@ use manyhands_protocol::rules::challenge::draw;
 use manyhands_protocol::{LeaseId, cbor, cose, limits};
 
 use super::{Checked, Failure, Shared, auth, body, sessions};
-use crate::driver::challenge::{random, unanswered, wait_ms};
+use crate::driver::challenge::{unanswered, wait_ms};
+use crate::keys;
 use crate::store::{Challenge, ChallengeAnswered, ChallengeStage};
 
 /// `GET /v1/challenges/{lease}`.
@@ -64,7 +65,7 @@ pub async fn answer(
     };
     // Drawn once the segment is committed to.
     let step = match to_stage {
-        ChallengeStage::Segment => Some(challenge.first_step + draw(random()?, challenge.steps)),
+        ChallengeStage::Segment => Some(challenge.first_step + draw(keys::random64()?, challenge.steps)),
         _ => None,
     };
     let deadline_ms = now_ms + wait_ms(service.store.lease_times(lease).await?);

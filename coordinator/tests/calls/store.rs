@@ -33,6 +33,11 @@ fn sign(manifest: &UnitManifest) -> Vec<u8> {
     cose::prepare(cose::Kind::UnitManifest, KEY, cbor::encode(manifest)).finish([0; 64])
 }
 
+fn ask(session: i64, now_ms: u64) -> LeaseAsk {
+    let (backend, prefix) = ("other", None);
+    LeaseAsk { key: KEY, session, job: None, units_max: 4, blob_bytes_max: 4, backend, prefix, challenges: true, now_ms }
+}
+
 /// A running job of one unit, leased to [`KEY`] with its output uploaded; gives the job and the lease.
 async fn leased(store: &dyn Store) -> (JobId, UnitManifest, Vec<u8>) {
     for hash in [BlobHash([2; 32]), OUTPUT, BlobHash([4; 32])] {
@@ -60,17 +65,7 @@ async fn leased(store: &dyn Store) -> (JobId, UnitManifest, Vec<u8>) {
     store.open_session(session.clone()).await.unwrap();
     assert!(matches!(store.open_session(session).await, Err(StoreError::Refused { .. })), "a nonce is good once");
     let session = store.session([5; 32]).await.unwrap().unwrap().id;
-    let ask = LeaseAsk {
-        key: KEY,
-        session,
-        job: None,
-        units_max: 4,
-        blob_bytes_max: 4,
-        backend: "other",
-        prefix: None,
-        challenges: true,
-        now_ms: 2,
-    };
+    let ask = ask(session, 2);
     let (signed, _) = store.lease(ask, &sign).await.unwrap();
     assert_eq!(signed.len(), 1);
     let manifest: UnitManifest = cbor::decode_strict(&cose::open(cose::Kind::UnitManifest, &signed[0]).unwrap().payload).unwrap();
@@ -190,17 +185,7 @@ async fn a_rotation_may_be_repeated(store: &dyn Store) {
     assert_eq!(refused(store.rotate(other).await.unwrap_err()), Code::KeyReplaced);
     assert!(store.key(KeyId([8; 32])).await.unwrap().is_none());
     // A lease call that was let in before the rotation.
-    let ask = LeaseAsk {
-        key: KEY,
-        session: session.id,
-        job: None,
-        units_max: 4,
-        blob_bytes_max: 4,
-        backend: "other",
-        prefix: None,
-        challenges: true,
-        now_ms: 5,
-    };
+    let ask = ask(session.id, 5);
     assert_eq!(refused(store.lease(ask, &sign).await.unwrap_err()), Code::NoSession);
     assert_eq!(refused(store.heartbeat(manifest.lease, KEY, 5).await.unwrap_err()), Code::LeaseEnded);
     let session = NewSession {

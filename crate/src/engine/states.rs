@@ -1,6 +1,8 @@
 //! Training states by name, as they are committed to and shown: what a step's tensors are called, a run that commits on its
 //! way, and replays of a part of it. The trees are the protocol's; what is asked for is the coordinator's.
 
+use std::collections::BTreeMap;
+
 use manyhands_protocol::TreeHash;
 use manyhands_protocol::model::Parameter;
 use manyhands_protocol::statement::States;
@@ -56,23 +58,6 @@ pub struct Keyed {
     pub before: Vec<(State, Vec<f32>)>,
     pub trace: Vec<(Traced, Vec<f32>)>,
     pub after: Vec<(State, Vec<f32>)>,
-}
-
-impl Step {
-    /// Those of a unit's plan that are there.
-    pub fn keyed(self, work: &TrainWork) -> Result<Keyed, EngineError> {
-        let (plan, names) = (TrainPlan::compile(work)?, Names::of(work)?);
-        fn pick<K: Copy>(of: impl Iterator<Item = (K, String)>, tensors: Tensors) -> Vec<(K, Vec<f32>)> {
-            let mut tensors: std::collections::BTreeMap<String, Vec<f32>> = tensors.into_iter().collect();
-            of.filter_map(|(of, name)| Some((of, tensors.remove(&name)?))).collect()
-        }
-        let state = || plan.state.iter().map(|(of, _)| (*of, names.state(*of)));
-        Ok(Keyed {
-            before: pick(state(), self.before),
-            trace: pick(plan.traces.iter().map(|trace| (trace.of, names.traced(trace.of))), self.trace),
-            after: pick(state(), self.after),
-        })
-    }
 }
 
 /// Names and sizes of the tensors of a unit's states and steps, ascending by name.
@@ -131,6 +116,21 @@ impl Step {
         let tensors: Vec<_> =
             named.iter().map(|(name, shape, values)| (name.as_str(), shape.as_slice(), values.as_slice())).collect();
         write_f32(&tensors)
+    }
+
+    /// Its tensors by what they are: those of a unit's plan that are there.
+    pub fn keyed(self, work: &TrainWork) -> Result<Keyed, EngineError> {
+        let (plan, names) = (TrainPlan::compile(work)?, Names::of(work)?);
+        fn pick<K: Copy>(of: impl Iterator<Item = (K, String)>, tensors: Tensors) -> Vec<(K, Vec<f32>)> {
+            let mut tensors: BTreeMap<String, Vec<f32>> = tensors.into_iter().collect();
+            of.filter_map(|(of, name)| Some((of, tensors.remove(&name)?))).collect()
+        }
+        let state = || plan.state.iter().map(|(of, _)| (*of, names.state(*of)));
+        Ok(Keyed {
+            before: pick(state(), self.before),
+            trace: pick(plan.traces.iter().map(|trace| (trace.of, names.traced(trace.of))), self.trace),
+            after: pick(state(), self.after),
+        })
     }
 }
 

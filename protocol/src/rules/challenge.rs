@@ -46,12 +46,6 @@ pub fn draw(random: u64, count: u32) -> u32 {
     ((u128::from(random) * u128::from(count)) >> 64) as u32
 }
 
-/// Whether an event of this probability happens.
-pub fn happens(random: u64, probability: f64) -> bool {
-    // As many bits as f64 holds, so that 1 is certain.
-    ((random >> 11) as f64) < probability * 2f64.powi(53)
-}
-
 /// Whether a key leaves more challenges unanswered than closing tabs explains.
 pub fn is_selective(asked: u64, unanswered: u64) -> bool {
     unanswered > UNANSWERED_FREE && unanswered * UNANSWERED_EVERY > asked
@@ -97,7 +91,6 @@ mod tests {
         let mut counts = [0; 5];
         (0..1000u64).for_each(|i| counts[draw(i * (u64::MAX / 1000), 5) as usize] += 1);
         assert!(counts.iter().all(|count| (199..=201).contains(count)), "{counts:?}");
-        assert!(!happens(0, 0.0) && happens(u64::MAX, 1.0) && happens(1 << 62, 0.3) && !happens(1 << 62, 0.2));
     }
 
     #[test]

@@ -166,9 +166,14 @@ impl Revealed {
     }
 
     fn check(&self) -> Result<Report, Refusal> {
+        self.check_from(None)
+    }
+
+    /// The same where the parameters after it are settled from a checkpoint.
+    fn check_from(&self, settled_from: Option<&[Vec<f32>]>) -> Result<Report, Refusal> {
         let batch = Batch::of(&self.work, &self.shard, self.number).unwrap();
         let Self { work, number, before, trace, after, .. } = self;
-        let step = Step { work, number: *number, batch, before, trace, after, settled_from: None };
+        let step = Step { work, number: *number, batch, before, trace, after, settled_from };
         check_step(&step, &mut ChaCha20Rng::seed_from_u64(99))
     }
 
@@ -258,6 +263,30 @@ fn honest_steps_pass_at_any_point_of_training() {
         "weight gradient",
     ];
     assert_eq!(all.keys().copied().collect::<Vec<_>>(), expected);
+}
+
+/// A unit's last state is committed to with `checkpoint − delta`, which rounds twice and may be far from the parameter where that
+/// crosses zero; nothing else is forgiven.
+#[test]
+fn the_last_state_may_be_settled_and_no_other() {
+    let mut refused = 0;
+    for work in works(3) {
+        let mut last = Revealed::honest(&work, 1, 2);
+        let checkpoint = init_parameters(&work.model, 1);
+        for (of, values) in &mut last.after {
+            let (StateKind::Parameter, Some(parameter)) = (of.kind, of.parameter) else { continue };
+            for (value, before) in values.iter_mut().zip(&checkpoint[parameter as usize]) {
+                *value = before - (before - *value);
+            }
+        }
+        let settled = last.check_from(Some(&checkpoint));
+        assert!(settled.is_ok(), "{settled:?}");
+        let plain = last.check();
+        refused += usize::from(matches!(plain, Err(Refusal::Step(StepRefusal::Value { tensor: Tensor::After(_), .. }))));
+        let lie = Revealed { before: last.after.clone(), ..last.clone() };
+        assert!(lie.check_from(Some(&checkpoint)).is_err(), "a step not done");
+    }
+    assert!(refused > 0, "some parameter crosses zero in one of these");
 }
 
 /// The names that the check asks for are those that the plan gives, in the same lengths.
