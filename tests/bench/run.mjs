@@ -120,7 +120,6 @@ function pageStage(page, backend) {
 }
 
 /**
-/**
  * One problem on one backend by all competitors, in turns; per competitor rates of `per` a repetition, by the clock and,
  * where it is told, by the time that the competitor had the processor. `prepare` gives the repetitions of a sample, or throws;
  * `last` is called before anything is closed.
