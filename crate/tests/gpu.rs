@@ -237,7 +237,7 @@ fn a_device_that_flushes_subnormals_reads_no_f16() {
                 "{variant:?} lie {lie}: {got:?}"
             );
             let usual = engine.usual_variant(&task);
-            let bench = pollster::block_on(Bench::open(&engine, &task, usual, &suite::tuning::clock())).unwrap();
+            let bench = pollster::block_on(Bench::open(&engine, &task, usual, &suite::tuning::clock())).unwrap().expect("a clock");
             let got = pollster::block_on(bench.attempt(&engine, variant, &suite::tuning::clock()));
             assert!(matches!(got, Err(EngineError::SelfTest { .. })), "{variant:?}: {got:?}");
             pollster::block_on(engine.self_test_product()).unwrap();
@@ -245,6 +245,21 @@ fn a_device_that_flushes_subnormals_reads_no_f16() {
             let got = pollster::block_on(engine.self_test_product());
             assert!(matches!(got, Err(EngineError::SelfTest { .. })), "{variant:?}: {got:?}");
         }
+    }
+}
+
+/// A variant that keeps sums in registers to a certain depth is tested past it before it runs as an earlier session's winner.
+#[test]
+fn a_winner_is_tested_deeper_than_its_registers() {
+    let task = Task::plain(Shape { m: 32, k: 64, n: 32 }, Dtype::F32);
+    for variant in [Variant::Tiled, Variant::TiledAhead] {
+        let kernel = variant.kernel();
+        let replaced_kernel = Some((kernel.name, kernel.wgsl.replace("fold < params.k;", "fold < min(params.k, 1u);")));
+        assert!(kernel.wgsl.contains("fold < params.k;"));
+        let engine = pollster::block_on(Engine::gpu_with(GpuOptions { replaced_kernel, ..Default::default() })).unwrap();
+        let got = pollster::block_on(engine.test_variant(&task, variant));
+        assert!(matches!(&got, Err(EngineError::SelfTest { .. })), "{variant:?}: {got:?}");
+        pollster::block_on(open().test_variant(&task, variant)).unwrap();
     }
 }
 
@@ -396,6 +411,9 @@ fn a_replay_pins_the_kernels_of_a_result() {
 
     let other_version = Kernels { version: "0".repeat(16), ..kernels.clone() };
     assert!(matches!(again.pin(&other_version), Err(EngineError::Unsupported(_))));
+    let plain = GpuOptions { without_subgroups: true, ..Default::default() };
+    let shares_otherwise = pollster::block_on(Engine::gpu_with(plain)).unwrap();
+    assert!(matches!(shares_otherwise.pin(&kernels), Err(EngineError::Unsupported(_))), "attention by other kernels");
     let mut unknown = kernels;
     unknown.products[0].kernel = "matmul_unknown".to_owned();
     assert!(matches!(again.pin(&unknown), Err(EngineError::Unsupported(_))));

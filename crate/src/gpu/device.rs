@@ -172,7 +172,7 @@ impl GpuEngine {
     }
 
     /// Which kernels are the faster ones here. SwiftShader's subgroups are one quad.
-    pub(super) fn sharing(&self) -> Sharing {
+    pub(crate) fn sharing(&self) -> Sharing {
         match self.subgroups {
             false => Sharing::Nothing,
             true if self.options.as_device || !self.is_software() => Sharing::Workgroups,
