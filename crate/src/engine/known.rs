@@ -288,6 +288,26 @@ pub fn variant_products(transposed: Transposed, epilogues: &[Epilogue], variant:
     shapes.flat_map(|shape| epilogues.iter().map(move |&epilogue| product(shape, transposed, epilogue, Some(variant)))).collect()
 }
 
+/// Cases of the pipelines of such calls: their kernels with their constants, at small shapes with edges. Products are of the
+/// variant that their calls name.
+pub fn cases_of(ops: &[Op]) -> Vec<Case> {
+    let (mut cases, mut named) = (Vec::new(), Vec::new());
+    for op in ops {
+        match op {
+            Op::Matmul(Matmul { variant: Some(variant), transposed, epilogue, .. }) => {
+                cases.extend(variant_products(*transposed, &[*epilogue], *variant));
+            }
+            Op::Image(op) => cases.push(image::case_of(op)),
+            Op::Sequence(op) if let Some(case) = sequence::attention_of(op) => cases.push(case),
+            _ => named.push(kernel_of(op)),
+        }
+    }
+    if !named.is_empty() {
+        cases.extend(self_test_cases().into_iter().filter(|case| named.iter().any(|kernel| case.is_of(kernel))));
+    }
+    cases
+}
+
 /// Every pipeline that this build uses, at shapes with edges.
 pub fn self_test_cases() -> Vec<Case> {
     if !EVERY_LAYER {
