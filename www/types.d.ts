@@ -31,12 +31,14 @@ export interface JobView {
   results_accepted: number;
   results_rejected: number;
   units_refereed: number;
+  tax?: { replicas: number; audits: number; checks: number; total: number };
   train?: TrainView | null;
 }
 
 export interface TrainView {
   model: Model;
   rounds_merged: number;
+  merges_undone?: number;
   rounds_max: number;
   units_per_round: number;
   target_accuracy?: number;
@@ -159,6 +161,7 @@ export type UnitPhase =
   | "accepted"
   | "rejected"
   | "pending"
+  | "challenged"
   | "given_back";
 export interface StateMessage { type: "state"; state: WorkerState; detail?: string | null }
 export interface AdapterMessage {

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::Context;
+use manyhands_coordinator::config::HeaderName;
 use manyhands_coordinator::{App, Config, config};
 
 #[derive(clap::Args)]
@@ -21,12 +22,25 @@ pub struct Args {
     /// Let any page embed this coordinator's, without a registered site: for trying things on one computer.
     #[arg(long)]
     embed_anywhere: bool,
+    /// Behind a proxy: the header to whose end it adds the address of who called it, such as X-Forwarded-For. Two keys of one
+    /// network do not confirm each other's results.
+    #[arg(long, value_name = "NAME")]
+    forwarded_header: Option<HeaderName>,
+    /// Share of the results that commit to their training states which is asked to show a step of it, 0 to 1.
+    #[arg(long, default_value_t = config::CHALLENGE_RATE, value_parser = share)]
+    challenge_rate: f64,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| "a number from 0 to 1".to_owned())
 }
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut config = Config::new(args.data_dir);
     config.listen = args.listen;
     config.embed_anywhere = args.embed_anywhere;
+    config.forwarded_header = args.forwarded_header;
+    config.challenge_rate = args.challenge_rate;
     if let Some(name) = args.name {
         config.name = name;
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use manyhands_coordinator::merge::{self, OuterState};
+use manyhands_coordinator::merge::{self, OuterState, Update};
 use manyhands_coordinator::{cut, referee, scheduler};
 use manyhands_protocol::manifest::{JobManifest, JobWork, TextRecipe, TrainRecipe, bits, parse_json};
 use manyhands_protocol::work::Work;
@@ -48,9 +48,10 @@ fn run(manifest: &Path, folder: &Path) -> Result<(), Failure> {
         for unit in scheduler::round_units(&recipe, &places, BlobHash([0; 32]), round) {
             let Work::Train(work) = unit.work else { continue };
             let shard = places.iter().position(|hash| *hash == work.shard).ok_or("a unit of no shard")?;
-            updates.push((UnitId(updates.len() as u64), referee::compute_update(&work, &checkpoint, &cut.shards[shard])?));
+            let tensors = referee::compute_update(&work, &checkpoint, &cut.shards[shard])?;
+            updates.push(Update { unit: UnitId(updates.len() as u64), weight: 1.0, tensors });
         }
-        state = merge::step(&recipe.outer_optimizer, &state, &updates);
+        state = merge::step(recipe.merge, &recipe.outer_optimizer, &state, &updates);
         report(&recipe, &state, &cut.test, round + 1, begun)?;
     }
     if let Some(split @ TextRecipe { evaluation_rows_max: Some(_), .. }) = &recipe.text {

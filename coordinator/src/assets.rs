@@ -1,5 +1,6 @@
 //! The page and the worker, embedded as they lie in `dist/` when this is built: one file is the whole installation.
 
+use axum::extract::Query;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 use manyhands_protocol::problem::Code;
@@ -35,22 +36,23 @@ const ELEMENT: &str = "embed/many-hands.js";
 /// The page that makes what other sites paste.
 const GENERATOR: &str = "embed/index.html";
 /// In the query of the page as the generator shows it, where it starts nothing (www/page/main.js).
-const PREVIEW: &str = "preview=";
+const PREVIEW: &str = "preview";
 /// The version that gets fixes: how long a browser may go without asking for them.
 const ELEMENT_CACHE: &str = "public, max-age=300";
 const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 
 /// Which pages may frame what is at this address, as Content Security Policy writes it: those of the registered site that
 /// the query names (`/?site=NAME`), and none without one; the coordinator's own, which may do no less by themselves, where it
-/// is a look at the page.
+/// is a look at the page. The query is read as the page itself reads it: a name written otherwise is the same name.
 pub async fn frame_ancestors(service: &Service, uri: &Uri) -> Result<String, Failure> {
-    let pairs = || uri.query().unwrap_or_default().split('&');
-    if pairs().any(|pair| pair == PREVIEW) {
+    let Ok(Query(pairs)) = Query::<Vec<(String, String)>>::try_from_uri(uri) else { return Ok("'none'".to_owned()) };
+    if pairs.iter().any(|(name, _)| name == PREVIEW) {
         return Ok("'self'".to_owned());
     }
-    match pairs().find_map(|pair| pair.strip_prefix("site=")) {
-        None | Some("") if service.config.embed_anywhere => Ok("*".to_owned()),
-        Some(name) if is_name(name) => {
+    let sites: Vec<_> = pairs.iter().filter(|(name, _)| name == "site").map(|(_, site)| site.as_str()).collect();
+    match sites[..] {
+        [] | [""] if service.config.embed_anywhere => Ok("*".to_owned()),
+        [name] if is_name(name) => {
             let site = service.store.site(name).await?;
             Ok(site.map_or("'none'".to_owned(), |site| site.origins.join(" ")))
         }

@@ -5,12 +5,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use axum::http::HeaderName;
 use manyhands_protocol::limits;
 
 use crate::clock::{Clock, SystemClock};
+use crate::keys::{self, KeyError};
 
 /// Port that `manyhands serve` listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 8787;
+
+/// A volunteer that makes up half of its steps is caught within 100 units with probability 0.99: 1 − (1 − rate/2)¹⁰⁰.
+pub const CHALLENGE_RATE: f64 = 0.091;
 
 /// Settings of one coordinator.
 #[derive(Clone)]
@@ -23,7 +28,11 @@ pub struct Config {
     pub name: String,
     /// Any page may embed this one, without a registered site: for trying things on one computer.
     pub embed_anywhere: bool,
+    /// Behind a proxy, the header to whose end it adds the address of who called it.
+    pub forwarded_header: Option<HeaderName>,
     pub clock: Arc<dyn Clock>,
+    /// Draws what decides a unit's course; tests replace it.
+    pub draw: fn() -> Result<f64, KeyError>,
     /// How long a gradient unit waits for a second key to take it.
     pub replica_wait_ms: u64,
     /// How long it waits for the result of a second key that has.
@@ -44,6 +53,8 @@ pub struct Config {
     pub checks_count_max: usize,
     /// Results that may wait for that; more are asked to come back.
     pub checks_waiting_max: usize,
+    /// Which share of results that commit to their training states is asked to show a step. At 0 no unit asks for commitments.
+    pub challenge_rate: f64,
     /// Opening units that each running train job has in stock; with none, sessions begin with its other units.
     pub opening_units_count: u32,
 }
@@ -56,7 +67,9 @@ impl Config {
             data_dir: data_dir.into(),
             name: "Many Hands".to_owned(),
             embed_anywhere: false,
+            forwarded_header: None,
             clock: Arc::new(SystemClock),
+            draw: keys::draw,
             replica_wait_ms: limits::REPLICA_WAIT_MS,
             replica_leased_wait_ms: limits::REPLICA_LEASED_WAIT_MS,
             database_lock_wait: Duration::from_secs(5),
@@ -67,6 +80,7 @@ impl Config {
             upload_silence: Duration::from_millis(limits::UPLOAD_SILENCE_MS),
             checks_count_max: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             checks_waiting_max: 256,
+            challenge_rate: CHALLENGE_RATE,
             opening_units_count: 8,
         }
     }

@@ -1,9 +1,10 @@
-//! One background task that moves jobs on: it ends lapsed leases, checks what a crash left unchecked, settles gradient
+//! One background task that moves jobs on: it ends lapsed leases, checks what a crash left unchecked, ends challenges, settles gradient
 //! units, merges rounds, finishes jobs and deletes uploads that nothing names.
 //!
 //! It remembers nothing between turns: each turn derives what to do from the store, and every step is safe to repeat. So a
 //! kill at any moment costs at most the step under way.
 
+pub mod challenge;
 pub mod check;
 pub mod opening;
 pub mod round;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use manyhands::EngineError;
 use manyhands_protocol::JobId;
 use manyhands_protocol::rules::settle::{Step, Waiting, Waits, next_step};
+use manyhands_protocol::rules::standing::Course;
 
 use crate::blobs::BlobError;
 use crate::keys::KeyError;
@@ -108,8 +110,10 @@ impl Turn {
 async fn turn(service: &Arc<Service>) -> u64 {
     let now_ms = service.now_ms();
     let mut turn = Turn { wake_ms: u64::MAX, worked: false };
+    replace_prefix_key(service, now_ms, &mut turn).await;
     lapse_leases(service, now_ms, &mut turn).await;
     check_results(service, now_ms, &mut turn).await;
+    challenge::turn(service, now_ms, &mut turn).await;
     settle_units(service, now_ms, &mut turn).await;
     opening::restock(service, now_ms, &mut turn).await;
     match service.store.jobs_to_advance().await {
@@ -141,6 +145,18 @@ async fn delete_unused(service: &Service, now_ms: u64, turn: &mut Turn) {
             turn.note::<()>(now_ms, "looking for unused uploads", Err(error.into()));
         }
     }
+}
+
+/// Tags first: one that is made in between is compared with nothing, and gone with the next key.
+async fn replace_prefix_key(service: &Service, now_ms: u64, turn: &mut Turn) {
+    if now_ms >= service.prefixes.due_ms() {
+        let replaced = async {
+            service.store.forget_prefixes().await?;
+            Ok(service.prefixes.replace(now_ms)?)
+        };
+        turn.note(now_ms, "forgetting address prefixes", replaced.await);
+    }
+    turn.wake_ms = turn.wake_ms.min(service.prefixes.due_ms());
 }
 
 async fn lapse_leases(service: &Service, now_ms: u64, turn: &mut Turn) {
@@ -188,6 +204,7 @@ async fn settle_units(service: &Arc<Service>, now_ms: u64, turn: &mut Turn) {
             first_result_ms: unit.first_result_ms.unwrap_or(u64::MAX),
             live_leases_count: unit.live_leases_count,
             leases_ended_count: unit.leases_ended_count,
+            audit: unit.course == Some(Course::Audit),
         };
         match next_step(waiting, now_ms, waits) {
             Step::Wait { until_ms } => turn.wake_ms = turn.wake_ms.min(until_ms),

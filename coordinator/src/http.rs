@@ -4,6 +4,7 @@ mod admin;
 mod auth;
 mod blobs;
 mod body;
+mod challenges;
 mod jobs;
 mod leases;
 mod problem;
@@ -47,6 +48,7 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/leases/{id}/heartbeat", post(leases::heartbeat))
         .route("/v1/blobs/{hash}", get(blobs::download).put(blobs::upload))
         .route("/v1/results", post(results::submit))
+        .route("/v1/challenges/{lease}", get(challenges::ask).post(challenges::answer))
         .route("/v1/sites/{name}/totals", get(sites::totals))
         .route("/v1/admin/sites", get(sites::list))
         .route("/v1/admin/sites/{name}", put(sites::put).delete(sites::remove))

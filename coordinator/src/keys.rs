@@ -44,6 +44,12 @@ pub fn random32() -> Result<[u8; 32], KeyError> {
     Ok(bytes)
 }
 
+/// Uniform on 0 to 1, 1 excluded, from the operating system's generator.
+pub fn draw() -> Result<f64, KeyError> {
+    let [a, b, c, d, e, f, g, ..] = random32()?;
+    Ok((u64::from_be_bytes([0, a, b, c, d, e, f, g]) >> 3) as f64 / (1u64 << 53) as f64)
+}
+
 /// Whether `key` signed `message`; refuses small-order keys and malleable signatures.
 pub fn signed_by(key: KeyId, message: &[u8], signature: &[u8; 64]) -> bool {
     VerifyingKey::from_bytes(&key.0)

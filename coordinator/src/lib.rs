@@ -15,6 +15,7 @@ mod http;
 mod jobs;
 pub mod keys;
 pub mod merge;
+pub mod prefix;
 pub mod referee;
 pub mod scheduler;
 mod server;

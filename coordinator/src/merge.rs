@@ -3,8 +3,20 @@
 
 use manyhands::tensors::{self, TensorError};
 use manyhands_protocol::UnitId;
-use manyhands_protocol::manifest::OuterOptimizer;
+use manyhands_protocol::manifest::{MergeRule, OuterOptimizer};
 use manyhands_protocol::model::{Model, Parameter};
+
+mod robust;
+
+/// One unit's update as it enters a merge.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Update {
+    pub unit: UnitId,
+    /// Over 0, at most 1: thousandths of [`manyhands_protocol::rules::standing`], divided.
+    pub weight: f64,
+    /// In the model's order.
+    pub tensors: Vec<Vec<f32>>,
+}
 
 /// What the outer optimiser carries from round to round, tensors in the model's order.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,34 +34,28 @@ impl OuterState {
     }
 }
 
-/// One outer step over the mean of the round's updates (each `checkpoint − parameters after the inner steps`).
+/// One outer step over what `rule` makes of the round's updates (each `checkpoint − parameters after the inner steps`).
 ///
-/// Canonical: updates are added in ascending order of their unit, in f64, and each new value is rounded to f32 once;
+/// Canonical: updates are taken in ascending order of their unit, added in f64, and each new value is rounded to f32 once;
 /// the rounded velocity is the one that moves the parameters. So the order of arrival cannot change a bit, and anyone
 /// can repeat the step. Units must differ. Without updates nothing moves.
 ///
 /// Panics if an update's tensors are not of the parameters' sizes: [`crate::verify::gradient::check_update`] has
 /// checked that.
-pub fn step(outer: &OuterOptimizer, state: &OuterState, updates: &[(UnitId, Vec<Vec<f32>>)]) -> OuterState {
+pub fn step(rule: MergeRule, outer: &OuterOptimizer, state: &OuterState, updates: &[Update]) -> OuterState {
     let mut order: Vec<_> = updates.iter().collect();
-    order.sort_by_key(|(unit, _)| *unit);
-    debug_assert!(order.windows(2).all(|pair| pair[0].0 != pair[1].0), "two updates of one unit");
+    order.sort_by_key(|update| update.unit);
+    debug_assert!(order.windows(2).all(|pair| pair[0].unit != pair[1].unit), "two updates of one unit");
     let mut next = state.clone();
     if order.is_empty() {
         return next;
     }
+    let merged = robust::combine(rule, &order);
     let OuterOptimizer::Nesterov { learning_rate, momentum } = *outer;
     let (learning_rate, momentum) = (f64::from(learning_rate), f64::from(momentum));
-    let mut mean = Vec::new();
-    for (at, (parameters, velocity)) in next.parameters.iter_mut().zip(&mut next.velocity).enumerate() {
-        mean.clear();
-        mean.resize(parameters.len(), 0.0f64);
-        for (_, update) in &order {
-            assert_eq!(update[at].len(), parameters.len(), "tensor {at} of an update");
-            mean.iter_mut().zip(&update[at]).for_each(|(sum, &v)| *sum += f64::from(v));
-        }
-        for ((p, v), sum) in parameters.iter_mut().zip(velocity.iter_mut()).zip(&mean) {
-            let g = sum / order.len() as f64;
+    for ((parameters, velocity), merged) in next.parameters.iter_mut().zip(&mut next.velocity).zip(&merged) {
+        assert_eq!(parameters.len(), merged.len(), "values of a parameter");
+        for ((p, v), g) in parameters.iter_mut().zip(velocity.iter_mut()).zip(merged) {
             *v = (momentum * f64::from(*v) + g) as f32;
             *p = (f64::from(*p) - learning_rate * (g + momentum * f64::from(*v))) as f32;
         }

@@ -52,7 +52,12 @@ pub struct Evaluation {
     pub loss: f64,
     /// Share of labels whose class has the largest logit, 0 to 1; a tie goes to the lower class.
     pub accuracy: f64,
+    /// Standard error of the loss, from the losses of the examples; none of fewer than [`EXAMPLES_COUNT_MIN`].
+    pub loss_error: Option<f64>,
 }
+
+/// Fewer examples say nothing about their own spread.
+pub const EXAMPLES_COUNT_MIN: usize = 30;
 
 /// Evaluates a checkpoint on a held-out set. Logits that are not finite are an error of the engine.
 pub fn evaluate(model: &Model, parameters_bytes: &[u8], test_bytes: &[u8]) -> Result<Evaluation, RefereeError> {
@@ -60,20 +65,30 @@ pub fn evaluate(model: &Model, parameters_bytes: &[u8], test_bytes: &[u8]) -> Re
     let test = tensors::read_shard(test_bytes, model).map_err(RefereeError::Examples)?;
     let (engine, classes) = (Engine::cpu(), model.classes() as usize);
     let (width, each) = (test.x.len() / test.rows, model.labels_count() as usize);
-    let (mut loss, mut right) = (0.0, 0usize);
+    let (mut losses, mut right) = (Vec::with_capacity(test.rows), 0usize);
     for (x, labels) in test.x.chunks(EVALUATION_ROWS * width).zip(test.y.chunks(EVALUATION_ROWS * each)) {
         let rows = labels.len() / each;
         let logits = block_on(engine.logits(model, &parameters, x, rows, &Control::new()))?;
         if logits.len() != labels.len() * classes {
             return Err(RefereeError::Logits { got: logits.len(), rows, classes });
         }
-        for (logits, &label) in logits.chunks_exact(classes).zip(labels) {
-            loss += cross_entropy(logits, label as usize);
-            right += usize::from(largest(logits) == Some(label as usize));
+        for (logits, labels) in logits.chunks_exact(each * classes).zip(labels.chunks_exact(each)) {
+            let mut loss = 0.0;
+            for (logits, &label) in logits.chunks_exact(classes).zip(labels) {
+                loss += cross_entropy(logits, label as usize);
+                right += usize::from(largest(logits) == Some(label as usize));
+            }
+            losses.push(loss / each as f64);
         }
     }
-    let labels = test.y.len() as f64;
-    Ok(Evaluation { loss: loss / labels, accuracy: right as f64 / labels })
+    let loss = losses.iter().sum::<f64>() / losses.len() as f64;
+    Ok(Evaluation { loss, accuracy: right as f64 / test.y.len() as f64, loss_error: standard_error(&losses, loss) })
+}
+
+fn standard_error(losses: &[f64], mean: f64) -> Option<f64> {
+    let count = losses.len() as f64;
+    let squares: f64 = losses.iter().map(|loss| (loss - mean) * (loss - mean)).sum();
+    (losses.len() >= EXAMPLES_COUNT_MIN).then(|| (squares / (count * (count - 1.0))).sqrt())
 }
 
 /// −log softmax(logits)\[label\] in f64.

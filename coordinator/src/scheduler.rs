@@ -2,14 +2,18 @@
 //!
 //! Who gets a unit and when it is settled is decided in `manyhands_protocol::rules`.
 
+use manyhands::engine::states::Layout;
 use manyhands_protocol::BlobHash;
 use manyhands_protocol::limits;
 use manyhands_protocol::manifest::{Inputs, JobWork, Submission, TrainRecipe, panel_extent};
 use manyhands_protocol::model::{InputType, Model, Parameter};
+use manyhands_protocol::rules;
 use manyhands_protocol::work::{MatmulWork, TrainWork, Work};
 
 use crate::store::NewUnit;
+use crate::verify::freivalds::ProductShape;
 use crate::verify::input::panel_len;
+use crate::verify::product;
 
 /// Different keys whose results a gradient unit is compared between.
 const TRAIN_QUORUM: u32 = 2;
@@ -76,7 +80,13 @@ fn unit(work: Work, min_quorum: u32) -> NewUnit {
         }
         Work::Train(_) => 0,
     };
-    NewUnit { blob_bytes: inputs.max(upload_bytes_max(&work)), flop: flop(&work), work, min_quorum }
+    NewUnit {
+        blob_bytes: inputs.max(upload_bytes_max(&work)),
+        flop: flop(&work),
+        check_flop: check_flop(&work),
+        work,
+        min_quorum,
+    }
 }
 
 fn values_bytes(values: u64, each: u64) -> u64 {
@@ -104,6 +114,21 @@ pub fn upload_bytes_max(work: &Work) -> u64 {
     }
 }
 
+/// Most bytes of a file that shows a step of this work; none of a product has any.
+pub fn reveal_bytes(work: &Work) -> u64 {
+    let Work::Train(work) = work else { return 0 };
+    Layout::of(work).map_or(0, |layout| layout.step_bytes().saturating_add(HEADER_BYTES))
+}
+
+/// Steps between the training states that a result commits to; none where a step is too large to be shown.
+pub fn states_every(work: &Work) -> Option<u32> {
+    let Work::Train(train) = work else { return None };
+    let layout = Layout::of(train).ok()?;
+    let fits = layout.step_bytes() + HEADER_BYTES <= limits::REVEAL_BYTES_MAX
+        && layout.step_tensors_count() <= limits::TENSORS_PER_FILE_MAX;
+    fits.then(|| rules::challenge::states_every(layout.state_bytes(), flop(work), train.inner_steps))
+}
+
 /// Floating-point operations that a unit is worth: of its products alone, so that no kernel is worth more than another.
 /// A training step takes the forward pass's once forward, and twice that backward.
 pub fn flop(work: &Work) -> u64 {
@@ -113,6 +138,15 @@ pub fn flop(work: &Work) -> u64 {
             let examples = u64::from(w.batch) * u64::from(w.inner_steps);
             w.model.forward_flop().saturating_mul(3).saturating_mul(examples)
         }
+    }
+}
+
+/// Floating-point operations of checking one result, its comparison with another included: of a product by the cheaper of two
+/// ways, of an update for three norms and two differences.
+pub fn check_flop(work: &Work) -> u64 {
+    match work {
+        Work::Matmul(w) => product::check_flop(ProductShape { m: w.m as usize, k: w.k as usize, n: w.n as usize }),
+        Work::Train(w) => 10 * parameters_count(&w.model),
     }
 }
 

@@ -13,7 +13,8 @@ use crate::blobs::Blobs;
 use crate::config::Config;
 use crate::driver::DriveError;
 use crate::events::Hub;
-use crate::keys::Keys;
+use crate::keys::{KeyError, Keys};
+use crate::prefix::Prefixes;
 use crate::store::Store;
 
 /// One coordinator's parts.
@@ -40,13 +41,15 @@ pub struct Service {
     pub operator_uploads: Semaphore,
     pub checks: Semaphore,
     pub checks_waiting: AtomicUsize,
+    pub prefixes: Prefixes,
     /// One referee's or evaluator's computation at a time.
     pub referee: Semaphore,
 }
 
 impl Service {
-    pub fn new(config: Config, store: Arc<dyn Store>, blobs: Blobs, keys: Keys) -> Service {
-        Service {
+    pub fn new(config: Config, store: Arc<dyn Store>, blobs: Blobs, keys: Keys) -> Result<Service, KeyError> {
+        Ok(Service {
+            prefixes: Prefixes::new(config.clock.now_ms())?,
             streams: Arc::new(Semaphore::new(config.streams_count_max)),
             uploads: Semaphore::new(config.uploads_count_max),
             operator_uploads: Semaphore::new(config.operator_uploads_count_max),
@@ -64,7 +67,7 @@ impl Service {
             publishing: RwLock::new(()),
             checks_waiting: AtomicUsize::new(0),
             referee: Semaphore::new(1),
-        }
+        })
     }
 
     pub fn now_ms(&self) -> u64 {

@@ -2,9 +2,13 @@
 //!
 //! Nothing here reads a store, a clock or the network, and nothing decides what follows from a refusal.
 
+pub mod detection;
 pub mod freivalds;
 pub mod gradient;
 pub mod input;
+pub mod opened;
+pub mod product;
+pub mod step;
 
 use manyhands::TensorError;
 use manyhands_protocol::problem::Code;
@@ -24,12 +28,16 @@ pub enum Refusal {
     RowTooLarge { row: usize, sum: f64, most: f64 },
     #[error("row {row} is not the product: off by {residual:e} in a random combination, at most {tolerance:e} is rounding")]
     WrongProduct { row: usize, residual: f64, tolerance: f64 },
+    #[error("entry {row},{column} is not the product's: off by {residual:e}, at most {tolerance:e} is rounding")]
+    WrongEntry { row: usize, column: usize, residual: f64, tolerance: f64 },
     #[error("the update's norm is {norm:e}, at most {most:e} is taken")]
     UpdateTooLarge { norm: f64, most: f64 },
     #[error("the checkpoint does not fit the model: {0}")]
     Checkpoint(String),
     #[error("the file holds {got} examples, {expected} are expected")]
     Rows { got: usize, expected: usize },
+    #[error(transparent)]
+    Step(#[from] step::StepRefusal),
 }
 
 impl Refusal {
@@ -43,24 +51,36 @@ impl Refusal {
                 TensorError::Model(_) => Code::BadManifest,
                 _ => Code::WrongTensor,
             },
-            Refusal::NotFinite { .. } => Code::NotFinite,
+            Refusal::NotFinite { .. } | Refusal::Step(step::StepRefusal::NotFinite { .. }) => Code::NotFinite,
             Refusal::Length { .. }
             | Refusal::RowTooLarge { .. }
             | Refusal::WrongProduct { .. }
+            | Refusal::WrongEntry { .. }
             | Refusal::UpdateTooLarge { .. }
+            | Refusal::Step(_)
             | Refusal::Rows { .. } => Code::WrongTensor,
             Refusal::Checkpoint(_) => Code::Internal,
         }
     }
 
+    /// Whether nobody who computes as asked returns this: a product that is well-formed and wrong. A file that is malformed may
+    /// be a bug, and an update out of bounds a model that diverges.
+    pub fn proves_a_lie(&self) -> bool {
+        matches!(self, Refusal::RowTooLarge { .. } | Refusal::WrongProduct { .. } | Refusal::WrongEntry { .. })
+    }
+
     /// The text a rejected result carries, cut to the protocol's longest string.
     pub fn reason(&self) -> String {
-        let mut text = self.to_string();
-        let mut end = text.len().min(manyhands_protocol::limits::TEXT_BYTES_MAX);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-        text
+        cut(self.to_string())
     }
+}
+
+/// A text of at most the protocol's longest string.
+pub fn cut(mut text: String) -> String {
+    let mut end = text.len().min(manyhands_protocol::limits::TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
 }

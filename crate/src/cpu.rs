@@ -103,8 +103,8 @@ impl CpuEngine {
         for (buffer, values) in &plan.initial {
             state.buffers[buffer.0].copy_from_slice(values);
         }
-        let row = work.first_row as usize % shard.rows;
-        CpuTrainer { state, plan, shard, row }
+        let first_row = work.first_row as usize % shard.rows;
+        CpuTrainer { state, plan, shard, first_row, row: first_row, done: 0, steps: work.inner_steps }
     }
 
     /// Forward passes over `x` in the plan's batches, the last one filled up with zeros.
@@ -159,21 +159,28 @@ pub struct CpuTrainer<'a> {
     state: State,
     plan: TrainPlan,
     shard: &'a Shard,
-    /// Where the next batch begins.
+    /// Where the first batch begins, and the next.
+    #[cfg_attr(not(feature = "every-layer"), expect(dead_code, reason = "only a replay goes back to it"))]
+    first_row: usize,
     row: usize,
+    /// Steps so far, and those of the unit.
+    done: u32,
+    steps: u32,
 }
 
 impl CpuTrainer<'_> {
     pub(crate) async fn run(&mut self, steps: u32, control: &Control) -> Result<Vec<f32>, EngineError> {
         let (mut losses, mut slicer) = (Vec::with_capacity(steps as usize), Slicer::new(control));
-        for step in 0..steps {
-            control.set_progress(step, steps);
+        let end = self.done + steps;
+        while self.done < end {
+            control.set_progress(self.done, self.steps.max(end));
             self.load_batch();
             self.state.run(&self.plan.program.ops, 0, &mut slicer).await?;
             losses.push(self.state.buffers[self.plan.loss.0][0]);
+            self.done += 1;
         }
         slicer.end();
-        control.set_progress(steps, steps);
+        control.set_progress(end, self.steps.max(end));
         Ok(losses)
     }
 
@@ -189,6 +196,19 @@ impl CpuTrainer<'_> {
         }
         self.state.run(&self.plan.program.ops[done..], done, &mut slicer).await?;
         Ok(seen)
+    }
+
+    /// The next step is number `step` of the unit.
+    #[cfg(feature = "every-layer")]
+    pub(crate) fn go_to(&mut self, step: u32) {
+        let batches = self.shard.rows / self.plan.forward.batch as usize;
+        self.row = (self.first_row + step as usize % batches * self.plan.forward.batch as usize) % self.shard.rows;
+        self.done = step;
+    }
+
+    #[cfg(feature = "every-layer")]
+    pub(crate) fn write(&mut self, buffer: Buffer, values: &[f32]) {
+        self.state.buffers[buffer.0].copy_from_slice(values);
     }
 
     /// The next batch as the step's input.

@@ -5,6 +5,8 @@ mod error;
 pub mod known;
 mod resident;
 mod sample;
+#[cfg(feature = "every-layer")]
+pub mod states;
 mod trainer;
 mod tuning;
 

@@ -56,7 +56,8 @@ impl GpuEngine {
         let first = work.first_row as usize % shard.rows;
         let x = self.upload_rows(&shard.x, inputs, first, rows).await?;
         let y = self.upload_rows(&shard.y, answers, first, rows).await?;
-        Ok(GpuTrainer { engine: self, plan, recording, x, y, batches: (rows / batch) as u64, batch: 0 })
+        let batches = (rows / batch) as u64;
+        Ok(GpuTrainer { engine: self, plan, recording, x, y, batches, batch: 0, done: 0, steps: work.inner_steps })
     }
 
     /// Forward passes over `x` in the plan's batches, the last one filled up with zeros.
@@ -134,6 +135,9 @@ pub struct GpuTrainer<'a> {
     batches: u64,
     /// The next batch.
     batch: u64,
+    /// Steps so far, and those of the unit.
+    done: u32,
+    steps: u32,
 }
 
 impl GpuTrainer<'_> {
@@ -142,8 +146,9 @@ impl GpuTrainer<'_> {
     pub(crate) async fn run(&mut self, steps: u32, control: &Control) -> Result<Vec<f32>, EngineError> {
         let losses = self.engine.scratch(u64::from(steps) * 4).await?;
         let (mut slicer, mut run) = (Slicer::new(control), Run::new(self.engine, &self.recording));
+        let end = self.done + steps;
         for step in 0..steps {
-            control.set_progress(step, steps);
+            control.set_progress(self.done + step, self.steps.max(end));
             self.copy_batch(&mut run);
             run.calls(&mut slicer).await?;
             run.copy(self.recording.slice(self.plan.loss), losses.slice(u64::from(step) * 4..), 4);
@@ -151,7 +156,8 @@ impl GpuTrainer<'_> {
         }
         run.finish().await?;
         slicer.end();
-        control.set_progress(steps, steps);
+        self.done = end;
+        control.set_progress(end, self.steps.max(end));
         Ok(self.engine.read(&[(losses.slice(..), steps as usize)]).await?.swap_remove(0))
     }
 
@@ -180,6 +186,18 @@ impl GpuTrainer<'_> {
         run.finish().await?;
         self.batch = (self.batch + 1) % self.batches;
         Ok(seen)
+    }
+
+    /// The next step is number `step` of the unit.
+    #[cfg(feature = "every-layer")]
+    pub(crate) fn go_to(&mut self, step: u32) {
+        self.batch = u64::from(step) % self.batches;
+        self.done = step;
+    }
+
+    #[cfg(feature = "every-layer")]
+    pub(crate) fn write(&mut self, buffer: Buffer, values: &[f32]) {
+        self.recording.upload(self.engine, buffer, values);
     }
 
     /// The next batch as the step's input.

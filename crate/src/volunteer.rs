@@ -4,6 +4,8 @@
 pub mod backoff;
 mod blobs;
 mod call;
+#[cfg(feature = "every-layer")]
+mod challenge;
 mod data;
 pub mod device;
 mod error;

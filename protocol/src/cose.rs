@@ -16,6 +16,7 @@ pub enum Kind {
     UnitManifest,
     Result,
     Rotation,
+    ChallengeAnswer,
 }
 
 impl Kind {
@@ -26,6 +27,7 @@ impl Kind {
             Kind::UnitManifest => "application/vnd.manyhands.unit-manifest+cbor",
             Kind::Result => "application/vnd.manyhands.result+cbor",
             Kind::Rotation => "application/vnd.manyhands.rotation+cbor",
+            Kind::ChallengeAnswer => "application/vnd.manyhands.challenge-answer+cbor",
         }
     }
 }

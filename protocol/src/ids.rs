@@ -99,6 +99,10 @@ bytes_id!(
     BlobHash
 );
 bytes_id!(
+    /// A node of a Merkle tree over training states.
+    TreeHash
+);
+bytes_id!(
     /// An Ed25519 public key (RFC 8032, 32 bytes). A key's id is the key itself.
     KeyId
 );

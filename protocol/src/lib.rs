@@ -6,6 +6,7 @@
 
 pub mod category;
 pub mod cbor;
+pub mod challenge;
 pub mod cose;
 pub mod ids;
 pub mod limits;
@@ -17,9 +18,11 @@ pub mod rules;
 #[cfg(feature = "json")]
 pub mod site;
 pub mod statement;
+#[cfg(feature = "every-layer")]
+pub mod states;
 #[cfg(feature = "json")]
 pub mod view;
 pub mod wire;
 pub mod work;
 
-pub use ids::{BlobHash, JobId, KeyId, LeaseId, UnitId};
+pub use ids::{BlobHash, JobId, KeyId, LeaseId, TreeHash, UnitId};

@@ -57,6 +57,10 @@ pub const CLOCK_SKEW_MS: u64 = 5 * 60_000;
 pub const REPLICA_WAIT_MS: u64 = 3_000;
 /// How long it waits, from its first result, for the result of a second key that has taken it.
 pub const REPLICA_LEASED_WAIT_MS: u64 = 30_000;
+/// Largest file that shows a training step; units whose steps are larger are not challenged.
+pub const REVEAL_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// How long an answer to a stage of a challenge may take, beside three times what the unit took.
+pub const CHALLENGE_WAIT_MS: u64 = 30_000;
 
 /// Largest extent of any matrix or tensor dimension.
 pub const DIMENSION_MAX: u64 = 1 << 24;
@@ -95,6 +99,8 @@ pub const SAFETENSORS_HEADER_BYTES_MAX: usize = 256 * 1024;
 
 /// Agreement of two executions of a gradient unit: ‖Δ₁ − Δ₂‖ ≤ this × ‖Δ₁‖.
 pub const GRADIENT_TOLERANCE: f64 = 0.02;
+/// The same for a model that begins with an embedding.
+pub const GRADIENT_TOLERANCE_SEQUENCE: f64 = 0.05;
 /// Largest ‖Δ‖ relative to the checkpoint's norm (plus one) that a unit may return.
 pub const UPDATE_NORM_RATIO_MAX: f64 = 10.0;
 /// Rounds of Freivalds' check: a wrong entry passes each with probability at most 1/2, so 41 give less than 2^-40.

@@ -48,8 +48,8 @@ fn default_block() -> u32 {
     256
 }
 
-fn is_default(dtype: &Dtype) -> bool {
-    *dtype == Dtype::default()
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Rounds of local SGD with an outer optimiser.
@@ -63,6 +63,9 @@ pub struct TrainRecipe {
     pub batch: u32,
     pub inner_optimizer: InnerOptimizer,
     pub outer_optimizer: OuterOptimizer,
+    /// What a round's updates come to.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub merge: MergeRule,
     pub units_per_round: u32,
     pub rounds_max: u32,
     /// The job finishes when held-out accuracy reaches this, 0 to 1. A manifest has this target or the next.
@@ -118,7 +121,20 @@ pub fn bits(loss: f64) -> f64 {
     loss / std::f64::consts::LN_2
 }
 
-/// The outer optimiser, applied to the mean pseudo-gradient `g` of a round.
+/// How a round's updates become one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum MergeRule {
+    /// Clipped to twice the median distance from the median of each coordinate.
+    #[default]
+    CenteredClipping,
+    /// Without the smallest and the largest `percent` of each coordinate.
+    TrimmedMean { percent: u32 },
+    /// All alike, whatever they are: nothing keeps one liar from moving it.
+    Mean,
+}
+
+/// The outer optimiser, applied to what a round's updates come to, `g`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum OuterOptimizer {
@@ -218,7 +234,11 @@ impl TrainRecipe {
             "work.outer_optimizer.learning_rate",
             "must be finite and positive",
         )?;
-        check((0.0..1.0).contains(&momentum), "work.outer_optimizer.momentum", "must be 0 or more and below 1")
+        check((0.0..1.0).contains(&momentum), "work.outer_optimizer.momentum", "must be 0 or more and below 1")?;
+        match self.merge {
+            MergeRule::TrimmedMean { percent } => check((1..=49).contains(&percent), "work.merge.percent", "must be 1 to 49"),
+            MergeRule::CenteredClipping | MergeRule::Mean => Ok(()),
+        }
     }
 
     fn validate_target(&self) -> Result<(), ManifestError> {
@@ -344,6 +364,13 @@ mod tests {
         check("\"target_accuracy\": 0.82", "\"target_bits_per_byte\": 2.4", "work.target_bits_per_byte");
         check("\"seed\": 1", "\"seed\": 1, \"text\": { \"held_out_percent\": 10 }", "work.text");
         check("\"rows_per_shard\": 992", "\"rows_per_shard\": 4000000000", "work.rows_per_shard");
+        let merge = |rule: &str| format!("\"seed\": 1, \"merge\": {rule}");
+        for rule in
+            [r#"{ "type": "centered_clipping" }"#, r#"{ "type": "trimmed_mean", "percent": 20 }"#, r#"{ "type": "mean" }"#]
+        {
+            assert_eq!(fault("\"seed\": 1", &merge(rule)), None);
+        }
+        check("\"seed\": 1", &merge(r#"{ "type": "trimmed_mean", "percent": 50 }"#), "work.merge.percent");
     }
 
     /// `GOOD` as a job on a text, with one piece of text replaced.

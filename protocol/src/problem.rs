@@ -40,6 +40,8 @@ codes! {
     UnknownBlob = "unknown_blob", 404, false;
     UnknownKey = "unknown_key", 404, false;
     UnknownSite = "unknown_site", 404, false;
+    /// No result of this lease was challenged.
+    UnknownChallenge = "unknown_challenge", 404, false;
     /// The call came from a page of another origin.
     ForeignOrigin = "foreign_origin", 403, false;
     /// No session token, or one that is not known.
@@ -60,6 +62,8 @@ codes! {
     BadRotation = "bad_rotation", 403, false;
     /// Another key took this one's place.
     KeyReplaced = "key_replaced", 403, false;
+    /// A result of this key was proved wrong lately: it gets no work for a while.
+    Quarantined = "quarantined", 403, false;
     /// The lease belongs to another key.
     NotYourLease = "not_your_lease", 403, false;
     /// The lease lapsed or was given back.
@@ -71,6 +75,8 @@ codes! {
     ResultReplayed = "result_replayed", 409, false;
     /// The unit was settled without this result.
     UnitSettled = "unit_settled", 409, false;
+    /// The answer is not to what the challenge asks now, or comes too late.
+    WrongStage = "wrong_stage", 409, false;
     /// An output named by the result was not uploaded, or is larger than stated.
     OutputMissing = "output_missing", 409, false;
     /// The upload is more than the lease allows.

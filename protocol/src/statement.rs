@@ -3,7 +3,7 @@
 use minicbor::{Decode, Encode};
 
 use crate::category::Category;
-use crate::ids::{BlobHash, JobId, KeyId, LeaseId, UnitId};
+use crate::ids::{BlobHash, JobId, KeyId, LeaseId, TreeHash, UnitId};
 use crate::limits;
 
 /// A visitor's consent, signed by the visitor's key. Opens a session.
@@ -89,6 +89,22 @@ pub struct ResultStatement {
     /// What the device's products ran on; none where there is one way to compute them.
     #[n(9)]
     pub kernels: Option<Kernels>,
+    /// Commits to the states that training came through; none where the manifest asks for no commitment, or the device
+    /// does not give the same bits twice.
+    #[n(10)]
+    pub states: Option<States>,
+}
+
+/// A commitment to the training states of a unit: see `protocol::states`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct States {
+    /// As the manifest says.
+    #[n(0)]
+    pub every: u32,
+    /// Over the states after each `every` steps and after the last.
+    #[n(1)]
+    pub root: TreeHash,
 }
 
 /// The kernels of a unit's products: with these and the device another run gives the same bits.
@@ -224,6 +240,7 @@ mod tests {
             timings: Timings { fetch_ms: 0, compute_ms: 0 },
             losses_micro: Vec::new(),
             kernels: Some(Kernels { version: String::new(), products: vec![product(); limits::KERNELS_COUNT_MAX] }),
+            states: None,
         };
         fn product() -> ProductKernel {
             ProductKernel { m: 1, k: 1, n: 1, transposed_a: false, transposed_b: false, kernel: "matmul".to_owned() }

@@ -60,8 +60,39 @@ pub struct JobView {
     pub results_rejected: u64,
     /// Units the coordinator's own referee computed.
     pub units_refereed: u64,
+    /// What checking costs; none before a unit is settled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tax: Option<TaxView>,
     /// Set on `train` jobs.
     pub train: Option<TrainView>,
+}
+
+/// All floating-point operations of volunteers and coordinator beyond one execution of each settled unit, divided by those of
+/// that execution. Of results that have a verdict; evaluations of checkpoints are no part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TaxView {
+    /// Executions by volunteers beyond the first.
+    pub replicas: f64,
+    /// Executions by the referee of what a volunteer computed too.
+    pub audits: f64,
+    /// Checks of results.
+    pub checks: f64,
+    pub total: f64,
+}
+
+impl TaxView {
+    /// From what settled units are worth, and what judged results, the referee and checks took.
+    pub fn of(settled_flop: u64, judged_flop: u64, referee_flop: u64, check_flop: u64) -> Option<TaxView> {
+        if settled_flop == 0 {
+            return None;
+        }
+        // What volunteers did not compute once, the referee did for them.
+        let by_referee = settled_flop.saturating_sub(judged_flop);
+        let share = |flop: u64| flop as f64 / settled_flop as f64;
+        let replicas = share(judged_flop.saturating_sub(settled_flop));
+        let (audits, checks) = (share(referee_flop.saturating_sub(by_referee)), share(check_flop));
+        Some(TaxView { replicas, audits, checks, total: replicas + audits + checks })
+    }
 }
 
 /// Progress of a `train` job.
@@ -70,6 +101,9 @@ pub struct TrainView {
     pub model: Model,
     /// Rounds merged so far.
     pub rounds_merged: u32,
+    /// Merges that made the model worse, so that the referee looked again.
+    #[serde(default)]
+    pub merges_undone: u32,
     pub rounds_max: u32,
     pub units_per_round: u32,
     /// `target_accuracy` or `target_bits_per_byte`.
@@ -143,7 +177,40 @@ pub struct KeyView {
     pub first_seen_ms: u64,
     /// Its own, and those of the keys whose place it took.
     pub totals: Totals,
+    /// Of each device class on which it has any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub standings: Vec<StandingView>,
+    /// A result of it was proved wrong: until then it gets no work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantined_until_ms: Option<u64>,
     /// The key that took its place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced_by: Option<KeyId>,
+}
+
+/// What a key has proved on one device class.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandingView {
+    pub backend: String,
+    /// Gradient results in a row that another execution confirmed.
+    pub run: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tax_is_what_goes_beyond_one_execution() {
+        let of = |settled, judged, referee, check| {
+            let tax = TaxView::of(settled, judged, referee, check).expect("a settled unit");
+            (tax.replicas, tax.audits, tax.checks, tax.total)
+        };
+        assert_eq!(TaxView::of(0, 5, 0, 1), None);
+        assert_eq!(of(100, 100, 0, 0), (0.0, 0.0, 0.0, 0.0));
+        assert_eq!(of(100, 200, 0, 8), (1.0, 0.0, 0.08, 1.08), "two-fold replication");
+        assert_eq!(of(100, 100, 25, 0), (0.0, 0.25, 0.0, 0.25), "one in four is audited");
+        assert_eq!(of(100, 75, 25, 0), (0.0, 0.0, 0.0, 0.0), "what nobody computed the referee did");
+        assert_eq!(of(100, 75, 50, 0), (0.0, 0.25, 0.0, 0.25));
+    }
 }

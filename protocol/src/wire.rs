@@ -120,4 +120,14 @@ pub enum Verdict {
     Accepted,
     #[n(2)]
     Rejected,
+    /// Stored; waits for answers to a challenge.
+    #[n(3)]
+    Challenged,
+}
+
+impl Verdict {
+    /// Whether another may follow.
+    pub fn is_open(self) -> bool {
+        matches!(self, Verdict::Pending | Verdict::Challenged)
+    }
 }

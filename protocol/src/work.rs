@@ -33,6 +33,9 @@ pub struct UnitManifest {
     /// Most bytes of output blobs the lease may upload, all together.
     #[n(8)]
     pub upload_bytes_max: u64,
+    /// Inner steps between two states that the result should commit to; none where no commitment is asked for.
+    #[n(9)]
+    pub states_every: Option<u32>,
 }
 
 /// The lease that an encoded manifest is of, read from it alone: a build that cannot read the work can still give it back.

@@ -8,12 +8,14 @@ use std::path::PathBuf;
 use ed25519_dalek::{Signature, Signer, SigningKey, Verifier};
 use manyhands_protocol::category::Category;
 use manyhands_protocol::cbor::{decode_strict, encode};
+use manyhands_protocol::challenge::{Answer, Ask, ChallengeAnswer, ChallengeResponse, Reveal, Segment};
 use manyhands_protocol::cose::{Kind, open, prepare};
-use manyhands_protocol::ids::{BlobHash, JobId, KeyId, LeaseId, UnitId};
+use manyhands_protocol::ids::{BlobHash, JobId, KeyId, LeaseId, TreeHash, UnitId};
 use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
 use manyhands_protocol::statement::{
-    Backend, Consent, DeviceClass, Kernels, Output, ProductKernel, ResultStatement, Rotation, Timings,
+    Backend, Consent, DeviceClass, Kernels, Output, ProductKernel, ResultStatement, Rotation, States, Timings,
 };
+use manyhands_protocol::states::{self, Tree};
 use manyhands_protocol::wire::{
     HeartbeatResponse, LeaseRequest, LeaseResponse, ResultResponse, RotationRequest, SessionOpened, SignedBytes, Totals, Verdict,
 };
@@ -113,6 +115,7 @@ fn manifest(unit: u64, lease: u64, work: Work, upload_bytes_max: u64) -> UnitMan
         deadline_ms: NOW_MS + 60_000,
         work,
         upload_bytes_max,
+        states_every: None,
     }
 }
 
@@ -180,6 +183,8 @@ fn rotations() {
 fn unit_manifests() {
     check_signed("unit-manifest-matmul", Kind::UnitManifest, &key(2), &matmul_manifest());
     check_signed("unit-manifest-train", Kind::UnitManifest, &key(2), &train_manifest());
+    let committing = UnitManifest { states_every: Some(4), ..train_manifest() };
+    check_signed("unit-manifest-train-states", Kind::UnitManifest, &key(2), &committing);
     check_signed("unit-manifest-matmul-f16", Kind::UnitManifest, &key(2), &f16_manifest());
     assert_eq!(matmul_manifest().work.validate(), Ok(()));
     assert_eq!(f16_manifest().work.validate(), Ok(()));
@@ -199,6 +204,7 @@ fn results() {
         timings: Timings { fetch_ms: 12, compute_ms: 345 },
         losses_micro,
         kernels: None,
+        states: None,
     };
     let matmul = result("matmul", 41, 900, "c", 17_472, Backend::Other, "", vec![]);
     check_signed("result-matmul", Kind::Result, &key(1), &matmul);
@@ -210,6 +216,9 @@ fn results() {
         ..result("train", 42, 901, "delta", 368, Backend::Webgpu, "swiftshader", losses)
     };
     check_signed("result-train", Kind::Result, &key(1), &train);
+    let states = Some(States { every: 4, root: node("states") });
+    let manifest = hash(vector("unit-manifest-train-states"));
+    check_signed("result-train-states", Kind::Result, &key(1), &ResultStatement { states, kernels: None, manifest, ..train });
 }
 
 #[test]
@@ -242,6 +251,58 @@ fn verdicts() {
     check_body("result-response", &answer(Verdict::Accepted, "", 8_704_000));
     let rejected = answer(Verdict::Rejected, "wrong_tensor: row 3 is not the product", 0);
     check_body("result-response-rejected", &rejected);
+    let challenged = ResultResponse { unit: UnitId(42), lease: LeaseId(901), ..answer(Verdict::Challenged, "", 0) };
+    check_body("result-response-challenged", &challenged);
+}
+
+fn node(text: &str) -> TreeHash {
+    TreeHash(hash(text).0)
+}
+
+#[test]
+fn challenges() {
+    let response = |ask, deadline_ms| ChallengeResponse { lease: LeaseId(901), ask, deadline_ms };
+    let until_ms = NOW_MS + 30_000;
+    check_body("challenge-segment", &response(Ask::Segment { first_step: 8, steps: 4 }, until_ms));
+    check_body("challenge-trace", &response(Ask::Trace { step: 10 }, until_ms));
+    check_body("challenge-reveal", &response(Ask::Reveal { step: 10, layers: Vec::new() }, until_ms));
+    check_body("challenge-nothing", &response(Ask::Nothing, 0));
+    let answer = |name: &str, answer| {
+        let value = ChallengeAnswer { version: 1, lease: LeaseId(901), answer };
+        check_signed(name, Kind::ChallengeAnswer, &key(1), &value);
+    };
+    let nodes = |names: &[&str]| names.iter().map(|name| node(name)).collect::<Vec<_>>();
+    let segment = Segment {
+        root: node("segment"),
+        first: node("state 8"),
+        last: node("state 12"),
+        first_committed: nodes(&["a", "b"]),
+        last_committed: nodes(&["c", "b"]),
+        first_path: nodes(&["d"]),
+        last_path: nodes(&["e"]),
+        initial_path: nodes(&["f", "g"]),
+        end_leaves: nodes(&["h", "i", "j"]),
+        end_path: Vec::new(),
+    };
+    answer("challenge-answer-segment", Answer::Segment(segment));
+    answer("challenge-answer-trace", Answer::Trace(node("trace")));
+    let paths = [nodes(&["k", "l"]), nodes(&["m", "l"])];
+    let [before_path, after_path] = paths;
+    answer("challenge-answer-reveal", Answer::Reveal(Reveal { hash: hash("reveal"), bytes: 1_048_576, before_path, after_path }));
+    answer("challenge-answer-unable", Answer::Unable);
+}
+
+/// The trees of make.py: three states of two tensors each.
+#[test]
+fn state_trees() {
+    let state = |n: u8| {
+        let leaf = |name: &str, values: [f32; 2]| Tree::State.leaf(name, &values.map(f32::to_le_bytes).concat());
+        states::root(&[leaf("layers.0.weight", [f32::from(n), 1.0]), leaf("layers.0.weight.velocity", [0.0, f32::from(n)])])
+    };
+    let all = [state(0), state(1), state(2)];
+    let trace = Tree::Trace.leaf("layers.0.0.output", &1f32.to_le_bytes());
+    let made = [all[0], trace, states::root_of_states(&all)].map(|hash| hash.0).concat();
+    assert_eq!(hex::encode(made), hex::encode(vector("state-trees")));
 }
 
 /// The element type is there where it is not f32, as 1; a unit of f32 is that of before there were others.
@@ -301,4 +362,36 @@ fn every_vector_is_tested() {
         }
     }
     assert!(count >= 9, "only {count} vectors found");
+}
+
+/// Bytes that nobody chose: what decodes is what it encodes to, and nothing panics.
+#[test]
+fn challenge_bytes_from_anywhere() {
+    let good = [vector("challenge-reveal"), vector("challenge-segment")];
+    let statements = ["challenge-answer-segment", "challenge-answer-reveal", "challenge-answer-trace", "challenge-answer-unable"];
+    let payloads = statements.map(|name| open(Kind::ChallengeAnswer, &vector(name)).expect("a golden vector opens").payload);
+    let mut state = 7u64;
+    let mut random = |count: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % count
+    };
+    let mut taken = 0;
+    for _ in 0..20_000 {
+        for (bytes, is_answer) in good.iter().map(|bytes| (bytes, false)).chain(payloads.iter().map(|bytes| (bytes, true))) {
+            let mut bent = bytes.clone();
+            for _ in 0..=random(3) {
+                let at = random(bent.len());
+                bent[at] = random(256) as u8;
+            }
+            let again = match is_answer {
+                true => decode_strict::<ChallengeAnswer>(&bent).map(|value| encode(&value)),
+                false => decode_strict::<ChallengeResponse>(&bent).map(|value| encode(&value)),
+            };
+            if let Ok(again) = again {
+                assert_eq!(again, bent);
+                taken += 1;
+            }
+        }
+    }
+    assert!(taken > 100, "some bent bytes are still statements: {taken}");
 }

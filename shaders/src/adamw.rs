@@ -63,18 +63,51 @@ pub struct Updated {
     pub parameter: Vec<f64>,
 }
 
+/// Both moments after the step.
+#[derive(Clone, Copy)]
+pub struct Moments<'a> {
+    pub first: &'a [f64],
+    pub second: &'a [f64],
+}
+
+/// The parameter after the step, from what it was and the moments after; `powers` are those of this step.
+pub fn parameter_reference(rates: Rates, powers: [f64; 2], moments: Moments, parameter: &[f64]) -> Vec<f64> {
+    let [rate, .., epsilon, decay] = wide(rates);
+    let step = |m: f64, v: f64| (m / (1.0 - powers[0])) / ((v / (1.0 - powers[1])).sqrt() + epsilon);
+    let moments = moments.first.iter().zip(moments.second);
+    parameter.iter().zip(moments).map(|(p, (&m, &v))| p - rate * (step(m, v) + decay * p)).collect()
+}
+
+/// Of a kernel that computes the parameter from these very moments: what [`tolerance`] says of the quotient and what
+/// follows it.
+pub fn parameter_tolerance(rates: Rates, powers: [f64; 2], moments: Moments, parameter: &[f64]) -> Vec<f64> {
+    let moments = moments.first.iter().zip(moments.second);
+    parameter.iter().zip(moments).map(|(&p, (&m, &v))| parameter_bound(rates, powers, [m, v], 0.0, p)).collect()
+}
+
+/// `m_error` is how far the first moment may be off.
+fn parameter_bound(rates: Rates, powers: [f64; 2], [m, v]: [f64; 2], m_error: f64, parameter: f64) -> f64 {
+    let [rate, .., epsilon, decay] = wide(rates);
+    let (u, c1, c2) = (UNIT_ROUNDOFF * 1.001, 1.0 - powers[0], 1.0 - powers[1]);
+    let root = (v / c2).sqrt();
+    let root_error = 3.0 * u * root + (4.0 * FLUSH / c2).sqrt();
+    let step = m.abs() / c1 / (root + epsilon);
+    let step_error = (m_error / c1) / (root + epsilon) + step * (root_error / (root + epsilon) + 16.0 * u) * 1.001;
+    let p = parameter.abs();
+    let size = rate * (step + step_error + decay * p);
+    rate * step_error * 1.001 + 4.0 * u * size + u * (p + size) + 4.0 * FLUSH
+}
+
 /// `powers` are β1ᵗ and β2ᵗ of this step.
 pub fn reference(rates: Rates, powers: [f64; 2], before: Before) -> Updated {
-    let [rate, beta1, beta2, epsilon, decay] = wide(rates);
+    let [_, beta1, beta2, ..] = wide(rates);
     let mut out = Updated::default();
     for (i, &g) in before.gradient.iter().enumerate() {
-        let m = beta1 * before.first[i] + (1.0 - beta1) * g;
-        let v = beta2 * before.second[i] + (1.0 - beta2) * g * g;
-        let step = (m / (1.0 - powers[0])) / ((v / (1.0 - powers[1])).sqrt() + epsilon);
-        out.parameter.push(before.parameter[i] - rate * (step + decay * before.parameter[i]));
-        out.first.push(m);
-        out.second.push(v);
+        out.first.push(beta1 * before.first[i] + (1.0 - beta1) * g);
+        out.second.push(beta2 * before.second[i] + (1.0 - beta2) * g * g);
     }
+    let moments = Moments { first: &out.first, second: &out.second };
+    out.parameter = parameter_reference(rates, powers, moments, before.parameter);
     out
 }
 
@@ -93,20 +126,13 @@ fn wide(rates: Rates) -> [f64; 5] {
 /// `t·β2ᵗ/(1 − β2ᵗ)·u ≤ u/(−ln β2)`: 20 u for β2 = 0.95, 1000 u = 1.2·10⁻⁴ for 0.999, and less as t grows. That is the
 /// error of [`crate::adamw_advance`], not of this kernel, which is given the powers.
 pub fn tolerance(rates: Rates, powers: [f64; 2], before: Before) -> Updated {
-    let [rate, beta1, _, epsilon, decay] = wide(rates);
+    let [_, beta1, ..] = wide(rates);
     let (u, updated) = (UNIT_ROUNDOFF * 1.001, reference(rates, powers, before));
-    let (c1, c2) = (1.0 - powers[0], 1.0 - powers[1]);
     let mut out = Updated::default();
     for (i, &g) in before.gradient.iter().enumerate() {
         let m_error = 4.0 * u * (beta1 * before.first[i].abs() + (1.0 - beta1) * g.abs()) + 3.0 * FLUSH;
         let v = updated.second[i];
-        let root = (v / c2).sqrt();
-        let root_error = 3.0 * u * root + (4.0 * FLUSH / c2).sqrt();
-        let step = updated.first[i].abs() / c1 / (root + epsilon);
-        let step_error = (m_error / c1) / (root + epsilon) + step * (root_error / (root + epsilon) + 16.0 * u) * 1.001;
-        let p = before.parameter[i].abs();
-        let size = rate * (step + step_error + decay * p);
-        out.parameter.push(rate * step_error * 1.001 + 4.0 * u * size + u * (p + size) + 4.0 * FLUSH);
+        out.parameter.push(parameter_bound(rates, powers, [updated.first[i], v], m_error, before.parameter[i]));
         out.first.push(m_error);
         out.second.push(5.0 * u * v + 4.0 * FLUSH);
     }

@@ -22,7 +22,7 @@ pub mod query_gradient_parted;
 pub mod query_gradient_quad;
 mod reference;
 
-pub use reference::{Backward, Forward};
+pub use reference::{Backward, Forward, Saved};
 
 use crate::{Binding, Kernel, linear_dispatch};
 

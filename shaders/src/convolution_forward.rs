@@ -47,6 +47,11 @@ pub fn reference(shape: Shape, epilogue: Epilogue, x: &[f64], w: &[f64], bias: &
     y
 }
 
+/// Roundings that a term of the sum passes in any kernel.
+pub fn roundings(shape: Shape) -> f64 {
+    f64::from(CHUNK + chunks(shape, shape.channels) + 1)
+}
+
 /// As of a product as deep as the chunks would be if they were full (see `matmul::tolerance`): `γ·|x|∗|w|`, one more
 /// rounding of the sum with the bias, and as many products flushed to zero as there are terms.
 pub fn tolerance(shape: Shape, epilogue: Epilogue, x: &[f64], w: &[f64], bias: &[f64]) -> Vec<f64> {

@@ -36,14 +36,19 @@ pub fn reference(shape: Shape, w: &[f64], gradient: &[f64]) -> Vec<f64> {
     input_gradient
 }
 
-/// `γ·|dY|∗|w|`. Kernels may add up the outputs under each tap in chunks and then what the taps give, so that a term
-/// passes its product, a chunk and the chunks of every tap (Higham §4.2); or sum over rows of taps.
-pub fn tolerance(shape: Shape, w: &[f64], gradient: &[f64]) -> Vec<f64> {
+/// Roundings that a term passes in any kernel. Kernels may add up the outputs under each tap in chunks and then what the taps
+/// give, so that it passes its product, a chunk and the chunks of every tap (Higham §4.2); or sum over rows of taps.
+pub fn roundings(shape: Shape) -> f64 {
     let taps = f64::from(shape.kernel_height * shape.kernel_width);
     let chunks = (taps * f64::from(shape.outputs.div_ceil(CHUNK))).max(f64::from(chunks(shape, shape.outputs)));
-    let roundings = f64::from(CHUNK) + chunks + 1.0;
+    f64::from(CHUNK) + chunks + 1.0
+}
+
+/// `γ·|dY|∗|w|`.
+pub fn tolerance(shape: Shape, w: &[f64], gradient: &[f64]) -> Vec<f64> {
+    let roundings = roundings(shape);
     let gamma = roundings * UNIT_ROUNDOFF / (1.0 - roundings * UNIT_ROUNDOFF);
-    let terms = taps * f64::from(shape.outputs);
+    let terms = f64::from(shape.kernel_height * shape.kernel_width) * f64::from(shape.outputs);
     let bounds = reference(shape, &magnitudes(w), &magnitudes(gradient));
     bounds.into_iter().map(|bound| gamma * bound + (terms + 1.0) * FLUSH).collect()
 }

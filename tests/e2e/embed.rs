@@ -5,8 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use manyhands_protocol::JobId;
+use ed25519_dalek::{Signer as _, SigningKey};
 use manyhands_protocol::site::SiteTotals;
+use manyhands_protocol::statement::Consent;
+use manyhands_protocol::view::InfoView;
+use manyhands_protocol::{JobId, KeyId, cbor, cose, limits};
 use manyhands_tests::artefacts;
 use manyhands_tests::browser::{Visitor, text};
 use manyhands_tests::jobs::{self, SmallTrain};
@@ -26,6 +29,31 @@ async fn endless(folder: &Path) -> Result<(Server, JobId, Proxy)> {
     Ok((server, job, proxy))
 }
 
+/// A consent that opens a session, by a key made for it.
+async fn signed_consent(coordinator: &str) -> Result<Vec<u8>> {
+    let answer = reqwest::get(format!("{coordinator}/v1/info")).await?.bytes().await?;
+    let info: InfoView = serde_json::from_slice(&answer)?;
+    let key = SigningKey::from_bytes(&[7; 32]);
+    let consent = Consent {
+        version: limits::PROTOCOL_VERSION,
+        audience: info.key,
+        nonce: hex::decode(info.nonce)?,
+        origin: "native".to_owned(),
+        site: String::new(),
+        job: None,
+        duty_percent: 100,
+        data_bytes_max: 0,
+        terms_version: limits::TERMS_VERSION,
+        issued_ms: info.now_ms,
+        expires_ms: info.now_ms + limits::SESSION_MS_MAX,
+        category: None,
+    };
+    let id = KeyId(key.verifying_key().to_bytes());
+    let unsigned = cose::prepare(cose::Kind::Consent, id, cbor::encode(&consent));
+    let signature = key.sign(&unsigned.to_be_signed()).to_bytes();
+    Ok(unsigned.finish(signature))
+}
+
 /// Opens the page and waits until the element has something to offer.
 async fn open(site: &Site) -> Result<Visitor> {
     let visitor = Visitor::open(&site.origin).await?;
@@ -38,6 +66,7 @@ async fn until(visitor: &Visitor, condition: &str) -> Result<()> {
     visitor.wait_for_element(condition, LIMIT).await
 }
 
+const COSE: &str = "application/cose";
 const FRAME: &str = "document.querySelector('many-hands').shadowRoot.querySelector('iframe')";
 
 #[tokio::test]
@@ -86,6 +115,8 @@ async fn the_page_around_cannot_start_read_or_forge() -> Result<()> {
     // More than the page itself would ask for.
     let site = registered(&server, &proxy.url, &format!("job={job} duty=500 data=999999")).await?;
     let visitor = open(&site).await?;
+    // By a key of the page's own, right in every byte: only that another page sends it is wrong with it.
+    let consent = signed_consent(&server.url).await?;
     let tried = visitor
         .run_async(&format!(
             "const done = arguments[arguments.length - 1], frame = {FRAME}, seen = {{}};
@@ -95,7 +126,10 @@ async fn the_page_around_cannot_start_read_or_forge() -> Result<()> {
                 await attempt('inside', () => frame.contentWindow.document);
                 await attempt('storage', () => frame.contentWindow.localStorage);
                 await attempt('info', () => fetch('{url}/v1/info').then((r) => r.json()));
-                await attempt('session', () => fetch('{url}/v1/sessions', {{ method: 'POST', body: 'x' }}).then((r) => r.status));
+                const session = {{ method: 'POST', body: new Uint8Array({consent:?}) }};
+                await attempt('session', () => fetch('{url}/v1/sessions', session).then((r) => r.status));
+                await attempt('typed', () => fetch('{url}/v1/sessions', {{ ...session, headers: {{ 'content-type': '{COSE}' }} }}).then((r) => r.status));
+                await attempt('blind', () => fetch('{url}/v1/sessions', {{ ...session, mode: 'no-cors' }}).then((r) => r.type));
                 const e = document.querySelector('many-hands');
                 e.start();
                 for (const type of ['start', 'resume', 'press', 'state'])
@@ -112,13 +146,18 @@ async fn the_page_around_cannot_start_read_or_forge() -> Result<()> {
     for name in ["inside", "storage"] {
         assert_eq!(tried[name], "SecurityError", "{name}");
     }
-    for name in ["info", "session"] {
+    for name in ["info", "session", "typed"] {
         assert_eq!(tried[name], "TypeError", "{name}");
     }
+    assert_eq!(tried["blind"], "opaque", "what came of it is not told");
     assert_eq!((&tried["state"], &tried["units"]), (&json!("idle"), &json!(0)));
+    assert_eq!(proxy.count("/v1/sessions").total, 2, "two were sent; of what calls for leave first, nothing was");
     visitor.enter_frame("many-hands").await?;
-    let state = visitor.state().await?;
-    assert_eq!((text(&state["state"]), proxy.count("/v1/sessions").total), ("idle".to_owned(), 0));
+    assert_eq!(text(&visitor.state().await?["state"]), "idle");
+    // Its nonce opens one session, and is still good: none of them opened it.
+    let own = reqwest::Client::new().post(format!("{}/v1/sessions", server.url));
+    let own = own.header("content-type", COSE).body(consent).send().await?;
+    assert_eq!(own.status(), 201);
     let cost = text(&visitor.run("return document.getElementById('consent-cost').textContent;").await?);
     assert!(!cost.contains("500") && cost.contains("1 GB"), "{cost}");
     // A click that no person made, on a Start that a person could press.
@@ -154,6 +193,26 @@ async fn a_press_on_what_nobody_sees_starts_nothing() -> Result<()> {
             .run("document.getElementById('over')?.remove(); document.querySelector('many-hands').style.cssText = '';")
             .await?;
     }
+    // One thing that Start agrees to, while the button itself is free.
+    visitor.enter_frame("many-hands").await?;
+    visitor.wait_until("d.seen === 'true'", LIMIT).await?;
+    let cost = "const { top, height } = document.getElementById('consent-cost').getBoundingClientRect(); return [top, height];";
+    let place = visitor.run(cost).await?;
+    visitor.leave_frame().await?;
+    let over = format!(
+        "const over = document.createElement('div'), [top, height] = {place}; over.id = 'over';
+        const frame = {FRAME}.getBoundingClientRect();
+        over.style.cssText = `position: absolute; left: 0; width: 100%; background: white; pointer-events: none;
+            top: ${{scrollY + frame.top + top}}px; height: ${{height}}px`;
+        document.body.append(over);"
+    );
+    visitor.run(&over).await?;
+    visitor.enter_frame("many-hands").await?;
+    visitor.wait_until("d.seen === 'false'", LIMIT).await.context("its cost is covered")?;
+    visitor.press_start().await?;
+    visitor.wait_until("!document.getElementById('covered').hidden", LIMIT).await?;
+    visitor.leave_frame().await?;
+    visitor.run("document.getElementById('over').remove();").await?;
     assert_eq!(proxy.count("/v1/sessions").total, 0);
     visitor.enter_frame("many-hands").await?;
     visitor.press_seen_start(LIMIT).await?;

@@ -133,6 +133,42 @@ async fn a_limit_lowered_while_the_worker_loads_counts() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_start_that_was_stopped_while_the_worker_loads_leaves_none_behind() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = endless(folder.path(), 1000)?;
+    let visitor = Visitor::open(&server.url).await?;
+    visitor
+        .run(
+            "const real = fetch, Real = Worker, gates = [];
+            globalThis.workers = 0;
+            globalThis.openGates = () => gates.forEach((open) => open());
+            globalThis.fetch = async (address, options) => {
+                if (String(address).includes('manyhands-worker')) await new Promise((open) => gates.push(open));
+                return real(address, options);
+            };
+            globalThis.Worker = class extends Real {
+                constructor(...options) { super(...options); workers += 1; }
+                terminate() { super.terminate(); workers -= 1; }
+            };",
+        )
+        .await?;
+    visitor.wait_until("d.jobState === 'running'", LIMIT).await?;
+    visitor.press("start").await?;
+    visitor.press_stop().await?;
+    visitor.wait_until("d.state === 'stopped'", LIMIT).await?;
+    visitor.press("restart").await?;
+    visitor.press("start").await?;
+    visitor.wait_until("d.state === 'loading'", LIMIT).await?;
+    visitor.run("openGates();").await?;
+    visitor.wait_until("Number(d.done) >= 1", LIMIT).await?;
+    assert_eq!(visitor.run("return workers;").await?, 1, "the first press has a worker of its own");
+    visitor.press_stop().await?;
+    visitor.wait_until("d.state === 'stopped'", LIMIT).await?;
+    assert_eq!(visitor.run("return workers;").await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_hidden_tab_goes_on_only_where_that_was_chosen() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = Server::start(&folder.path().join("data"))?;

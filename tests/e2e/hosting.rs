@@ -206,6 +206,35 @@ async fn what_a_page_changes_in_mid_visit_is_not_forgotten() -> Result<()> {
     Ok(())
 }
 
+/// Neither by another offer of the same page, nor by the site's next page.
+#[tokio::test]
+async fn who_declined_is_not_asked_again() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (server, job) = endless(folder.path())?;
+    let site = registered(&server, &server.url, &format!("job={job} duty=50")).await?;
+    let visitor = Visitor::open(&site.origin).await?;
+    visitor.wait_for_element("e.state === 'idle'", LIMIT).await?;
+    visitor.enter_frame("many-hands").await?;
+    visitor.press("not-now").await?;
+    visitor.leave_frame().await?;
+    visitor.wait_for_element("e.state === 'declined'", LIMIT).await?;
+    visitor.run("globalThis.frame = document.querySelector('many-hands').shadowRoot.querySelector('iframe');").await?;
+    set(&visitor, "duty", "40").await?;
+    set(&visitor, "job", &job.to_string()).await?;
+    let same = "return document.querySelector('many-hands').shadowRoot.querySelector('iframe') === frame;";
+    assert_eq!(visitor.run(same).await?, true, "no other offer");
+    visitor.goto(&site.origin).await?;
+    visitor.wait_for_element("e.state === 'declined'", LIMIT).await?;
+    // Until the visitor wishes for it.
+    visitor.enter_frame("many-hands").await?;
+    visitor.press("reconsider").await?;
+    visitor.wait_until("d.state === 'idle'", LIMIT).await?;
+    visitor.leave_frame().await?;
+    visitor.goto(&site.origin).await?;
+    visitor.wait_for_element("e.state === 'idle'", LIMIT).await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_frame_hears_nobody_but_the_page_around() -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -239,7 +268,7 @@ async fn a_frame_that_may_keep_nothing_says_so_and_works() -> Result<()> {
     for visitor in [Visitor::open_forgetful(&site.origin).await?, Visitor::open_without_third_parties(&site.origin).await?] {
         visitor.wait_for_element("e.state === 'idle'", LIMIT).await?;
         visitor.enter_frame("many-hands").await?;
-        visitor.wait_until("d.jobState === 'running'", LIMIT).await?;
+        visitor.wait_until("d.jobState === 'running' && d.link !== 'connecting'", LIMIT).await?;
         let kept = seen(&visitor, "consent-kept").await?;
         visitor.press_seen_start(LIMIT).await?;
         visitor.wait_until("Number(d.accepted) >= 1", LIMIT).await?;

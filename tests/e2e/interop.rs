@@ -2,7 +2,7 @@
 //! are what their script makes.
 
 use anyhow::Result;
-use manyhands_tests::jobs;
+use manyhands_tests::jobs::{self, SmallTrain};
 use manyhands_tests::python;
 use manyhands_tests::server::Server;
 use serde_json::Value;
@@ -42,6 +42,25 @@ async fn an_independent_client_computes_products_of_f16() -> Result<()> {
     python::run("tests/interop/client.py", &[server.url.as_str(), "--job", &job.to_string(), "--lies"])?;
     let view = server.job(job).await?;
     assert_eq!((view.results_accepted, view.results_rejected), (2, 8));
+    Ok(())
+}
+
+/// Every kind of cheat in a training unit is rejected beside an honest native volunteer, and its key gets no more work; the
+/// independent client's own honest update is accepted.
+#[tokio::test]
+async fn cheaters_are_caught_beside_honest_volunteers() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Server::start(&folder.path().join("data"))?;
+    let files = jobs::train(folder.path(), SmallTrain::endless())?;
+    let job = server.submit(&files.manifest, &files.data)?;
+    let _honest = server.volunteer(&["--cpu", "--threads", "1"])?;
+    for kind in ["honest", "lazy", "noise", "stale", "sign-flip", "scaled"] {
+        let output = python::run("tests/interop/cheater.py", &[server.url.as_str(), "--job", &job.to_string(), "--cheat", kind])?;
+        print!("{output}");
+    }
+    let view = server.job(job).await?;
+    println!("tax: {:?}", view.tax);
+    assert_eq!(view.results_rejected, 5, "none of the honest ones");
     Ok(())
 }
 

@@ -169,6 +169,47 @@ async fn a_forgotten_key_is_gone_with_its_visits() -> Result<()> {
 }
 
 #[tokio::test]
+async fn consent_is_withdrawn_by_one_press() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = start(folder.path())?;
+    let watched = [("DELETE", "/v1/sessions"), ("POST", "/v1/sessions")];
+    let proxy = Proxy::start(server.address()?, &watched).await?;
+    let page = format!("{}/?backend=cpu", proxy.url);
+    let visitor = Visitor::open(&page).await?;
+    visitor.wait_until("d.state === 'idle' && d.jobState === 'running'", LIMIT).await?;
+    visitor.press_start().await?;
+    let key = text(&visitor.wait_until("d.phases.includes('accepted')", LIMIT).await?["key"]);
+    let window = visitor.window().await?;
+    let other = visitor.open_window(&page).await?;
+    visitor.press_start().await?;
+    visitor.wait_until("d.state === 'working'", LIMIT).await?;
+    let opened = proxy.count("/v1/sessions").total;
+
+    visitor.switch_to(&window).await?;
+    visitor.press("withdraw").await?;
+    until_said(&visitor, "mine-status", "Your consent is withdrawn").await?;
+    visitor.wait_until("d.state === 'stopped' && document.getElementById('forget-sure').checkVisibility()", LIMIT).await?;
+    visitor.wait_until("!document.getElementById('withdraw').checkVisibility()", LIMIT).await?;
+    visitor.screenshot(&artefacts()?.join("mine-withdraw.png")).await?;
+    // The other tab's work was under the same consent.
+    visitor.switch_to(&other).await?;
+    visitor.wait_until("d.state === 'failed' || d.state === 'stopped'", LIMIT).await?;
+
+    // The key stays, and another visit takes another consent; where the coordinator does not hear of it, that is said.
+    visitor.switch_to(&window).await?;
+    visitor.press("restart").await?;
+    assert_eq!(contribute(&visitor).await?.to_string(), key);
+    assert!(proxy.count("/v1/sessions").total > opened, "a session of its own");
+    proxy.refuse("/v1/sessions", true);
+    visitor.press("withdraw").await?;
+    until_said(&visitor, "mine-status", "could not be reached").await?;
+    proxy.refuse("/v1/sessions", false);
+    visitor.press("withdraw").await?;
+    until_said(&visitor, "mine-status", "Your consent is withdrawn").await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_browser_that_keeps_nothing_says_so() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = start(folder.path())?;

@@ -6,7 +6,7 @@
 Opens a session, leases matmul units of the job, computes them with numpy, signs, submits and checks that they were
 credited. With `--lies` it also breaks the rules, one at a time, and checks that each lie is refused with its code; the
 job must have at least 12 units. Prints one JSON line per step and exits with 1 at the first surprise. It knows no
-training units.
+training units, and so commits to no training states and is never challenged; cheater.py, which builds on it, does know them.
 """
 
 import argparse
@@ -401,9 +401,11 @@ def lie_about_results(volunteer, finished):
 
 
 def lie_about_products(volunteer):
-    v, inf, nan = volunteer, np.float32("inf"), np.float32("nan")
+    # Who is caught gets no more work, so each lie is a new key's.
+    v, inf, nan = Volunteer(volunteer.coordinator, volunteer.job), np.float32("inf"), np.float32("nan")
     rejected("one wrong entry", "wrong_tensor", v, lambda c: write_tensor("c", changed(c, c[0, 0] + np.float32(1.0))))
-    # A key gets a unit once, so each lie needs a key or a unit of its own.
+    refused("lease of a caught key", "quarantined", v.lease)
+    expect(v.view()["quarantined_until_ms"] > v.coordinator.info["now_ms"], "its view does not say so")
     v = Volunteer(v.coordinator, v.job)
     rejected("zeros", "wrong_tensor", v, lambda c: write_tensor("c", np.zeros_like(c)))
     v = Volunteer(v.coordinator, v.job)

@@ -45,12 +45,17 @@ pub struct Server {
 impl Server {
     /// Starts a coordinator on a free port of loopback.
     pub fn start(data_dir: &Path) -> Result<Server> {
-        Server::listen(data_dir, "127.0.0.1:0")
+        Server::start_with(data_dir, &[])
     }
 
-    fn listen(data_dir: &Path, listen: &str) -> Result<Server> {
+    /// The same with further arguments, which a restart leaves out.
+    pub fn start_with(data_dir: &Path, further: &[&str]) -> Result<Server> {
+        Server::listen(data_dir, "127.0.0.1:0", further)
+    }
+
+    fn listen(data_dir: &Path, listen: &str, further: &[&str]) -> Result<Server> {
         let mut command = Command::new(binary()?);
-        command.args(["serve", "--listen", listen, "--data-dir"]).arg(data_dir);
+        command.args(["serve", "--listen", listen, "--data-dir"]).arg(data_dir).args(further);
         let mut process = Process::start(&mut command, &log_path(data_dir))?;
         let first_lines = |process: &mut Process| -> Result<(String, KeyId)> {
             let url = process.line_after("listening on ", START_LIMIT)?;
@@ -75,7 +80,7 @@ impl Server {
     /// Starts it again on the same folder and port, after [`Server::kill_9`].
     pub fn restart(&mut self) -> Result<()> {
         self.process.kill_9();
-        let again = Server::listen(&self.data_dir, &self.address()?.to_string())?;
+        let again = Server::listen(&self.data_dir, &self.address()?.to_string(), &[])?;
         ensure!(again.key == self.key, "another key after the restart");
         *self = again;
         Ok(())

@@ -43,8 +43,10 @@ impl Site {
     pub async fn with_script(coordinator: &str, script: &str, body: impl FnOnce(&str) -> String) -> Result<Site> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let origin = format!("http://localhost:{}", listener.local_addr()?.port());
-        let policy =
-            format!("default-src 'none'; script-src {coordinator} 'self'; frame-src {coordinator}; style-src 'unsafe-inline'");
+        // What a page's own policy would stop is not for the coordinator to refuse in a test.
+        let policy = format!(
+            "default-src 'none'; script-src {coordinator} 'self'; frame-src {coordinator}; style-src 'unsafe-inline'; connect-src {coordinator}"
+        );
         let page =
             format!("<!doctype html><meta charset=utf-8><title>A site</title><h1>Somebody else's site</h1>{}", body(&origin));
         let answer = |kind: &str, body: &str| {

@@ -70,7 +70,7 @@ TRAIN = {
 def manifest(kind, work):
     return {
         0: "version", 1: "job", 2: "unit", 3: "lease", 4: "key: the volunteer's", 5: "issued_ms", 6: "deadline_ms",
-        7: ("work", ["work", f"kind: {kind}", work]), 8: "upload_bytes_max",
+        7: ("work", ["work", f"kind: {kind}", work]), 8: "upload_bytes_max", 9: "states_every",
     }
 
 
@@ -90,7 +90,14 @@ RESULT = {
         0: "version",
         1: ("products", ["products", {0: "m", 1: "k", 2: "n", 3: "transposed_a", 4: "transposed_b", 5: "kernel"}]),
     }),
+    10: ("states", {0: "every", 1: "root"}),
 }
+SEGMENT = {
+    0: "root", 1: "first", 2: "last", 3: ("first_committed", ["path", "node"]), 4: ("last_committed", ["path", "node"]),
+    5: ("first_path", ["path", "node"]), 6: ("last_path", ["path", "node"]), 7: ("initial_path", ["path", "node"]),
+    8: ("end_leaves", ["leaves", "leaf"]), 9: ("end_path", ["path", "node"]),
+}
+REVEAL = {0: "hash", 1: "bytes", 2: ("before_path", ["path", "node"]), 3: ("after_path", ["path", "node"])}
 
 
 class Walk:
@@ -182,6 +189,29 @@ def write_safetensors(check):
     put(HERE / "safetensors-a.hex", "\n".join(lines) + "\n", check)
 
 
+def write_state_trees(check):
+    """The root over a state, a leaf of a trace and the root over three states, by hashlib alone."""
+    sha256 = lambda *parts: hashlib.sha256(b"".join(parts)).digest()
+    leaf = lambda domain, name, data: sha256(b"\0", domain, b"\0", name, b"\0", data)
+    node = lambda left, right: sha256(b"\1", left, right)
+    pair = lambda *values: struct.pack("<2f", *values)
+
+    def state(n):
+        tensors = [(b"layers.0.weight", pair(n, 1)), (b"layers.0.weight.velocity", pair(0, n))]
+        return node(*(leaf(b"manyhands state", *tensor) for tensor in tensors))
+
+    a, b, c = (leaf(b"manyhands states", b"", state(n)) for n in range(3))
+    parts = [
+        (state(0), "root over layers.0.weight = [0, 1], layers.0.weight.velocity = [0, 0]"),
+        (leaf(b"manyhands trace", b"layers.0.0.output", struct.pack("<f", 1)), "leaf of layers.0.0.output = [1] in a trace"),
+        (node(node(a, b), c), "root over the first and two more states: weights [n, 1], velocities [0, n]"),
+    ]
+    lines = ["# Trees over training states."]
+    for data, note in parts:
+        lines += [f"{data[:16].hex():<{WIDTH}}# {note}", data[16:].hex()]
+    put(HERE / "state-trees.hex", "\n".join(lines) + "\n", check)
+
+
 def write_key_file(name, key, check):
     """The volunteer's test key, locked with a passphrase, under the name of a public key."""
     salt, iv, iterations = bytes(range(16)), bytes(range(12)), 600_000
@@ -261,6 +291,12 @@ def main(check):
         name, _, dtype = kind.partition("-")
         about = f"Unit manifest of a {name} unit{' of operands in f16' if dtype else ''},\n{signed}"
         write(f"unit-manifest-{kind}", about, manifests[kind], envelope(manifest(name, schema)), check)
+    unit, lease, work, schema, upload = works["train"]
+    committing = sign(COORDINATOR, "unit-manifest", cbor({
+        0: 1, 1: 7, 2: unit, 3: lease, 4: VOLUNTEER.public, 5: NOW, 6: NOW + 60_000, 7: work, 8: upload, 9: 4,
+    }))
+    write("unit-manifest-train-states", f"The same train unit, with a commitment to every fourth state,\n{signed}", committing,
+          envelope(manifest("train", schema)), check)
 
     signed = f"signed by the volunteer's test key (seed 01 x 32, public {VOLUNTEER.public.hex()})."
     results = {
@@ -277,6 +313,41 @@ def main(check):
         })
         write(f"result-{kind}", f"Result of the {kind} unit in unit-manifest-{kind}.hex,\n{signed}",
               sign(VOLUNTEER, "result", payload), envelope(RESULT), check)
+
+    unit, lease = works["train"][:2]
+    payload = cbor({
+        0: 1, 1: 7, 2: unit, 3: lease, 4: hashlib.sha256(committing).digest(), 5: [{0: "delta", 1: blob("delta"), 2: 368}],
+        6: {0: 0, 1: "swiftshader"}, 7: {0: 12, 1: 345}, 8: results["train"][4], 10: {0: 4, 1: blob("states")},
+    })
+    write("result-train-states", f"Result of the train unit in unit-manifest-train-states.hex,\n{signed}",
+          sign(VOLUNTEER, "result", payload), envelope(RESULT), check)
+
+    ask = {0: "lease", 1: ("ask", ["ask", "kind"]), 2: "deadline_ms"}
+    asks = {
+        "segment": ([0, 8, 4], "the states from step 8 to step 12", ["ask", "kind: segment", "first_step", "steps"]),
+        "trace": ([1, 10], "the step from state 10 to the next", ["ask", "kind: trace", "step"]),
+        "reveal": ([2, 10, []], "that step, all layers", ["ask", "kind: reveal", "step", ("layers", ["layers", "layer"])]),
+        "nothing": ([3], "nothing any more", ["ask", "kind: nothing"]),
+    }
+    for kind, (what, about, schema) in asks.items():
+        until = 0 if kind == "nothing" else NOW + 30_000
+        write(f"challenge-{kind}", f"Answer to GET /v1/challenges/901: {about}.", cbor({0: 901, 1: what, 2: until}),
+              {**ask, 1: ("ask", schema)}, check)
+    segment = {
+        0: blob("segment"), 1: blob("state 8"), 2: blob("state 12"), 3: [blob("a"), blob("b")], 4: [blob("c"), blob("b")],
+        5: [blob("d")], 6: [blob("e")], 7: [blob("f"), blob("g")], 8: [blob("h"), blob("i"), blob("j")], 9: [],
+    }
+    reveal = {0: blob("reveal"), 1: 1_048_576, 2: [blob("k"), blob("l")], 3: [blob("m"), blob("l")]}
+    answers = {
+        "segment": ([0, segment], ["answer", "kind: segment", SEGMENT]),
+        "trace": ([1, blob("trace")], ["answer", "kind: trace", "root"]),
+        "reveal": ([2, reveal], ["answer", "kind: reveal", REVEAL]),
+        "unable": ([3], ["answer", "kind: unable"]),
+    }
+    for kind, (what, schema) in answers.items():
+        write(f"challenge-answer-{kind}", f"POST /v1/challenges/901: {kind},\n{signed}",
+              sign(VOLUNTEER, "challenge-answer", cbor({0: 1, 1: 901, 2: what})),
+              envelope({0: "version", 1: "lease", 2: ("answer", schema)}), check)
 
     write("session-opened", "Answer to POST /v1/sessions.", cbor({0: "0f1e2d3c", 1: NOW + 3_600_000}),
           {0: "token", 1: "expires_ms"}, check)
@@ -297,7 +368,10 @@ def main(check):
           cbor({0: 41, 1: 900, 2: 1, 3: "", 4: 8_704_000}), answer, check)
     write("result-response-rejected", "Answer to POST /v1/results: rejected (2), with the reason.",
           cbor({0: 41, 1: 900, 2: 2, 3: "wrong_tensor: row 3 is not the product", 4: 0}), answer, check)
+    write("result-response-challenged", "Answer to POST /v1/results: challenged (3).",
+          cbor({0: 42, 1: 901, 2: 3, 3: "", 4: 0}), answer, check)
     write_safetensors(check)
+    write_state_trees(check)
     write_key_file("key-file", VOLUNTEER.public, check)
     write_key_file("key-file-wrong-key", SUCCESSOR.public, check)
     fill_document(check)

@@ -171,7 +171,8 @@ async fn visit(start: Start, Running { switch, governor, data }: Running) -> Vis
         data_bytes_max: start.data_bytes_max,
         units_max: if cfg!(feature = "every-layer") { None } else { Some(1) },
         renew_consent: false,
-        withdraw_at_end: false,
+        // Nobody can come back to the consent of a key that is not kept. Another worker may go on with the first one's.
+        withdraw_at_end: cfg!(feature = "every-layer") && host.unstored_key().is_some(),
         begun: start.begun,
         lease: start.lease,
         #[cfg(feature = "every-layer")]

@@ -151,11 +151,12 @@ export class ManyHandsElement extends HTMLElement {
     this.#hide();
   }
 
-  /** @param {string} name */
-  attributeChangedCallback(name) {
-    if (!this.isConnected) return;
+  /** @param {string} name @param {string | null} before @param {string | null} now */
+  attributeChangedCallback(name, before, now) {
+    if (!this.isConnected || before === now) return;
     if (LOOK.includes(name)) this.#say("look", { look: this.#values(LOOK) });
-    else if (!["working", "paused"].includes(this.#state)) this.#show();
+    // Who declined is not asked again by another offer, either.
+    else if (!["working", "paused", "declined"].includes(this.#state)) this.#show();
     else {
       // Another offer is the visitor's to accept; less they get at once.
       this.#isStale = true;
@@ -186,6 +187,7 @@ export class ManyHandsElement extends HTMLElement {
   #load() {
     clearTimeout(this.#timer);
     this.#frame?.remove();
+    this.#frame = null;
     this.#isStale = false;
     let address;
     try {
@@ -288,7 +290,8 @@ export class ManyHandsElement extends HTMLElement {
 
   /** @param {ManyHandsState} state */
   #enter(state) {
-    const isAbsent = state === "unreachable" || state === "failed";
+    // A frame that is there has words of its own for what failed in it.
+    const isAbsent = state === "unreachable" || (state === "failed" && !this.#frame);
     const [slot, absent] = [this.shadowRoot?.querySelector("slot"), this.shadowRoot?.querySelector("div")];
     // The page's own words, where it has some; what an owner got wrong is told to them, in the console.
     slot?.toggleAttribute("hidden", !isAbsent);

@@ -46,7 +46,10 @@ const RECENT_COUNT = 10;
 
 /** Held, shared, by every tab at work: the key is changed only by who has it alone. */
 export const AT_WORK = "manyhands-at-work";
-/** On which tabs tell each other what became of the list of visits, and of the key: `{key}`, its id or null. */
+/**
+ * On which tabs tell each other what became of the list of visits, of the key: `{key}`, its id or null, and of its consent:
+ * `{withdrawn}`.
+ */
 export const CHANGES = "manyhands-mine";
 
 /** Ends of a visit by their fault's code. @type {Record<string, "used_up" | "outdated">} */
@@ -126,6 +129,8 @@ export class Contribution {
   #background = false;
   /** What is kept of this visit. @type {Visit | null} */
   #kept = null;
+  /** Of this visit alone. @type {Totals} */
+  sums = { accepted: 0, rejected: 0, pending: 0, credit_flop: 0 };
   #release = () => {};
   /** @type {Watch | null} */
   #watch = null;
@@ -146,12 +151,21 @@ export class Contribution {
   #abandon = null;
   #stopTimer = 0;
   #waitingTimer = 0;
+  /** How many visits were begun: what an earlier one still waits for is not for this one. */
+  begun = 0;
+  /** A consent of this page stands, or will in a moment. */
+  hasConsent = false;
 
   /** @param {() => void} onChange */
   constructor(onChange) {
     this.onChange = onChange;
     // What a stopped tab says of the key is what another did to it.
     new BroadcastChannel(CHANGES).onmessage = ({ data }) => {
+      if ("withdrawn" in data) {
+        this.hasConsent = false;
+        this.stop();
+        this.onChange();
+      }
       if (this.active || !("key" in data)) return;
       this.key = data.key && { type: "key", id: data.key, stored: true };
       this.onChange();
@@ -190,16 +204,20 @@ export class Contribution {
    */
   async start(job, backend, tune, terms) {
     if (this.active) return;
-    Object.assign(this, { done: 0, recent: [], adapter: null, pace: null, spentMs: 0 });
+    Object.assign(this, { done: 0, recent: [], adapter: null, pace: null, spentMs: 0, sums: { accepted: 0, rejected: 0, pending: 0, credit_flop: 0 } });
     this.#fault = null;
+    this.hasConsent = true;
     this.#limit = terms.duty_percent;
     this.pausedBy = null;
     this.#enter("loading");
+    const begun = ++this.begun;
+    const isOver = () => this.state !== "loading" || begun !== this.begun;
     try {
       const [worker, { Watch }, { Visit }] = await Promise.all([this.#open(), import("./governor.js"), import("./visits.js"), this.#hold()]);
-      if (this.state !== "loading") return;
+      if (isOver()) return;
       this.#enter("starting");
       this.#kept = new Visit(job.title);
+      this.sums = this.#kept.record;
       this.#post(worker, { type: "start", job: terms.category ? null : job.id, backend, tune, ...terms });
       // What was lowered or held while the worker was on its way.
       if (this.#limit < terms.duty_percent) this.limit(this.#limit);
@@ -208,7 +226,9 @@ export class Contribution {
       this.#tell(this.#watch.conditions);
     } catch (error) {
       // A stop during the load is no failure.
-      if (this.state === "loading") this.#fail(error);
+      if (isOver()) return;
+      this.#close();
+      this.#fail(error);
     }
   }
 
@@ -316,7 +336,12 @@ export class Contribution {
   /** The worker, loaded if there is none. @returns {Promise<Worker>} */
   #open() {
     if (!this.#ready) {
-      const ready = workerAddress().then((address) => this.#load(address));
+      /** @type {Promise<Worker>} */
+      const ready = workerAddress().then((address) => {
+        // Stop came first: this worker would be nobody's.
+        if (this.#ready !== ready) throw new Error(text.say("visit_stopped"));
+        return this.#load(address);
+      });
       this.#ready = ready;
       // A failed load is not kept: the next press tries afresh.
       ready.catch(() => {

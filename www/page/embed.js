@@ -10,6 +10,8 @@ import * as text from "./text.js";
 /** @typedef {import("../types").VisitState} VisitState */
 
 const VERSION = 1;
+/** Kept for the tab's session once its visitor declined. */
+const DECLINED = "manyhands-declined";
 
 /** Looks by name: the values that the style sheet knows, whose contrast a test measures. @type {Record<string, string[]>} */
 const LOOKS = {
@@ -46,21 +48,42 @@ function dress(value) {
   }
 }
 
+/** Whether the offer was declined in this tab, on any page of the site: it is not made again by itself. */
+function refusal() {
+  try {
+    return sessionStorage.getItem(DECLINED) !== null;
+  } catch {
+    return false;
+  }
+}
+
+/** @param {boolean} declined */
+function keepRefusal(declined) {
+  try {
+    if (declined) sessionStorage.setItem(DECLINED, "");
+    else sessionStorage.removeItem(DECLINED);
+  } catch {
+    // For this frame, then.
+  }
+}
+
 export class Host {
   /** Origin of the page around, once it spoke. */
   #origin = "";
   #last = "";
-  /** Whether Start has been in sight for a while, whole and with nothing over it. */
-  isSeen = false;
+  /** What has not been in sight for a while, whole and with nothing over it. @type {Set<HTMLElement>} */
+  #unseen = new Set();
 
   /**
    * @param {Contribution} visit
    * @param {HTMLElement} start
+   * @param {HTMLElement[]} terms what Start agrees to
    * @param {() => void} onAsk the site wishes that the offer be seen
    * @param {(duty: unknown) => void} onLower the site offers this share by now
    */
-  constructor(visit, start, onAsk, onLower) {
+  constructor(visit, start, terms, onAsk, onLower) {
     this.visit = visit;
+    this.agreed = [start, ...terms];
     // The head of the page is not shown in a frame.
     element("footer").prepend(element("language-row"));
     const query = new URLSearchParams(location.search);
@@ -80,15 +103,23 @@ export class Host {
       else if (data.type === "stop") visit.stop();
     });
     new ResizeObserver(() => this.#say({ type: "size", height: document.body.getBoundingClientRect().height })).observe(document.body);
-    watchSight(start, (seen) => this.#see(seen));
+    for (const part of [...this.agreed, element("background")]) {
+      this.#unseen.add(part);
+      watchSight(part, (seen) => this.#see(part, seen), terms.includes(part) ? start : null);
+    }
+    if (refusal()) visit.declined();
     // Who is around is known once it answers; that this page listens is nobody's secret.
     parent.postMessage({ manyHands: VERSION, type: "ready" }, "*");
   }
 
   /** Tells the site what changed. */
   tell() {
-    const { state, done, totals } = this.visit;
-    const [told, sums] = [TOLD[state], { units: done, accepted: totals.accepted, rejected: totals.rejected, pending: totals.pending, flop: totals.credit_flop }];
+    const { state, end, done, sums: visit } = this.visit;
+    if (state === "declined" || state === "idle") keepRefusal(state === "declined");
+    // What was agreed to is used up: no failure, and the page has its own words for it.
+    const told = end === "used_up" ? "stopped" : TOLD[state];
+    // Never the key's totals, by which a site could know a visitor again.
+    const sums = { units: done, accepted: visit.accepted, rejected: visit.rejected, pending: visit.pending, flop: visit.credit_flop };
     const now = JSON.stringify([told, sums]);
     if (now === this.#last) return;
     this.#last = now;
@@ -96,10 +127,18 @@ export class Host {
     this.#say({ type: "state", state: told });
   }
 
-  /** @param {boolean} seen mirrored for tests */
-  #see(seen) {
-    this.isSeen = seen;
-    document.documentElement.dataset["seen"] = String(seen);
+  /** Whether a person who presses this sees it, and what it agrees to. @param {string} id */
+  sees(id) {
+    const parts = id === "start" ? this.agreed : [element(id)];
+    return !parts.some((part) => this.#unseen.has(part));
+  }
+
+  /** @param {HTMLElement} part @param {boolean} seen */
+  #see(part, seen) {
+    if (seen) this.#unseen.delete(part);
+    else this.#unseen.add(part);
+    // For tests.
+    document.documentElement.dataset["seen"] = String(this.sees("start"));
   }
 
   #again() {

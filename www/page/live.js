@@ -71,16 +71,16 @@ export function follow(id, onView, onLink) {
       const signal = AbortSignal.any([visible.signal, ended.signal]);
       // A follower may have missed events while it was hidden or frozen: every return starts with one plain read.
       fetchJob(id, signal).then((view) => take({ view }), () => {});
-      navigator.locks
-        .request(name, { signal }, async () => {
-          leading = true;
-          try {
-            await lead(id, { lastId: () => lastId, final: () => final }, share, signal);
-          } finally {
-            leading = false;
-          }
-        })
-        .catch(() => {});
+      const leads = async () => {
+        leading = true;
+        try {
+          await lead(id, { lastId: () => lastId, final: () => final }, share, signal);
+        } finally {
+          leading = false;
+        }
+      };
+      // A browser that keeps nothing for this page may refuse locks, too: then each tab asks for itself.
+      navigator.locks.request(name, { signal }, leads).catch(() => (signal.aborted ? undefined : leads()));
       channel.postMessage({ ask: true });
     }
   };

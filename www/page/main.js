@@ -122,8 +122,12 @@ function run() {
       // Visits are listed by what was agreed to.
       if (job) void visit.start({ id: job.id, title: category ? text.say(`category_${category}`) : job.title }, backend, tune, terms);
     },
-    () => !framed || !!host?.isSeen,
+    (id) => !framed || !!host?.sees(id),
     () => void openMine().then((mine) => mine.offerForget()),
+    () => {
+      visit.stop();
+      void openMine().then((mine) => mine.withdraw());
+    },
   );
   const details = byId("mine", HTMLDetailsElement);
   /** The visitor's key and visits, loaded when they are first looked at. @type {Promise<Mine> | null} */
@@ -144,7 +148,8 @@ function run() {
     element("embed").hidden = true;
     void import("./embed.js").then(({ Host }) => {
       const lower = (/** @type {unknown} */ duty) => panel.lower(dutyOf(duty));
-      host = new Host(visit, element("start"), () => element("panel").focus(), lower);
+      const agreed = /** @type {HTMLElement[]} */ ([...element("consent").querySelectorAll("dd")]);
+      host = new Host(visit, element("start"), agreed, () => element("panel").focus(), lower);
     });
   }
   if (query.has("preview")) {
@@ -166,7 +171,10 @@ function run() {
       schedule(0);
       // Consent was for this job, or for its kind: when it is over, so is this tab's work, or the next one's turn has come. The
       // worker first hears its last verdicts.
-      if (!category && (view.state === "finished" || view.state === "cancelled")) setTimeout(() => visit.stop(), VERDICTS_MS);
+      if (!category && (view.state === "finished" || view.state === "cancelled")) {
+        const { begun } = visit;
+        setTimeout(() => begun === visit.begun && visit.stop(), VERDICTS_MS);
+      }
     }
     render();
   }
@@ -266,9 +274,11 @@ function run() {
   function renderList() {
     element("jobs").hidden = list.length < 2;
     element("jobs").setAttribute("aria-label", text.say("jobs_title"));
+    const had = document.activeElement?.getAttribute("data-job");
     element("jobs").replaceChildren(
       ...list.map((entry) => {
-        const button = build("button", { type: "button" }, entry.title, build("span", {}, text.say(`job_${entry.state}`)));
+        const attributes = { type: "button", "data-job": String(entry.id) };
+        const button = build("button", attributes, entry.title, build("span", {}, text.say(`job_${entry.state}`)));
         if (entry.id === job?.id) button.setAttribute("aria-current", "true");
         // Consent names one job: while this tab works for it, another can be looked at only after Stop.
         if (visit.active && entry.id !== job?.id) button.setAttribute("disabled", "");
@@ -276,6 +286,8 @@ function run() {
         return button;
       }),
     );
+    // The keyboard stays where it was.
+    for (const button of element("jobs").querySelectorAll("button")) if (had && button.dataset["job"] === had) button.focus();
   }
 
   /** @param {InfoView} view */

@@ -55,14 +55,18 @@ async function hasKey() {
   }
 }
 
-/** Withdraws the consent of every session that is kept, then deletes them and the key. */
-async function forgetKey() {
+/**
+ * Withdraws the consent of every session that is kept, and deletes those that the coordinator withdrew.
+ * @returns {Promise<boolean>} whether it heard of all of them
+ */
+async function withdrawAll() {
   const database = await opened();
-  if (!database) return;
+  if (!database) return true;
   try {
+    const kept = () => database.transaction(SESSIONS, "readwrite").objectStore(SESSIONS);
     /** @type {{ token: string }[]} */
-    const sessions = await answer(database.transaction(SESSIONS).objectStore(SESSIONS).getAll());
-    const withdraw = sessions.map(({ token }) =>
+    const sessions = await answer(kept().getAll());
+    const asked = sessions.map(({ token }) =>
       fetch("/v1/sessions", {
         method: "DELETE",
         headers: { authorization: `Bearer ${token}` },
@@ -70,10 +74,26 @@ async function forgetKey() {
         signal: AbortSignal.timeout(WITHDRAW_MS_MAX),
       }),
     );
-    await Promise.allSettled(withdraw);
+    const heard = await Promise.allSettled(asked);
+    // One that the coordinator does not know is over, too.
+    const isOver = heard.every((each) => each.status === "fulfilled" && (each.value.ok || each.value.status === 401));
+    if (isOver) await answer(kept().clear());
+    return isOver;
+  } finally {
+    database.close();
+  }
+}
+
+/** Withdraws all consent, then deletes the key and its sessions; whether the coordinator heard of it. */
+async function forgetKey() {
+  const isHeard = await withdrawAll();
+  const database = await opened();
+  if (!database) return isHeard;
+  try {
     const both = database.transaction([IDENTITY, SESSIONS], "readwrite");
     both.objectStore(SESSIONS).clear();
     await answer(both.objectStore(IDENTITY).clear());
+    return isHeard;
   } finally {
     database.close();
   }
@@ -122,6 +142,10 @@ export class Mine {
     this.#action("mine-import", "import", () => this.#offerImport());
     this.#action("mine-export", "export", () => this.#offerExport());
     this.#action("mine-replace", "replace", () => this.#offerReplace());
+    this.#action("mine-withdraw", "withdraw", () => {
+      this.visit.stop();
+      void this.withdraw();
+    });
     this.#action("mine-forget", "forget", () => this.offerForget());
     element("mine-body").append(
       this.#where,
@@ -144,7 +168,7 @@ export class Mine {
     setText(this.#status, this.#outcome());
     const [key, visits] = await Promise.all([hasKey(), all()]).catch(() => [null, null]);
     this.#actions.hidden = key === null;
-    for (const id of ["mine-export", "mine-replace", "mine-forget"]) element(id).hidden = !key;
+    for (const id of ["mine-export", "mine-replace", "mine-withdraw", "mine-forget"]) element(id).hidden = !key;
     if (!visits || key === null) {
       setText(this.#where, text.say("mine_refused"));
       this.#visits.replaceChildren();
@@ -157,15 +181,28 @@ export class Mine {
     setText(this.#note, text.say(visits.length ? "visits_note" : "visits_none", { most: VISITS_COUNT_MAX }));
   }
 
+  /** Ends every consent of this key, and with it the work of all tabs; then the key may go, too. */
+  async withdraw() {
+    // First: a tab whose session is over would open another, by what was agreed to there.
+    this.#channel.postMessage({ withdrawn: true });
+    const isHeard = await withdrawAll().catch(() => false);
+    this.visit.hasConsent = !isHeard;
+    this.visit.onChange();
+    if (isHeard && (await hasKey().catch(() => false))) this.offerForget();
+    this.#tell(() => text.say(isHeard ? "withdrawn" : "withdraw_failed"));
+  }
+
   /** Asks whether the key is really to be forgotten. */
   offerForget() {
     this.#ask("forget_why", [], "forget_sure", "forget-sure", async () => {
-      await alone(async () => {
-        await forgetKey();
+      const isHeard = await alone(async () => {
+        const isHeard = await forgetKey();
         await forget();
+        return isHeard;
       });
+      this.visit.hasConsent = false;
       this.#use(null);
-      return () => text.say("forgotten");
+      return () => text.say(isHeard ? "forgotten" : "forgotten_unheard");
     });
   }
 
@@ -254,7 +291,7 @@ export class Mine {
     sure.addEventListener("click", (event) => {
       if (!event.isTrusted) return;
       if (isSeen) void this.#do(sure, act);
-      else this.#tell(() => text.say("mine_covered"));
+      else this.#tell(() => text.say("covered_box"));
     });
     const not = said("button", "mine_not", { type: "button", class: "quiet" });
     not.addEventListener("click", () => this.#end());

@@ -16,6 +16,11 @@ import * as text from "./text.js";
 /** What a unit's own data is taken to weigh in the estimate; the view does not say. */
 const SHARD_BYTES = 1e6;
 
+/** Units an hour where nothing is known yet of how long they take: one in ten seconds. */
+const UNITS_AN_HOUR = 360;
+/** Rounds whose pace tells how long units take now. */
+const ROUNDS_COUNT = 10;
+
 /** Less electricity than this is told as less. */
 const WATT_HOURS_MIN = 0.01;
 
@@ -28,6 +33,7 @@ const MARKS = {
   accepted: "✓",
   rejected: "✗",
   pending: "?",
+  challenged: "?",
   given_back: "↩",
 };
 
@@ -52,6 +58,17 @@ function line(id, value) {
   setText(element(id), value);
 }
 
+/**
+ * Units that one person's device computes in an hour, estimated: as fast as the job's last rounds went for those who help now.
+ * @param {JobView} job
+ */
+function unitsAnHour({ train, contributors_now }) {
+  const rounds = train?.history.slice(-ROUNDS_COUNT) ?? [];
+  const hours = ((rounds.at(-1)?.at_ms ?? 0) - (rounds[0]?.at_ms ?? 0)) / 3.6e6;
+  if (!train || hours <= 0) return UNITS_AN_HOUR;
+  return ((rounds.length - 1) * train.units_per_round) / hours / Math.max(1, contributors_now);
+}
+
 export class Panel {
   /** What a new consent may be to; the slider's end while none is given. */
   #most;
@@ -63,18 +80,19 @@ export class Panel {
    * @param {Terms} terms what Start consents to; the visitor chooses the share
    * @param {number} most the largest share that may be chosen
    * @param {() => void} onStart
-   * @param {() => boolean} isSeen whether a person who presses Start sees what they press
+   * @param {(id: string) => boolean} isSeen whether a person who presses this sees it, and what it agrees to
    * @param {() => void} onForget
+   * @param {() => void} onWithdraw
    */
-  constructor(visit, terms, most, onStart, isSeen, onForget) {
+  constructor(visit, terms, most, onStart, isSeen, onForget, onWithdraw) {
     this.visit = visit;
     this.terms = terms;
     this.#most = most;
-    this.#limits(isSeen);
+    this.isSeen = isSeen;
+    this.#limits();
     void this.#look();
     onPress("start", () => {
-      line("covered", isSeen() ? "" : text.say("covered"));
-      if (!isSeen()) return;
+      if (!this.#mayPress("start")) return;
       onStart();
       element("visit-title").focus();
     });
@@ -98,6 +116,14 @@ export class Panel {
     });
     onPress("reload", () => location.reload());
     onPress("forget", onForget);
+    onPress("withdraw", onWithdraw);
+  }
+
+  /** Says so where a press cannot count. @param {"start" | "background"} id */
+  #mayPress(id) {
+    const may = this.isSeen(id);
+    line("covered", may ? "" : text.say(id === "start" ? "covered" : "covered_box"));
+    return may;
   }
 
   async #look() {
@@ -119,8 +145,7 @@ export class Panel {
   }
 
   /** The visitor's own limits: before Start they are a part of the consent, after it they can only be lowered. */
-  /** @param {() => boolean} isSeen */
-  #limits(isSeen) {
+  #limits() {
     const { visit, terms } = this;
     const [duty, background] = ["duty", "background"].map((id) => byId(id, HTMLInputElement));
     if (!duty || !background) return;
@@ -136,7 +161,7 @@ export class Panel {
     background.addEventListener("change", (event) => {
       if (!event.isTrusted) return;
       // More than before, as Start is: only where it is seen what is pressed.
-      if (background.checked && !isSeen()) background.checked = false;
+      if (background.checked && !this.#mayPress("background")) background.checked = false;
       visit.background = background.checked;
     });
   }
@@ -146,7 +171,8 @@ export class Panel {
     // One unit fetches the model and hands in an update of the same size; its data comes on top, once per shard.
     const parameters = job.train ? parametersOf(job.train.model) : 0;
     const [unit, most] = [parameters * 8 + SHARD_BYTES, this.terms.data_bytes_max];
-    const data = text.say(parameters ? "consent_data" : "consent_data_unknown", { unit, most });
+    const hour = Math.min(most, unit * unitsAnHour(job));
+    const data = text.say(parameters ? "consent_data" : "consent_data_unknown", { unit, hour, most });
     const device = text.say("gpu" in navigator ? "device_gpu" : "device_cpu");
     const share = this.terms.duty_percent / 100;
     const { category } = this.terms;
@@ -205,9 +231,9 @@ export class Panel {
     this.#buttons(open);
     this.#unit(visit.unit);
     setText(element("mine-done"), text.number(visit.done));
-    setText(element("mine-accepted"), text.number(visit.totals.accepted));
-    setText(element("mine-rejected"), text.number(visit.totals.rejected));
-    setText(element("mine-pending"), text.number(visit.totals.pending));
+    setText(element("mine-accepted"), text.number(visit.sums.accepted));
+    setText(element("mine-rejected"), text.number(visit.sums.rejected));
+    setText(element("mine-pending"), text.number(visit.sums.pending));
     this.#facts();
     element("recent").hidden = visit.recent.length === 0;
     element("recent-list").replaceChildren(...visit.recent.map((unit) => this.#recent(unit)));
@@ -235,6 +261,8 @@ export class Panel {
     restart.hidden = visit.active || !open || outdated;
     reload.hidden = !outdated;
     element("forget").hidden = visit.active || !visit.key?.stored;
+    // The consent of a key that is not kept ends with its visit.
+    element("withdraw").hidden = !visit.hasConsent || !(visit.active || visit.key?.stored);
     pause.disabled = !["working", "tuning", "waiting", "paused", "unreachable"].includes(visit.state);
     stop.disabled = visit.state === "stopping";
     setText(pause, text.say(visit.pausedBy ? "resume" : "pause"));

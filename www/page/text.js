@@ -12,6 +12,8 @@
 const FALLBACK = "en";
 /** Where the visitor's own choice is kept, once they made one. */
 const CHOICE = "manyhands-language";
+/** The choice made now. @type {string | undefined} */
+let choice;
 
 /** @type {Record<string, Intl.NumberFormatOptions>} */
 const STYLES = {
@@ -61,6 +63,7 @@ function known(wish) {
 function chosen() {
   // What a site's owner looks at is in the language that they choose for it.
   if (query.has("preview")) return undefined;
+  if (choice) return choice;
   try {
     return known(localStorage.getItem(CHOICE));
   } catch {
@@ -99,6 +102,7 @@ export function onChange(say) {
 export async function choose(wanted) {
   const found = known(wanted);
   if (!found) return;
+  choice = found;
   try {
     localStorage.setItem(CHOICE, found);
   } catch {

@@ -155,6 +155,8 @@ export class Tryout {
   /** @param {JobView} job @param {TrainView} train @param {{ asked: boolean, picture?: Uint8Array }} how */
   async #ask(job, train, { asked, picture }) {
     this.#asked = train.checkpoint;
+    // What nobody asked for is not read out to them.
+    element("try-status").setAttribute("aria-live", asked ? "polite" : "off");
     // Not `disabled`: that would throw the keyboard's focus away.
     this.#button.setAttribute("aria-disabled", "true");
     if (this.#shown === 0) this.#tell(() => text.say("try_loading"));

@@ -62,8 +62,9 @@ export class Visit {
   }
 
   /** @param {UnitMessage} unit */
-  take({ job, unit, phase, credit_flop, data_bytes }) {
+  take({ job, unit, phase: told, credit_flop, data_bytes }) {
     const { record } = this;
+    const phase = told === "challenged" ? "pending" : told;
     record.data_bytes = data_bytes;
     if (phase !== "accepted" && phase !== "rejected" && phase !== "pending") return;
     const id = `${job} ${unit}`;

@@ -1,11 +1,13 @@
 //! `cargo xtask bench …`: measurements. Each prints a table for people and one JSON object as its last line. None of
 //! them judges: the status is 0 when the measurement was made, whatever it shows.
 
+mod commit;
 mod compare;
 mod converge;
 mod gpu;
 mod module;
 mod size;
+mod step_check;
 mod visit;
 
 use std::path::{Path, PathBuf};
@@ -20,6 +22,15 @@ pub enum Bench {
     Converge {
         #[arg(long, value_enum)]
         job: converge::Job,
+        /// Also write the JSON object here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// What committing to training states costs a volunteer, and how large a step is that is shown, for the bundled jobs.
+    Commit {
+        /// Units of each job with and without.
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
         /// Also write the JSON object here.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -76,6 +87,19 @@ pub enum Bench {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// What checking one revealed step costs beside the step, how much of each tolerance honest steps use, and how much room
+    /// the bounds leave, per bundled job on the native CPU path.
+    StepCheck {
+        /// Also write the JSON object here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// How soon a volunteer that fabricates a share of its steps is caught, by the share of units that are challenged.
+    Detection {
+        /// Also write the JSON object here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// Build the engine as a module for a benchmark's page, beside tests/bench/ours.mjs; measures nothing.
     Module,
     /// Bytes that a visitor downloads before Start, until the first unit's result, and to train.
@@ -124,10 +148,13 @@ pub fn main(bench: &Bench) -> Result<()> {
             let options = compare::Options::wasm(*rounds, *least_ms);
             emit(&compare::measure("workers", &options, &[("models", serde_json::json!(models))])?, json.as_deref())
         }
+        Bench::StepCheck { json } => emit(&step_check::measure()?, json.as_deref()),
+        Bench::Detection { json } => emit(&step_check::detection()?, json.as_deref()),
         Bench::Module => {
             setup::set_up(setup::Purpose::Web)?;
             module::build()
         }
+        Bench::Commit { rounds, json } => emit(&commit::measure(*rounds)?, json.as_deref()),
         Bench::Converge { job, json } => emit(&converge::measure(*job)?, json.as_deref()),
         Bench::Size { json, no_build } => {
             if !no_build {

@@ -9,6 +9,7 @@ mod proc;
 mod run;
 mod setup;
 mod shaders;
+mod simulate;
 mod test;
 mod tidy;
 mod web;
@@ -48,6 +49,8 @@ enum Command {
     /// Measure.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Run the decision rules over many volunteers, honest and not, and print what checking costs and catches.
+    Simulate(simulate::Args),
     /// Get the full Fashion-MNIST as target/data/fashion-mnist/*.safetensors.
     FetchData,
     /// Make the bundled jobs' data again: a subset of Fashion-MNIST, and Jane Austen's novels.
@@ -95,6 +98,7 @@ fn dispatch(command: &Command) -> Result<ExitCode> {
         Command::Shaders => shaders::main()?,
         Command::Tidy => tidy::main()?,
         Command::Bench(bench) => bench::main(bench)?,
+        Command::Simulate(args) => simulate::main(args)?,
         Command::FetchData => {
             setup::data_package(data::PACKAGE)?;
             data::fetch_data()?;

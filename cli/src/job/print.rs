@@ -58,6 +58,11 @@ pub fn job(job: &JobView, as_json: bool) -> String {
         ["refereed".to_owned(), format!("{} units", job.units_refereed)],
         ["contributors".to_owned(), format!("{} ({} now)", job.contributors, job.contributors_now)],
     ]);
+    if let Some(tax) = job.tax {
+        let [total, replicas, audits, checks] =
+            [tax.total, tax.replicas, tax.audits, tax.checks].map(|share| format!("{:.1} %", 100.0 * share));
+        rows.push(["tax".to_owned(), format!("{total} (replicas {replicas}, audits {audits}, checks {checks})")]);
+    }
     table(&rows)
 }
 

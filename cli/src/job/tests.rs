@@ -7,7 +7,7 @@ use std::path::Path;
 use clap::Parser;
 use manyhands_protocol::manifest::{Category, Inputs, JobWork};
 use manyhands_protocol::problem::{Code, Problem};
-use manyhands_protocol::view::JobState;
+use manyhands_protocol::view::{JobState, TaxView};
 use manyhands_protocol::work;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -175,11 +175,13 @@ fn tables_line_up_and_show_no_control_characters() {
         results_accepted: 3,
         results_rejected: 1,
         units_refereed: 0,
+        tax: TaxView::of(1000, 1050, 20, 5),
         train: None,
     };
     let text = print::job(&view, false);
     assert!(text.contains("progress      3 of 4 units"), "{text}");
     assert!(text.contains("title         a?[2Jb"), "{text}");
+    assert!(text.contains("tax           7.5 % (replicas 5.0 %, audits 2.0 %, checks 0.5 %)"), "{text}");
     let text = print::jobs(std::slice::from_ref(&view), false);
     assert_eq!(text.lines().last().unwrap(), "7   running  matmul  3 of 4 units  -       3         1         t");
     let back: JobView = serde_json::from_str(&print::job(&view, true)).unwrap();

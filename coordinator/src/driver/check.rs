@@ -4,15 +4,16 @@
 use std::sync::Arc;
 
 use manyhands::tensors;
+use manyhands_protocol::rules::settle::tolerance;
 use manyhands_protocol::work::{Dtype, MatmulWork, TrainWork, Work};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use super::DriveError;
+use super::{DriveError, challenge};
 use crate::service::Service;
 use crate::store::{Judgement, ResultRow, SettledBy, Settlement, Unit};
-use crate::verify::freivalds::{ProductShape, check_product};
-use crate::verify::{Refusal, gradient};
+use crate::verify::freivalds::ProductShape;
+use crate::verify::{Refusal, gradient, product};
 use crate::{keys, merge};
 
 /// What a rejected result of a unit that was settled otherwise is told.
@@ -39,7 +40,8 @@ async fn judge_product(service: &Service, result: &ResultRow, unit: &Unit, refus
     let (id, now_ms) = (result.id, service.now_ms());
     if let Some(refusal) = refusal {
         tracing::info!(result = id, unit = %unit.id, key = %result.key, %refusal, "rejected");
-        return Ok(service.store.judge(Judgement::reject(id, reason(&refusal)), now_ms).await?);
+        let judgement = if refusal.proves_a_lie() { Judgement::catch } else { Judgement::reject }(id, reason(&refusal));
+        return Ok(service.store.judge(judgement, now_ms).await?);
     }
     let judgements = vec![Judgement::accept(id)];
     let settlement = Settlement { unit: unit.id, canonical: result.output, by: SettledBy::Algebra, judgements, now_ms };
@@ -65,7 +67,7 @@ async fn product_refusal(service: &Service, work: &MatmulWork, result: &ResultRo
             Ok(c) => c.widened(),
             Err(e) => return Ok(Some(Refusal::from(e))),
         };
-        Ok(check_product(shape, &a, &b, &c, &mut rng).err())
+        Ok(product::check(shape, &a, &b, &c, &mut rng).err())
     });
     Ok(checked.await??)
 }
@@ -84,10 +86,20 @@ async fn check_update(service: &Service, result: &ResultRow, unit: &Unit, work: 
             return Ok(service.store.judge(Judgement::reject(result.id, reason(&refusal)), now_ms).await?);
         }
     };
-    let Some(canonical) = unit.canonical else { return Ok(()) };
+    let Some(canonical) = unit.canonical else {
+        if !challenge::draw(service, result, unit, work).await? {
+            service.store.decide(result.id, (service.config.draw)()?, now_ms).await?;
+        }
+        return Ok(());
+    };
     let settled = merge::read_tensors(&work.model, &service.blobs.read(canonical).await?)?;
-    let judgement =
-        if gradient::compare(&settled, &update) { Judgement::accept(result.id) } else { Judgement::reject(result.id, DISAGREES) };
+    let judgement = if gradient::compare(&settled, &update, tolerance(&work.model)) {
+        Judgement::accept(result.id)
+    } else if unit.settled_by == Some(SettledBy::Referee) {
+        Judgement::catch(result.id, DISAGREES)
+    } else {
+        Judgement::reject(result.id, DISAGREES)
+    };
     Ok(service.store.judge(judgement, now_ms).await?)
 }
 

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
+use manyhands_protocol::BlobHash;
 use manyhands_protocol::manifest::{Inputs, JobWork, TrainRecipe};
+use manyhands_protocol::rules::merge::{Loss, is_worse};
 use manyhands_protocol::view::JobState;
-use manyhands_protocol::{BlobHash, UnitId};
 
 use super::DriveError;
-use crate::merge::{self, OuterState};
+use crate::merge::{self, OuterState, Update};
 use crate::referee::{self, Evaluation};
 use crate::scheduler;
 use crate::service::Service;
-use crate::store::{Job, NewRound, RoundClose};
+use crate::store::{Job, MergedUnit, NewRound, RoundClose};
 
 /// Moves on a running job whose units are all settled.
 pub async fn advance(service: &Arc<Service>, job: &Job) -> Result<(), DriveError> {
@@ -45,12 +46,28 @@ async fn close_round(
         let reason = format!("merging round {}: the model diverged, its merged parameters are not finite", job.round);
         return super::cancel(service, job.id, reason).await;
     }
-    let next = store_checkpoint(service, recipe, &merged, test).await?;
+    let evaluated = evaluate_state(service, recipe, &merged, test).await?;
+    if is_worse(Loss { mean: current.loss, error: current.loss_error }, evaluated.loss()) && units.iter().any(|unit| unit.by_keys)
+    {
+        return roll_back(service, job, &current, &evaluated).await;
+    }
+    let next = store_evaluated(service, evaluated).await?;
     let round = job.round + 1;
     let done = recipe.target().is_reached(next.loss, next.accuracy) || round >= recipe.rounds_max;
+    let merged = units;
     let units = if done { Vec::new() } else { scheduler::round_units(recipe, shards, next.checkpoint, round) };
-    service.store.close_round(RoundClose { job: job.id, round: job.round, next, units }).await?;
+    service.store.close_round(RoundClose { job: job.id, round: job.round, merged, next, units }).await?;
     tracing::info!(job = %job.id, round, loss = next.loss, accuracy = next.accuracy, done, "round merged");
+    Ok(())
+}
+
+/// Leaves the job at the checkpoint that it has, and has the referee compute what keys alone settled. Once at most: after that
+/// the round's updates are the referee's, and go in whatever they make of the model.
+async fn roll_back(service: &Service, job: &Job, current: &NewRound, evaluated: &Evaluated) -> Result<(), DriveError> {
+    let opened = service.store.reopen_round(job.id, job.round).await?;
+    let (before, after) = (current.loss, evaluated.evaluation.loss);
+    tracing::warn!(job = %job.id, round = job.round, before, after, opened, "the merge made the model worse; rolled back");
+    service.driver.notify_one();
     Ok(())
 }
 
@@ -58,14 +75,15 @@ async fn merge_units(
     service: &Service,
     recipe: &TrainRecipe,
     state: OuterState,
-    units: &[(UnitId, BlobHash)],
+    units: &[MergedUnit],
 ) -> Result<OuterState, DriveError> {
     let mut updates = Vec::with_capacity(units.len());
-    for &(unit, canonical) in units {
-        updates.push((unit, merge::read_tensors(&recipe.model, &service.blobs.read(canonical).await?)?));
+    for merged in units {
+        let tensors = merge::read_tensors(&recipe.model, &service.blobs.read(merged.canonical).await?)?;
+        updates.push(Update { unit: merged.unit, weight: f64::from(merged.weight_permille) / 1000.0, tensors });
     }
-    let outer = recipe.outer_optimizer.clone();
-    Ok(tokio::task::spawn_blocking(move || merge::step(&outer, &state, &updates)).await?)
+    let (rule, outer) = (recipe.merge, recipe.outer_optimizer.clone());
+    Ok(tokio::task::spawn_blocking(move || merge::step(rule, &outer, &state, &updates)).await?)
 }
 
 /// Evaluates a checkpoint and stores it with its velocity, blobs before the row that will name them. A checkpoint whose
@@ -76,16 +94,43 @@ pub async fn store_checkpoint(
     state: &OuterState,
     test: BlobHash,
 ) -> Result<NewRound, DriveError> {
+    let evaluated = evaluate_state(service, recipe, state, test).await?;
+    store_evaluated(service, evaluated).await
+}
+
+/// A state of the outer optimiser as files, and how good its parameters are.
+struct Evaluated {
+    parameters: Vec<u8>,
+    velocity: Vec<u8>,
+    evaluation: Evaluation,
+}
+
+impl Evaluated {
+    fn loss(&self) -> Loss {
+        Loss { mean: self.evaluation.loss, error: self.evaluation.loss_error }
+    }
+}
+
+async fn evaluate_state(
+    service: &Service,
+    recipe: &TrainRecipe,
+    state: &OuterState,
+    test: BlobHash,
+) -> Result<Evaluated, DriveError> {
     let parameters = merge::write_tensors(&recipe.model, &state.parameters);
     let velocity = merge::write_tensors(&recipe.model, &state.velocity);
     let evaluation = evaluate(service, recipe, parameters.clone(), test).await?;
+    Ok(Evaluated { parameters, velocity, evaluation })
+}
+
+async fn store_evaluated(service: &Service, evaluated: Evaluated) -> Result<NewRound, DriveError> {
     let at_ms = service.now_ms();
     let mut hashes = [BlobHash([0; 32]); 2];
-    for (hash, bytes) in hashes.iter_mut().zip([parameters, velocity]) {
+    for (hash, bytes) in hashes.iter_mut().zip([evaluated.parameters, evaluated.velocity]) {
         *hash = service.put_blob(bytes).await?;
     }
-    let Evaluation { loss, accuracy } = evaluation;
-    Ok(NewRound { checkpoint: hashes[0], velocity: hashes[1], loss, accuracy, at_ms })
+    let Evaluation { loss, accuracy, loss_error } = evaluated.evaluation;
+    Ok(NewRound { checkpoint: hashes[0], velocity: hashes[1], loss, loss_error, accuracy, at_ms })
 }
 
 async fn evaluate(

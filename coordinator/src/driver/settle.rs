@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use manyhands_protocol::BlobHash;
+use manyhands_protocol::rules::settle::tolerance;
 use manyhands_protocol::wire::Verdict;
 use manyhands_protocol::work::{MatmulWork, TrainWork, Work};
 
@@ -55,7 +56,7 @@ pub async fn compare(service: &Arc<Service>, unit: &Unit) -> Result<(), DriveErr
         // One was malformed: the next turn sees what is left.
         return Ok(());
     };
-    if !gradient::compare(a, b) {
+    if !gradient::compare(a, b, tolerance(&work.model)) {
         tracing::info!(unit = %unit.id, keys = %format!("{} {}", first.key, second.key), "results disagree");
         return referee(service, unit).await;
     }
@@ -80,12 +81,12 @@ pub async fn referee(service: &Arc<Service>, unit: &Unit) -> Result<(), DriveErr
     };
     let (mut judgements, mut canonical) = (Vec::new(), None);
     for (result, update) in updates(service, unit, work, UPDATES_COUNT_MAX).await? {
-        if gradient::compare(&own, &update) {
+        if gradient::compare(&own, &update, tolerance(&work.model)) {
             canonical = canonical.or(Some(result.output));
             judgements.push(Judgement::accept(result.id));
         } else {
             tracing::info!(result = result.id, unit = %unit.id, key = %result.key, "rejected: the referee disagrees");
-            judgements.push(Judgement::reject(result.id, DISAGREES));
+            judgements.push(Judgement::catch(result.id, DISAGREES));
         }
     }
     let canonical = match canonical {

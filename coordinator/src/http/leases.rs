@@ -1,5 +1,6 @@
 //! Work units out: leases, heartbeats, giving back.
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -11,6 +12,7 @@ use manyhands_protocol::work::UnitManifest;
 use manyhands_protocol::{JobId, LeaseId, cbor, cose, limits};
 
 use super::{Checked, Failure, Shared, auth, body};
+use crate::prefix::{self, Peer};
 use crate::store::{LeaseAsk, Session};
 
 /// When to ask again if nothing was free: soon while a round may end any moment, later while no job runs.
@@ -18,7 +20,12 @@ const RETRY_SOON_MS: u64 = 1_000;
 const RETRY_LATER_MS: u64 = 5_000;
 
 /// `POST /v1/leases`.
-pub async fn ask(State(service): Shared, headers: HeaderMap, request: Body) -> Result<Response, Failure> {
+pub async fn ask(
+    State(service): Shared,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+    request: Body,
+) -> Result<Response, Failure> {
     let session = auth::session(&service, &headers).await?;
     let bytes = body::read(&headers, request, body::CBOR, limits::CBOR_BODY_BYTES_MAX).await?;
     let request: LeaseRequest = cbor::decode_strict(&bytes).map_err(|e| Failure::new(Code::BadCbor, e.to_string()))?;
@@ -37,6 +44,10 @@ pub async fn ask(State(service): Shared, headers: HeaderMap, request: Body) -> R
         job,
         units_max: request.units_max,
         blob_bytes_max: request.blob_bytes_max,
+        backend: request.backend.name(),
+        prefix: prefix::address(peer, &headers, service.config.forwarded_header.as_ref())
+            .and_then(|address| service.prefixes.tag(address)),
+        challenges: service.config.challenge_rate > 0.0,
         now_ms: service.now_ms(),
     };
     let sign = |manifest: &UnitManifest| service.keys.sign(cose::Kind::UnitManifest, cbor::encode(manifest));

@@ -8,13 +8,13 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::statement::ResultStatement;
-use manyhands_protocol::wire::ResultResponse;
+use manyhands_protocol::wire::{ResultResponse, Verdict};
 use manyhands_protocol::{cbor, cose, limits};
 
 use super::{Failure, Shared, auth, body, sessions};
 use crate::driver::check;
 use crate::service::{QueuedCheck, Service};
-use crate::store::{NewResult, ResultRow};
+use crate::store::{Challenge, NewResult, ResultRow};
 
 /// `POST /v1/results`.
 pub async fn submit(State(service): Shared, headers: HeaderMap, request: Body) -> Result<Response, Failure> {
@@ -52,6 +52,7 @@ pub async fn submit(State(service): Shared, headers: HeaderMap, request: Body) -
         output: output.hash,
         output_bytes: output.bytes,
         losses_count: result.losses_micro.len(),
+        states_every: result.states.map(|states| states.every),
         backend: result.device.backend.name(),
         received_ms: service.now_ms(),
     };
@@ -63,13 +64,12 @@ pub async fn submit(State(service): Shared, headers: HeaderMap, request: Body) -
         // Its check is under way, or the driver's to repeat: asking for the verdict costs no other.
         row
     };
-    let answer = ResultResponse {
-        unit: row.unit,
-        lease: row.lease,
-        verdict: row.verdict,
-        reason: row.reason,
-        credit_flop: row.credit_flop,
+    let is_open = |challenge: Challenge| challenge.stage.is_open();
+    let verdict = match row.verdict {
+        Verdict::Pending if service.store.challenge(row.lease).await?.is_some_and(is_open) => Verdict::Challenged,
+        verdict => verdict,
     };
+    let answer = ResultResponse { unit: row.unit, lease: row.lease, verdict, reason: row.reason, credit_flop: row.credit_flop };
     Ok(body::cbor_response(StatusCode::OK, &answer))
 }
 

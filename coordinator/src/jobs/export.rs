@@ -52,7 +52,7 @@ async fn checkpoint(service: &Service, job: &Job) -> Result<Exported, DriveError
 }
 
 async fn product(service: &Arc<Service>, job: &Job, m: usize, n: usize, block: usize) -> Result<Exported, DriveError> {
-    let blocks: Vec<_> = service.store.round_units(job.id, 0).await?.into_iter().map(|(_, canonical)| canonical).collect();
+    let blocks: Vec<_> = service.store.round_units(job.id, 0).await?.into_iter().map(|unit| unit.canonical).collect();
     if blocks.len() != m.div_ceil(block) * n.div_ceil(block) {
         return Err(DriveError::Damaged(format!("job {} has {} settled blocks", job.id, blocks.len())));
     }

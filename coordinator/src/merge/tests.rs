@@ -7,6 +7,13 @@ use super::*;
 
 const OUTER: OuterOptimizer = OuterOptimizer::Nesterov { learning_rate: 0.5, momentum: 0.5 };
 
+/// The plain mean of updates of equal weight.
+fn step(outer: &OuterOptimizer, state: &OuterState, updates: &[(UnitId, Vec<Vec<f32>>)]) -> OuterState {
+    let updates: Vec<Update> =
+        updates.iter().map(|(unit, tensors)| Update { unit: *unit, weight: 1.0, tensors: tensors.clone() }).collect();
+    super::step(MergeRule::Mean, outer, state, &updates)
+}
+
 fn model() -> Model {
     Model {
         input: Input { shape: vec![3], dtype: InputType::F32, scale: 1.0, offset: 0.0 },

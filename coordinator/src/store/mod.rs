@@ -9,16 +9,22 @@
 //!   leases; the first job stays submitted until someone cancels it, and leases lapse.
 //! - Counters (`keys`, `jobs`, slots of units) change in the transaction of what they count; nothing is credited twice.
 
+mod challenges;
 pub mod sqlite;
+
+pub use challenges::*;
 
 use async_trait::async_trait;
 use manyhands_protocol::manifest::{Category, Submission};
 use manyhands_protocol::problem::Code;
+use manyhands_protocol::rules::standing::Course;
 use manyhands_protocol::site::{Site, SiteTotals};
 use manyhands_protocol::view::{JobState, JobView, KeyView};
 use manyhands_protocol::wire::{HeartbeatResponse, Totals, Verdict};
 use manyhands_protocol::work::{UnitManifest, Work};
 use manyhands_protocol::{BlobHash, JobId, KeyId, LeaseId, UnitId};
+
+use crate::prefix::PrefixTag;
 
 /// What can go wrong in a store.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +120,8 @@ pub struct NewRound {
     pub checkpoint: BlobHash,
     pub velocity: BlobHash,
     pub loss: f64,
+    /// Standard error of the loss; none of few examples.
+    pub loss_error: Option<f64>,
     pub accuracy: f64,
     pub at_ms: u64,
 }
@@ -126,6 +134,8 @@ pub struct NewUnit {
     /// Largest blob it reads or returns.
     pub blob_bytes: u64,
     pub flop: u64,
+    /// Of checking one of its results.
+    pub check_flop: u64,
 }
 
 /// A stored job, as the driver and the operator's calls need it.
@@ -158,6 +168,9 @@ pub struct Unit {
     pub leases_ended_count: u32,
     pub flop: u64,
     pub canonical: Option<BlobHash>,
+    pub settled_by: Option<SettledBy>,
+    /// Drawn when the first result of a gradient unit is stored.
+    pub course: Option<Course>,
 }
 
 /// A request for leases.
@@ -169,6 +182,12 @@ pub struct LeaseAsk {
     pub job: Option<JobId>,
     pub units_max: u32,
     pub blob_bytes_max: u64,
+    /// Name of the device class that will compute.
+    pub backend: &'static str,
+    /// Of the address that asks; none where it is not known.
+    pub prefix: Option<PrefixTag>,
+    /// Whether results may be challenged: units then ask for commitments.
+    pub challenges: bool,
     pub now_ms: u64,
 }
 
@@ -213,6 +232,8 @@ pub struct NewResult {
     pub output: BlobHash,
     pub output_bytes: u64,
     pub losses_count: usize,
+    /// Steps between the states that the result commits to.
+    pub states_every: Option<u32>,
     pub backend: &'static str,
     pub received_ms: u64,
 }
@@ -236,10 +257,12 @@ pub struct ResultRow {
 pub enum SettledBy {
     /// The product was checked by algebra.
     Algebra,
-    /// Results of different keys agree.
+    /// As many results of different keys as the unit is to have: two that agree, or one of a trusted key.
     Quorum,
     /// The coordinator computed it.
     Referee,
+    /// A step of it, drawn at random, was shown and is right.
+    Challenge,
 }
 
 impl SettledBy {
@@ -247,9 +270,15 @@ impl SettledBy {
     pub fn name(self) -> &'static str {
         match self {
             SettledBy::Algebra => "algebra",
-            SettledBy::Quorum => "quorum",
+            // Of one whose step was shown the challenge itself says so.
+            SettledBy::Quorum | SettledBy::Challenge => "quorum",
             SettledBy::Referee => "referee",
         }
+    }
+
+    /// The one with this name.
+    pub fn parse(name: &str) -> Option<SettledBy> {
+        [SettledBy::Algebra, SettledBy::Quorum, SettledBy::Referee].into_iter().find(|by| by.name() == name)
     }
 }
 
@@ -259,15 +288,22 @@ pub struct Judgement {
     pub result: i64,
     pub accepted: bool,
     pub reason: String,
+    /// Proved wrong: the key goes to quarantine.
+    pub caught: bool,
 }
 
 impl Judgement {
     pub fn accept(result: i64) -> Judgement {
-        Judgement { result, accepted: true, reason: String::new() }
+        Judgement { result, accepted: true, reason: String::new(), caught: false }
     }
 
     pub fn reject(result: i64, reason: impl Into<String>) -> Judgement {
-        Judgement { result, accepted: false, reason: reason.into() }
+        Judgement { result, accepted: false, reason: reason.into(), caught: false }
+    }
+
+    /// Rejects a result that was proved wrong.
+    pub fn catch(result: i64, reason: impl Into<String>) -> Judgement {
+        Judgement { caught: true, ..Judgement::reject(result, reason) }
     }
 }
 
@@ -281,12 +317,24 @@ pub struct Settlement {
     pub now_ms: u64,
 }
 
+/// A settled unit of a round, as it enters the merge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MergedUnit {
+    pub unit: UnitId,
+    pub canonical: BlobHash,
+    pub weight_permille: u32,
+    /// By keys alone: a roll-back has the referee compute it.
+    pub by_keys: bool,
+}
+
 /// A round's end: the next checkpoint and either the next round's units or the end of the job.
 #[derive(Debug, Clone)]
 pub struct RoundClose {
     pub job: JobId,
     /// The round that was merged; the new checkpoint is that of `round + 1`.
     pub round: u32,
+    /// What was merged: refused if the round's units have been settled otherwise by now.
+    pub merged: Vec<MergedUnit>,
     pub next: NewRound,
     /// Units of round `round + 1`; none finishes the job.
     pub units: Vec<NewUnit>,
@@ -318,6 +366,8 @@ pub trait Store: Send + Sync + 'static {
     async fn session(&self, token_hash: [u8; 32]) -> Result<Option<Session>>;
     /// Ends a session and gives its leases back; gives the jobs they were of.
     async fn withdraw_session(&self, session: i64, now_ms: u64) -> Result<Vec<JobId>>;
+    /// Forgets the address prefixes of all sessions: the key that they are made with is gone.
+    async fn forget_prefixes(&self) -> Result<()>;
     /// Puts a key in another's place and ends the sessions of the old one; gives the jobs of its leases. Refuses a key that has
     /// another successor, a new one that has a successor or a predecessor, and chains that are too long.
     async fn rotate(&self, rotation: NewRotation) -> Result<Vec<JobId>>;
@@ -363,26 +413,52 @@ pub trait Store: Send + Sync + 'static {
     /// Stores a result as pending, or gives the stored one if this very statement came before. True if it is new.
     async fn add_result(&self, result: NewResult) -> Result<(ResultRow, bool)>;
     async fn result(&self, result: i64) -> Result<Option<ResultRow>>;
+    /// The signed statement as received.
+    async fn result_statement(&self, result: i64) -> Result<Option<Vec<u8>>>;
+    /// When a lease was issued, and when its result came.
+    async fn lease_times(&self, lease: LeaseId) -> Result<[u64; 2]>;
     /// Gives a verdict on a pending result without settling its unit: a rejected one, or a late one of a settled unit.
-    /// A result that has a verdict keeps it.
+    /// A result that has a verdict keeps it. A key that is caught loses its leases, and what it has in open rounds that nobody
+    /// else confirmed; it gets no lease for `QUARANTINE_MS`.
     async fn judge(&self, judgement: Judgement, now_ms: u64) -> Result<()>;
-    /// Settles an open unit and judges results, all at once. A settled unit stays as it is.
+    /// Settles an open unit and judges results, all at once. A settled unit stays as it is, and so does one with a result among
+    /// these that has a verdict by now.
     async fn settle(&self, settlement: Settlement) -> Result<()>;
+    /// Draws the course of a gradient unit by its first result and, if the key is trusted and the draw lets it, settles the unit
+    /// with it. `draw` is uniform on 0 to 1. A unit that has a course keeps it; none is given for a settled unit or a judged result.
+    async fn decide(&self, result: i64, draw: f64, now_ms: u64) -> Result<Option<Course>>;
+    /// Opens the units of a round again that keys settled, for the referee: its merge is undone. How many there were.
+    async fn reopen_round(&self, job: JobId, round: u32) -> Result<u64>;
+
+    /// Draws a challenge for a pending result of an open unit; false where there is one, or the result has no need of it.
+    async fn open_challenge(&self, challenge: NewChallenge) -> Result<bool>;
+    async fn challenge(&self, lease: LeaseId) -> Result<Option<Challenge>>;
+    /// Takes the answer to what the key's challenge asks now. The same answer again changes nothing.
+    async fn answer_challenge(&self, answered: ChallengeAnswered) -> Result<Challenge>;
+    /// Open challenges that are to be checked or past their deadline, at most `count_max`, and the next deadline.
+    async fn challenges_due(&self, now_ms: u64, count_max: u32) -> Result<(Vec<Challenge>, Option<u64>)>;
+    /// Ends an open challenge: one that passed settles its unit with the result, any other rejects the result. One that has ended
+    /// stays as it is.
+    async fn close_challenge(&self, closed: ChallengeClosed) -> Result<()>;
+    async fn challenge_counts(&self, key: KeyId) -> Result<ChallengeCounts>;
+    /// Whether the key kept a lease from before that time by a heartbeat after it.
+    async fn is_present(&self, key: KeyId, since_ms: u64) -> Result<bool>;
 
     async fn unit(&self, unit: UnitId) -> Result<Option<Unit>>;
     /// A unit's results that were not rejected, oldest first.
     async fn unit_results(&self, unit: UnitId) -> Result<Vec<ResultRow>>;
-    /// Pending results of units that algebra settles or that are settled already, oldest first, at most `count_max`.
+    /// Pending results of units that algebra settles, that are settled already or that have no course, oldest first, at most `count_max`.
     async fn results_to_check(&self, count_max: u32) -> Result<Vec<ResultRow>>;
-    /// Open units of running or paused jobs, opening units left out, at most `count_max`: gradient units with a result, longest waiting first, then
-    /// units of either kind without a result of which `LEASES_ENDED_MAX` leases ended.
+    /// Open units of running or paused jobs, opening units and those with an open challenge left out, at most `count_max`: gradient units with a course and a result, longest waiting first, then
+    /// units of either kind without a result of which `LEASES_ENDED_MAX` leases ended, then those without a result that the
+    /// referee is to compute.
     async fn units_waiting(&self, count_max: u32) -> Result<Vec<Unit>>;
     /// Running jobs without an open unit, opening units left out.
     async fn jobs_to_advance(&self) -> Result<Vec<Job>>;
     /// A round's checkpoint.
     async fn round(&self, job: JobId, round: u32) -> Result<Option<NewRound>>;
-    /// Settled units of a round in ascending order, with their canonical outputs.
-    async fn round_units(&self, job: JobId, round: u32) -> Result<Vec<(UnitId, BlobHash)>>;
+    /// Settled units of a round in ascending order.
+    async fn round_units(&self, job: JobId, round: u32) -> Result<Vec<MergedUnit>>;
     /// Ends a round of a running job. A round that has ended stays as it is.
     async fn close_round(&self, close: RoundClose) -> Result<()>;
 

@@ -4,6 +4,7 @@
 //! a commit that was reported is on the disk. The statements keep to what PostgreSQL also takes, but for the pragmas here.
 
 mod blobs;
+mod challenges;
 mod invariants;
 mod jobs;
 mod leases;
@@ -14,6 +15,7 @@ mod rounds;
 mod rows;
 mod sessions;
 mod sites;
+mod standings;
 mod units;
 mod uploads;
 
@@ -21,6 +23,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use manyhands_protocol::rules::standing::Course;
 use manyhands_protocol::site::{Site, SiteTotals};
 use manyhands_protocol::view::{JobState, JobView, KeyView};
 use manyhands_protocol::wire::{HeartbeatResponse, Totals};
@@ -308,6 +311,14 @@ impl Store for SqliteStore {
         results::find(&mut *self.read().await?, result).await
     }
 
+    async fn result_statement(&self, result: i64) -> Result<Option<Vec<u8>>> {
+        results::statement(&mut *self.read().await?, result).await
+    }
+
+    async fn lease_times(&self, lease: LeaseId) -> Result<[u64; 2]> {
+        results::lease_times(&mut *self.read().await?, lease).await
+    }
+
     async fn judge(&self, judgement: Judgement, now_ms: u64) -> Result<()> {
         let mut tx = self.write().await?;
         results::judge(&mut tx, &judgement, now_ms).await?;
@@ -318,6 +329,62 @@ impl Store for SqliteStore {
         let mut tx = self.write().await?;
         results::settle(&mut tx, settlement).await?;
         Ok(tx.commit().await?)
+    }
+
+    async fn decide(&self, result: i64, draw: f64, now_ms: u64) -> Result<Option<Course>> {
+        let mut tx = self.write().await?;
+        let course = standings::decide(&mut tx, result, draw, now_ms).await?;
+        tx.commit().await?;
+        Ok(course)
+    }
+
+    async fn forget_prefixes(&self) -> Result<()> {
+        let mut tx = self.write().await?;
+        sessions::forget_prefixes(&mut tx).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn reopen_round(&self, job: JobId, round: u32) -> Result<u64> {
+        let mut tx = self.write().await?;
+        let opened = standings::reopen_round(&mut tx, job, round).await?;
+        tx.commit().await?;
+        Ok(opened)
+    }
+
+    async fn open_challenge(&self, challenge: NewChallenge) -> Result<bool> {
+        let mut tx = self.write().await?;
+        let opened = challenges::open(&mut tx, &challenge).await?;
+        tx.commit().await?;
+        Ok(opened)
+    }
+
+    async fn challenge(&self, lease: LeaseId) -> Result<Option<Challenge>> {
+        challenges::of_lease(&mut *self.read().await?, lease).await
+    }
+
+    async fn answer_challenge(&self, answered: ChallengeAnswered) -> Result<Challenge> {
+        let mut tx = self.write().await?;
+        let challenge = challenges::answer(&mut tx, &answered).await?;
+        tx.commit().await?;
+        Ok(challenge)
+    }
+
+    async fn challenges_due(&self, now_ms: u64, count_max: u32) -> Result<(Vec<Challenge>, Option<u64>)> {
+        challenges::due(&mut *self.read().await?, now_ms, count_max).await
+    }
+
+    async fn close_challenge(&self, closed: ChallengeClosed) -> Result<()> {
+        let mut tx = self.write().await?;
+        challenges::close(&mut tx, &closed).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn challenge_counts(&self, key: KeyId) -> Result<ChallengeCounts> {
+        challenges::counts(&mut *self.read().await?, key).await
+    }
+
+    async fn is_present(&self, key: KeyId, since_ms: u64) -> Result<bool> {
+        challenges::is_present(&mut *self.read().await?, key, since_ms).await
     }
 
     async fn unit(&self, unit: UnitId) -> Result<Option<Unit>> {
@@ -344,7 +411,7 @@ impl Store for SqliteStore {
         rounds::find(&mut *self.read().await?, job, round).await
     }
 
-    async fn round_units(&self, job: JobId, round: u32) -> Result<Vec<(UnitId, BlobHash)>> {
+    async fn round_units(&self, job: JobId, round: u32) -> Result<Vec<MergedUnit>> {
         rounds::settled_units(&mut *self.read().await?, job, round).await
     }
 

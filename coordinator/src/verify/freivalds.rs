@@ -16,9 +16,9 @@ const SCRATCH_VALUES_MAX: usize = 1 << 22;
 /// one operation is below this whole spacing rather than half of it.
 const UNIT_ROUNDOFF_F32: f64 = 1.0 / (1u32 << 23) as f64;
 /// Relative error of one f64 operation, rounded to nearest.
-const UNIT_ROUNDOFF_F64: f64 = f64::EPSILON / 2.0;
+pub(super) const UNIT_ROUNDOFF_F64: f64 = f64::EPSILON / 2.0;
 /// Smallest normal f32, 2⁻¹²⁶: what flushing one denormal to zero may change.
-const FLUSHED_MAX: f64 = f32::MIN_POSITIVE as f64;
+pub(super) const FLUSHED_MAX: f64 = f32::MIN_POSITIVE as f64;
 
 /// Extents of `C[m, n] = A[m, k] · B[k, n]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,12 @@ pub fn rounding_bound(k: usize) -> f64 {
 
 /// √(2 ln(2·m·R·2⁴⁰)): Hoeffding's factor for all `m` rows and all `R` vectors together.
 pub fn hoeffding_factor(m: usize) -> f64 {
-    let (rows, rounds) = (m as f64, f64::from(limits::FREIVALDS_ROUNDS));
+    hoeffding(m, limits::FREIVALDS_ROUNDS)
+}
+
+/// The same for another number of vectors.
+pub(super) fn hoeffding(m: usize, rounds: u32) -> f64 {
+    let (rows, rounds) = (m as f64, f64::from(rounds));
     (2.0 * ((2.0 * rows * rounds).ln() + 40.0 * std::f64::consts::LN_2)).sqrt()
 }
 
@@ -52,7 +57,7 @@ pub fn tolerance_ratio(shape: ProductShape) -> f64 {
 }
 
 /// γ_d = d·u / (1 − d·u), Higham, Accuracy and Stability of Numerical Algorithms, lemma 3.1. Infinite where it fails.
-fn gamma(d: f64, unit_roundoff: f64) -> f64 {
+pub(super) fn gamma(d: f64, unit_roundoff: f64) -> f64 {
     let du = d * unit_roundoff;
     if du < 1.0 { du / (1.0 - du) } else { f64::INFINITY }
 }
@@ -96,15 +101,7 @@ pub fn check_product(
     rng: &mut (impl CryptoRng + ?Sized),
 ) -> Result<(), Refusal> {
     let ProductShape { m, k, n } = shape;
-    for (tensor, values, rows, columns) in [("a", a, m, k), ("b", b, k, n), ("c", c, m, n)] {
-        let expected = rows.saturating_mul(columns);
-        if values.len() != expected {
-            return Err(Refusal::Length { tensor, got: values.len(), expected });
-        }
-        if let Some(index) = values.iter().position(|v| !v.is_finite()) {
-            return Err(Refusal::NotFinite { tensor, index });
-        }
-    }
+    super::product::check_values(shape, a, b, c)?;
     let b_norm = norm(b);
     let mut tolerances = Vec::with_capacity(m);
     for row in 0..m {
@@ -135,7 +132,7 @@ pub fn check_product(
 }
 
 /// False for NaN on either side, so that a check which asks for it fails.
-fn within(value: f64, most: f64) -> bool {
+pub(super) fn within(value: f64, most: f64) -> bool {
     value <= most
 }
 
@@ -154,7 +151,7 @@ fn residuals(shape: ProductShape, a: &[f32], b: &[f32], c: &[f32], signs: &[f64]
 
 /// `out[rows, group] = left[rows, columns] · right[columns, group]` in f64, in strips of rows, so that the f64 copy of
 /// `left` stays small. Rows are `out.len() / group`.
-fn times(left: &[f32], columns: usize, right: &[f64], group: usize, out: &mut [f64]) {
+pub(super) fn times(left: &[f32], columns: usize, right: &[f64], group: usize, out: &mut [f64]) {
     if columns == 0 || group == 0 {
         return;
     }
@@ -163,32 +160,41 @@ fn times(left: &[f32], columns: usize, right: &[f64], group: usize, out: &mut [f
     for (left, out) in left.chunks(strip_rows * columns).zip(out.chunks_mut(strip_rows * group)) {
         strip.clear();
         strip.extend(left.iter().map(|&v| f64::from(v)));
-        multiply(&strip, right, out, columns, group);
+        let rows = strip.len() / columns;
+        multiply(&strip, false, right, out, [rows, columns, group], false);
     }
 }
 
-/// `out = left · right`, row-major, `left` `[rows, columns]` and `right` `[columns, group]`.
-fn multiply(left: &[f64], right: &[f64], out: &mut [f64], columns: usize, group: usize) {
-    let rows = left.len() / columns;
-    assert!(left.len() == rows * columns && right.len() == columns * group && out.len() == rows * group);
-    // SAFETY: the strides describe row-major matrices that fill the three slices, as asserted above; `out` is borrowed
-    // mutably and overlaps neither input.
+/// `out = left · right`, or that added to `out`, all row-major: `right` `[depth, columns]`, `left` `[rows, depth]`, or
+/// `[depth, rows]` where it is stored transposed.
+pub(super) fn multiply(
+    left: &[f64],
+    transposed: bool,
+    right: &[f64],
+    out: &mut [f64],
+    [rows, depth, columns]: [usize; 3],
+    accumulate: bool,
+) {
+    assert!(left.len() == rows * depth && right.len() == depth * columns && out.len() == rows * columns);
+    let (left_column, left_row) = if transposed { (rows, 1) } else { (1, depth) };
+    // SAFETY: the strides describe matrices that fill the three slices, as asserted above; `out` is borrowed mutably and
+    // overlaps neither input.
     unsafe {
         gemm::gemm(
             rows,
-            group,
             columns,
+            depth,
             out.as_mut_ptr(),
             1,
-            group as isize,
-            false,
-            left.as_ptr(),
-            1,
             columns as isize,
+            accumulate,
+            left.as_ptr(),
+            left_column as isize,
+            left_row as isize,
             right.as_ptr(),
             1,
-            group as isize,
-            0.0,
+            columns as isize,
+            if accumulate { 1.0 } else { 0.0 },
             1.0,
             false,
             false,
@@ -200,13 +206,13 @@ fn multiply(left: &[f64], right: &[f64], out: &mut [f64], columns: usize, group:
 
 /// Upper bound of the Euclidean norm: the f64 sum, where squares of finite f32 neither overflow nor vanish, with its
 /// own rounding added.
-fn norm(values: &[f32]) -> f64 {
+pub(super) fn norm(values: &[f32]) -> f64 {
     let squares: f64 = values.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
     squares.sqrt() * (1.0 + gamma(values.len() as f64 + 4.0, UNIT_ROUNDOFF_F64))
 }
 
 /// `count` independent fair signs.
-fn draw_signs(count: usize, rng: &mut (impl CryptoRng + ?Sized)) -> Vec<f64> {
+pub(super) fn draw_signs(count: usize, rng: &mut (impl CryptoRng + ?Sized)) -> Vec<f64> {
     let mut signs = Vec::with_capacity(count);
     while signs.len() < count {
         let word = rng.next_u64();

@@ -22,15 +22,15 @@ pub fn check_update(work: &TrainWork, checkpoint: &[Vec<f32>], delta_bytes: &[u8
     if norm <= most { Ok(delta) } else { Err(Refusal::UpdateTooLarge { norm, most }) }
 }
 
-/// Whether two executions of one unit agree: they differ by at most [`limits::GRADIENT_TOLERANCE`] of the norm of
+/// Whether two executions of one unit agree: they differ by at most `tolerance` ([`rules::settle::tolerance`]) of the norm of
 /// either, so that the order does not matter. NaN disagrees, and a zero update agrees only with a zero one.
-pub fn compare(a: &[Vec<f32>], b: &[Vec<f32>]) -> bool {
+pub fn compare(a: &[Vec<f32>], b: &[Vec<f32>], tolerance: f64) -> bool {
     if a.len() != b.len() || a.iter().zip(b).any(|(a, b)| a.len() != b.len()) {
         return false;
     }
     let squares = a.iter().flatten().zip(b.iter().flatten()).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2));
     let difference = squares.sum::<f64>().sqrt();
-    rules::settle::agree(difference, norm(a)) && rules::settle::agree(difference, norm(b))
+    [a, b].iter().all(|update| rules::settle::agree(difference, norm(update), tolerance))
 }
 
 /// Euclidean norm over all tensors, in f64.

@@ -238,6 +238,7 @@ impl Volunteer {
             timings: Timings { fetch_ms: 1, compute_ms: 2 },
             losses_micro: vec![1_000_000; losses],
             kernels: None,
+            states: None,
         }
     }
 

@@ -4,9 +4,11 @@
 
 mod admin;
 mod blobs;
+mod challenges;
 mod client;
 mod divergence;
 mod faulty;
+mod ladder;
 mod leases;
 mod openings;
 mod products;

@@ -84,7 +84,7 @@ async fn what_is_let_go_or_wrong_goes_to_another_session() {
     let (first, second) = (world.join(1).await, world.join(2).await);
     let (a, b) = (first.lease_one().await, second.lease_one().await);
     first.give_back(&a).await;
-    let wrong = crate::world::product_file(&b, &vec![1.0; 32 * 5]);
+    let wrong = crate::world::product_file(&b, &vec![f32::NAN; 32 * 5]);
     assert_eq!(second.submit(&b, wrong).await.verdict, Verdict::Rejected);
     for volunteer in [&first, &second] {
         assert!(!is_opening(&volunteer.lease_one().await), "a session has one chance");

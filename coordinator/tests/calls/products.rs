@@ -102,8 +102,9 @@ async fn wrong_products_are_rejected_and_their_unit_goes_to_another_key() {
     assert_eq!(change(5, &|c| c[0] = f32::INFINITY).await, "not_finite");
     assert_eq!(change(6, &|c| c[0] = 1e30).await, "wrong_tensor");
     assert_eq!(world.view(job).await.results_rejected, 6);
-    // A liar does not get the unit again; anyone else does.
-    let liar = world.join(1).await;
+    // Who returned a wrong product gets nothing for a day; who returned no numbers, anything but that unit.
+    world.join(1).await.try_lease(1, None).await.refused(Code::Quarantined);
+    let liar = world.join(4).await;
     let first = world.join(9).await.lease_one().await.manifest.unit;
     assert!(liar.lease(16).await.iter().all(|lease| lease.manifest.unit != first));
     world.finish().await;

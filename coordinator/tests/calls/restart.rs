@@ -56,6 +56,7 @@ async fn a_result_whose_check_was_cut_off_is_checked_after_the_restart() {
     let mut config = Config::new(folder.path());
     config.listen.set_port(0);
     config.opening_units_count = 0;
+    config.draw = crate::world::replicas_only;
     config.clock = clock;
     let open = async || SqliteStore::open(&folder.path().join("manyhands.sqlite3"), Duration::from_secs(5)).await.unwrap();
     // Everything after the result is stored fails: no verdict is written.
@@ -118,6 +119,7 @@ async fn run_with(fault: Fault) -> (Outcome, u32) {
     let mut config = Config::new(folder.path());
     config.listen.set_port(0);
     config.opening_units_count = 0;
+    config.draw = crate::world::replicas_only;
     config.clock = clock.clone();
     let inner = SqliteStore::open(&folder.path().join("manyhands.sqlite3"), Duration::from_secs(5)).await.unwrap();
     let store = Arc::new(Faulty::new(inner, fault));

@@ -56,6 +56,13 @@ async fn only_pages_of_a_registered_site_may_frame_the_page() {
         assert_eq!(framed_by(&volunteer, path).await, "'self'", "{path}");
     }
     assert_eq!(framed_by(&volunteer, "/embed/").await, "'none'");
+    // However it is written, the page reads the same name; with two of them it would take the first.
+    for path in ["/?%73ite=shop", "/?site=sh%6Fp", "/?a&%73ite=%73hop"] {
+        assert_eq!(framed_by(&volunteer, path).await, "https://shop.example http://127.0.0.1:8000", "{path}");
+    }
+    for path in ["/?%73ite=other&site=shop", "/?site=other&site=shop", "/?site=shop&site=", "/?site=shop&%73ite=shop"] {
+        assert_eq!(framed_by(&volunteer, path).await, "'none'", "{path}");
+    }
     for path in ["/", "/?site=", "/?site=other", "/?site=shop%20", "/?site=*", "/page/main.js"] {
         assert_eq!(framed_by(&volunteer, path).await, "'none'", "{path}");
     }

@@ -39,7 +39,7 @@ async fn leased(store: &dyn Store) -> (JobId, UnitManifest, Vec<u8>) {
         assert!(store.add_blob(hash, 4, 1).await.unwrap());
         assert!(!store.add_blob(hash, 4, 1).await.unwrap(), "known");
     }
-    let unit = NewUnit { work: work(), min_quorum: 1, blob_bytes: 4, flop: 2 };
+    let unit = NewUnit { work: work(), min_quorum: 1, blob_bytes: 4, flop: 2, check_flop: 1 };
     let new = NewJob { submission: submission(), submitted_ms: 1, units: vec![unit], round: None };
     let job = store.create_job(new).await.unwrap();
     for _ in 0..2 {
@@ -59,7 +59,17 @@ async fn leased(store: &dyn Store) -> (JobId, UnitManifest, Vec<u8>) {
     store.open_session(session.clone()).await.unwrap();
     assert!(matches!(store.open_session(session).await, Err(StoreError::Refused { .. })), "a nonce is good once");
     let session = store.session([5; 32]).await.unwrap().unwrap().id;
-    let ask = LeaseAsk { key: KEY, session, job: None, units_max: 4, blob_bytes_max: 4, now_ms: 2 };
+    let ask = LeaseAsk {
+        key: KEY,
+        session,
+        job: None,
+        units_max: 4,
+        blob_bytes_max: 4,
+        backend: "other",
+        prefix: None,
+        challenges: true,
+        now_ms: 2,
+    };
     let (signed, _) = store.lease(ask, &sign).await.unwrap();
     assert_eq!(signed.len(), 1);
     let manifest: UnitManifest = cbor::decode_strict(&cose::open(cose::Kind::UnitManifest, &signed[0]).unwrap().payload).unwrap();
@@ -81,6 +91,7 @@ fn result(manifest: &UnitManifest, signed: &[u8]) -> NewResult {
         output: OUTPUT,
         output_bytes: 4,
         losses_count: 0,
+        states_every: None,
         backend: "other",
         received_ms: 4,
     }
@@ -129,7 +140,34 @@ async fn nothing_is_accepted_for_an_open_unit(store: &dyn Store) {
         store.judge(Judgement::reject(row.id, "wrong"), 5).await.unwrap();
     }
     assert_eq!(store.totals(KEY).await.unwrap().rejected, 1);
+    // Nor does a result that lost its part meanwhile settle its unit.
+    let judgements = vec![Judgement::accept(row.id)];
+    let late = Settlement { unit: manifest.unit, canonical: OUTPUT, by: SettledBy::Algebra, judgements, now_ms: 6 };
+    store.settle(late).await.unwrap();
+    assert_eq!(store.unit(manifest.unit).await.unwrap().unwrap().canonical, None);
     assert_eq!(store.check_invariants().await.unwrap(), Vec::<String>::new());
+}
+
+async fn a_round_is_closed_with_what_was_merged(store: &dyn Store) {
+    let (job, manifest, signed) = leased(store).await;
+    let (row, _) = store.add_result(result(&manifest, &signed)).await.unwrap();
+    let judgements = vec![Judgement::accept(row.id)];
+    let settlement = Settlement { unit: manifest.unit, canonical: OUTPUT, by: SettledBy::Algebra, judgements, now_ms: 5 };
+    store.settle(settlement).await.unwrap();
+    let merged = store.round_units(job, 0).await.unwrap();
+    assert_eq!(merged.iter().map(|unit| (unit.unit, unit.canonical)).collect::<Vec<_>>(), [(manifest.unit, OUTPUT)]);
+    let next = NewRound { checkpoint: OUTPUT, velocity: OUTPUT, loss: 1.0, loss_error: Some(0.5), accuracy: 0.5, at_ms: 6 };
+    let other = MergedUnit { canonical: BlobHash([4; 32]), ..merged[0] };
+    let lighter = MergedUnit { weight_permille: 500, ..merged[0] };
+    for stale in [vec![other], vec![lighter], Vec::new()] {
+        let close = RoundClose { job, round: 0, merged: stale, next, units: Vec::new() };
+        assert!(matches!(store.close_round(close).await, Err(StoreError::Refused { code: Code::WrongJobState, .. })));
+    }
+    for _ in 0..2 {
+        let close = RoundClose { job, round: 0, merged: merged.clone(), next, units: Vec::new() };
+        store.close_round(close).await.unwrap();
+    }
+    assert_eq!(store.round(job, 1).await.unwrap(), Some(next));
 }
 
 async fn a_rotation_may_be_repeated(store: &dyn Store) {
@@ -148,7 +186,17 @@ async fn a_rotation_may_be_repeated(store: &dyn Store) {
     assert_eq!(refused(store.rotate(other).await.unwrap_err()), Code::KeyReplaced);
     assert!(store.key(KeyId([8; 32])).await.unwrap().is_none());
     // A lease call that was let in before the rotation.
-    let ask = LeaseAsk { key: KEY, session: session.id, job: None, units_max: 4, blob_bytes_max: 4, now_ms: 5 };
+    let ask = LeaseAsk {
+        key: KEY,
+        session: session.id,
+        job: None,
+        units_max: 4,
+        blob_bytes_max: 4,
+        backend: "other",
+        prefix: None,
+        challenges: true,
+        now_ms: 5,
+    };
     assert_eq!(refused(store.lease(ask, &sign).await.unwrap_err()), Code::NoSession);
     assert_eq!(refused(store.heartbeat(manifest.lease, KEY, 5).await.unwrap_err()), Code::LeaseEnded);
     let session = NewSession {
@@ -186,6 +234,12 @@ async fn sqlite_accepts_nothing_for_an_open_unit() {
 }
 
 #[tokio::test]
+async fn sqlite_closes_rounds_with_what_was_merged() {
+    let (_folder, store) = sqlite().await;
+    a_round_is_closed_with_what_was_merged(&store).await;
+}
+
+#[tokio::test]
 async fn sqlite_rotations_may_be_repeated() {
     let (_folder, store) = sqlite().await;
     a_rotation_may_be_repeated(&store).await;
@@ -196,7 +250,7 @@ async fn sqlite_rotations_may_be_repeated() {
 async fn a_round_has_a_bounded_number_of_opening_units() {
     let (folder, store) = sqlite().await;
     let (job, ..) = leased(&store).await;
-    let unit = NewUnit { work: work(), min_quorum: 1, blob_bytes: 4, flop: 2 };
+    let unit = NewUnit { work: work(), min_quorum: 1, blob_bytes: 4, flop: 2, check_flop: 1 };
     let database = format!("sqlite:{}", folder.path().join("s.sqlite3").display());
     let reader = sqlx::SqlitePool::connect(&database).await.unwrap();
     for expected in [600, 1000, 1000] {

@@ -282,6 +282,7 @@ async fn watched(fault: Fault) -> Watched {
     let mut config = Config::new(folder.path());
     config.listen.set_port(0);
     config.opening_units_count = 0;
+    config.draw = crate::world::replicas_only;
     config.clock = clock.clone();
     let inner = SqliteStore::open(&folder.path().join("manyhands.sqlite3"), Duration::from_secs(5)).await.unwrap();
     let store = Arc::new(Faulty::new(inner, fault));

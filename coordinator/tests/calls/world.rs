@@ -10,6 +10,7 @@ use manyhands_coordinator::keys::blob_hash;
 use manyhands_coordinator::{App, Config, merge, referee};
 use manyhands_protocol::JobId;
 use manyhands_protocol::manifest::{Inputs, JobManifest, Submission};
+use manyhands_protocol::rules::standing;
 use manyhands_protocol::view::JobView;
 use manyhands_protocol::work::{self, MatmulWork, TrainWork, Work};
 use reqwest::{Client, Method, RequestBuilder, header};
@@ -24,6 +25,11 @@ use crate::client::{Answer, Leased, Volunteer};
 pub const NOW_MS: u64 = 1_750_000_000_000;
 /// Real time after which something that should happen has not.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A draw that falls on no audit, and on a replica as long as there is any chance of one.
+pub fn replicas_only() -> Result<f64, manyhands_coordinator::keys::KeyError> {
+    Ok(standing::AUDIT_NEW)
+}
 
 /// One coordinator with its folder and its clock.
 pub struct World {
@@ -56,6 +62,7 @@ impl World {
         config.clock = self.clock.clone();
         // Most tests are about the job's own units.
         config.opening_units_count = 0;
+        config.draw = replicas_only;
         (self.change)(&mut config);
         config
     }
@@ -237,7 +244,7 @@ fn panel(name: &str, rows: usize, columns: usize, dtype: work::Dtype) -> Vec<u8>
 }
 
 /// Noise with labels at random, so that no model is right about all of it.
-fn examples(seed: u64, rows: usize) -> Vec<u8> {
+pub fn examples(seed: u64, rows: usize) -> Vec<u8> {
     let mut state = seed;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -265,7 +272,7 @@ pub fn train_work(lease: &Leased) -> &TrainWork {
 }
 
 impl Volunteer {
-    async fn fetch(&self, hash: manyhands_protocol::BlobHash) -> Vec<u8> {
+    pub async fn fetch(&self, hash: manyhands_protocol::BlobHash) -> Vec<u8> {
         let answer = self.get(&format!("/v1/blobs/{hash}")).await;
         answer.is(200);
         assert_eq!(blob_hash(&answer.body), hash);

@@ -3,6 +3,10 @@
 
 use manyhands_protocol::work::{TrainWork, Work};
 
+#[cfg(feature = "every-layer")]
+use super::fits;
+#[cfg(feature = "every-layer")]
+use super::states::{Names, Tensors};
 use super::{Engine, EngineError, Trained, finite, parameters_fit, shard_fits};
 use crate::control::Control;
 use crate::cpu::{self, CpuTrainer};
@@ -109,6 +113,41 @@ impl Trainer<'_> {
     pub async fn state(&self) -> Result<Vec<(State, Vec<f32>)>, EngineError> {
         let (of, buffers): (Vec<State>, Vec<Buffer>) = self.plan().state.iter().copied().unzip();
         Ok(of.into_iter().zip(self.read(&buffers).await?).collect())
+    }
+
+    /// The same by name, ascending.
+    #[cfg(feature = "every-layer")]
+    pub(crate) async fn named_state(&self, names: &Names) -> Result<Tensors, EngineError> {
+        let mut named: Tensors = self.state().await?.into_iter().map(|(of, values)| (names.state(of), values)).collect();
+        named.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(named)
+    }
+
+    /// Goes on from a state after so many steps, of this unit.
+    #[cfg(feature = "every-layer")]
+    pub(crate) fn resume(&mut self, names: &Names, step: u32, state: &Tensors) -> Result<(), EngineError> {
+        for (of, buffer) in self.plan().state.clone() {
+            let name = names.state(of);
+            let values = state.iter().find(|(other, _)| *other == name).map(|(_, values)| values.as_slice());
+            let values = values.ok_or_else(|| EngineError::Input(format!("a state without {name}")))?;
+            fits(&name, values.len(), Some(self.plan().program.values[buffer.0] as usize))?;
+            self.write(buffer, values);
+        }
+        match self {
+            Trainer::Cpu(trainer) => trainer.go_to(step),
+            #[cfg(feature = "gpu")]
+            Trainer::Gpu(trainer) => trainer.go_to(step),
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "every-layer")]
+    fn write(&mut self, buffer: Buffer, values: &[f32]) {
+        match self {
+            Trainer::Cpu(trainer) => trainer.write(buffer, values),
+            #[cfg(feature = "gpu")]
+            Trainer::Gpu(trainer) => trainer.write(buffer, values),
+        }
     }
 
     /// What a device computes in so many steps and nothing around it: no batches brought, no losses kept, no breath taken.

@@ -82,7 +82,7 @@ pub struct Trace {
 }
 
 /// Which tensor of a step it is. A dense layer or a convolution whose ReLU is its epilogue gives no output of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Traced {
     /// In the model's order.
     pub layer: u32,
@@ -91,7 +91,7 @@ pub struct Traced {
     pub what: What,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum What {
     Output,
     /// The loss's gradient by the output.

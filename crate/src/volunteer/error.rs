@@ -131,6 +131,7 @@ impl VolunteerError {
             VolunteerError::Refused { .. } => [
                 Code::BadConsent,
                 Code::KeyReplaced,
+                Code::Quarantined,
                 Code::BadSignature,
                 Code::WrongKey,
                 Code::WrongAlgorithm,

@@ -109,6 +109,8 @@ pub enum Phase {
     Accepted,
     Rejected,
     Pending,
+    /// Pending, and a step of it is to be shown.
+    Challenged,
     GivenBack,
 }
 
@@ -123,6 +125,7 @@ impl Phase {
             Phase::Accepted => "accepted",
             Phase::Rejected => "rejected",
             Phase::Pending => "pending",
+            Phase::Challenged => "challenged",
             Phase::GivenBack => "given_back",
         }
     }

@@ -123,6 +123,7 @@ mod tests {
             deadline_ms: NOW_MS + 60_000,
             work: Work::Matmul(work),
             upload_bytes_max: 1000,
+            states_every: None,
         }
     }
 

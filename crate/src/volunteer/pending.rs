@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use manyhands_protocol::limits;
-use manyhands_protocol::wire::{ResultResponse, Verdict};
+use manyhands_protocol::wire::ResultResponse;
 
 use super::call::COSE;
 use super::error::VolunteerError;
@@ -67,7 +67,7 @@ impl<H: Host> Visit<'_, H> {
             let Some(open) = self.pending.take_due(now_ms) else { return Ok(()) };
             let asked = self.leases_answered.get();
             match self.client.call::<ResultResponse>(Method::Post, "/v1/results", Some(COSE), &open.signed).await {
-                Ok(answer) if answer.verdict == Verdict::Pending => {
+                Ok(answer) if answer.verdict.is_open() => {
                     self.pending.add(open.leased, open.signed, open.loss, now_ms);
                 }
                 Ok(answer) => self.tell_verdict(&open.leased, open.loss, &answer, asked, true),
@@ -93,7 +93,7 @@ impl<H: Host> Visit<'_, H> {
             let asked = self.leases_answered.get();
             let answer = self.client.call::<ResultResponse>(Method::Post, "/v1/results", Some(COSE), &open.signed).await;
             match answer {
-                Ok(answer) if answer.verdict == Verdict::Pending => {}
+                Ok(answer) if answer.verdict.is_open() => {}
                 Ok(answer) => self.tell_verdict(&open.leased, open.loss, &answer, asked, true),
                 Err(e) if e.ends_visit() || e.retryable() => {}
                 Err(e) => self.tell_unit(&open.leased, Phase::Rejected, 0, open.loss, &e.to_string()),

@@ -16,6 +16,8 @@ use manyhands_protocol::{JobId, LeaseId, cbor, limits};
 use super::backoff::Backoff;
 use super::blobs::Blobs;
 use super::call::{ANSWER_BYTES_MAX, CBOR, Client, Reporter};
+#[cfg(feature = "every-layer")]
+use super::challenge::Repeats;
 use super::data::DataUse;
 use super::device::{Choice, Device};
 use super::error::VolunteerError;
@@ -92,6 +94,10 @@ impl<H: Host> Volunteer<H> {
             submitted_count: Cell::new(0),
             #[cfg(feature = "every-layer")]
             tuning: Tuning::default(),
+            #[cfg(feature = "every-layer")]
+            repeats: Repeats::default(),
+            #[cfg(feature = "every-layer")]
+            asked: RefCell::default(),
             lease: RefCell::new(self.settings.lease.clone()),
             leasing: Mutex::default(),
             leases_answered: Cell::new(0),
@@ -140,6 +146,11 @@ pub(super) struct Visit<'a, H: Host> {
     pub submitted_count: Cell<u64>,
     #[cfg(feature = "every-layer")]
     pub tuning: Tuning,
+    #[cfg(feature = "every-layer")]
+    pub repeats: Repeats,
+    /// Leases whose results are challenged, while they are answered for.
+    #[cfg(feature = "every-layer")]
+    pub asked: RefCell<Vec<LeaseId>>,
     /// [`Settings::lease`], until it is taken up.
     lease: RefCell<Option<Vec<u8>>>,
     /// Held while a lease is asked for: all lanes together ask no more often than one would.
@@ -350,10 +361,21 @@ impl<H: Host> Visit<'_, H> {
                 self.held.borrow_mut().retain(|held| *held != lease);
                 self.submitted_count.set(self.submitted_count.get() + 1);
                 self.tell_verdict(&leased, signed.loss, &answer, asked, false);
-                if answer.verdict == Verdict::Pending {
+                #[cfg(feature = "every-layer")]
+                let shown = match (answer.verdict, &signed.shown) {
+                    (Verdict::Challenged, Some(shown)) => self.answer(&leased, shown).await,
+                    _ => Ok(()),
+                };
+                #[cfg(not(feature = "every-layer"))]
+                let shown: Result<(), VolunteerError> = Ok(());
+                if answer.verdict.is_open() {
                     self.pending.add(leased, signed.bytes, signed.loss, self.client.host.now_ms());
                 }
-                Ok(())
+                // Of another session, say, or settled meanwhile: the verdict tells.
+                match shown {
+                    Err(e) if e.ends_visit() || matches!(e, VolunteerError::Engine(_)) => Err(e),
+                    _ => Ok(()),
+                }
             }
             Err(e) => {
                 if !e.is_lease_gone() {
@@ -433,7 +455,7 @@ impl<H: Host> Visit<'_, H> {
         let give_back = futures::future::join_all(held.into_iter().map(|lease| self.give_back(lease)));
         let rest = futures::future::join(give_back, self.ask_at_end());
         #[cfg(feature = "every-layer")]
-        let rest = futures::future::join(rest, self.forget_try());
+        let rest = futures::future::join3(self.unable_to_answer(), rest, self.forget_try());
         rest.await;
         if self.client.settings.withdraw_at_end {
             let _ = self.client.withdraw().await;
@@ -449,9 +471,9 @@ impl<H: Host> Visit<'_, H> {
         // have counted this; the next one says.
         let counted = again && totals.pending == 0 || asked != self.leases_answered.get();
         let phase = match answer.verdict {
-            Verdict::Pending => {
+            Verdict::Pending | Verdict::Challenged => {
                 totals.pending += 1;
-                Phase::Pending
+                if answer.verdict == Verdict::Challenged { Phase::Challenged } else { Phase::Pending }
             }
             Verdict::Accepted => {
                 totals.accepted += 1;

@@ -9,6 +9,8 @@ use super::error::VolunteerError;
 #[cfg(feature = "every-layer")]
 use super::training::Training;
 use crate::control::Control;
+#[cfg(feature = "every-layer")]
+use crate::engine::states::Committed;
 use crate::engine::{Engine, EngineError, MatmulShape};
 use crate::tensors;
 
@@ -16,12 +18,16 @@ use crate::tensors;
 pub struct Task {
     pub work: Work,
     pub inputs: [Arc<Vec<u8>>; 2],
+    /// Steps between two training states to commit to; none where nothing is committed to.
+    pub states_every: Option<u32>,
 }
 
 /// What a unit gives: the output file and, for training, the losses.
 pub struct Computed {
     pub output: Vec<u8>,
     pub losses: Vec<f32>,
+    #[cfg(feature = "every-layer")]
+    pub committed: Option<Committed>,
 }
 
 impl Task {
@@ -37,13 +43,18 @@ impl Task {
                 let b = tensors::read_operand(&second, "b", [shape.k, shape.n], w.dtype)?;
                 let c = engine.product(shape, a, b, control).await?;
                 finite(&c)?;
-                Ok(Computed { output: tensors::write_f32(&[("c", &[shape.m, shape.n], &c)]), losses: Vec::new() })
+                Ok(Computed {
+                    output: tensors::write_f32(&[("c", &[shape.m, shape.n], &c)]),
+                    losses: Vec::new(),
+                    #[cfg(feature = "every-layer")]
+                    committed: None,
+                })
             }
             // No manifest of such a unit was read.
             #[cfg(not(feature = "every-layer"))]
             Work::Train(_) => Err(VolunteerError::Beyond(None)),
             #[cfg(feature = "every-layer")]
-            Work::Train(work) => Ok(Training::read(work, &first, &second)?.compute(engine, control).await?),
+            Work::Train(work) => Ok(Training::read(work, &first, &second)?.compute(engine, self.states_every, control).await?),
         }
     }
 }

@@ -11,9 +11,9 @@ use crate::tensors::{self, Shard};
 
 /// A unit's inputs, parsed.
 pub(super) struct Training {
-    work: TrainWork,
-    parameters: Vec<Vec<f32>>,
-    shard: Shard,
+    pub work: TrainWork,
+    pub parameters: Vec<Vec<f32>>,
+    pub shard: Shard,
 }
 
 impl Training {
@@ -28,10 +28,17 @@ impl Training {
         Ok(Self { work, parameters, shard })
     }
 
-    /// Tests the kernels that are new to the device, then trains.
-    pub async fn compute(self, engine: &Engine, control: &Control) -> Result<Computed, EngineError> {
+    /// Tests the kernels that are new to the device, then trains, and commits to each so many states where that is asked for.
+    pub async fn compute(self, engine: &Engine, states_every: Option<u32>, control: &Control) -> Result<Computed, EngineError> {
         engine.self_test_training(&self.work).await?;
-        let trained = engine.train(&self.work, &self.parameters, &self.shard, control).await?;
+        let Training { work, parameters: checkpoint, shard } = &self;
+        let (trained, committed) = match states_every {
+            None => (engine.train(work, checkpoint, shard, control).await?, None),
+            Some(every) => {
+                let (trained, committed) = engine.train_committed(work, checkpoint, shard, every, control).await?;
+                (trained, Some(committed))
+            }
+        };
         let declared = parameters(&self.work)?;
         let shapes = shapes(&declared);
         let mut output: Vec<(&str, &[usize], &[f32])> = Vec::new();
@@ -39,7 +46,7 @@ impl Training {
             finite(values)?;
             output.push((&parameter.name, shape, values));
         }
-        Ok(Computed { output: tensors::write_f32(&output), losses: trained.losses })
+        Ok(Computed { output: tensors::write_f32(&output), losses: trained.losses, committed })
     }
 }
 

@@ -11,6 +11,8 @@ use manyhands_protocol::wire::{HeartbeatResponse, ResultResponse};
 use manyhands_protocol::{BlobHash, cbor, cose, limits};
 
 use super::call::{ANSWER_BYTES_MAX, COSE, OCTETS};
+#[cfg(feature = "every-layer")]
+use super::challenge::Shown;
 use super::error::VolunteerError;
 use super::event::{Phase, State};
 use super::host::{Host, Method, Request};
@@ -21,6 +23,8 @@ use super::switch::Wish;
 use super::task::{Computed, Task};
 use crate::beside::beside;
 use crate::control::Control;
+#[cfg(feature = "every-layer")]
+use crate::engine::states::Committed;
 
 /// How long fetching or uploading is tried again before the unit is given back.
 const TRANSFER_MS: u64 = 60_000;
@@ -35,10 +39,13 @@ const PAUSE_HOLD_MS: u64 = 30_000;
 pub(super) struct Signed {
     pub bytes: Vec<u8>,
     pub loss: Option<f32>,
+    /// Of a result that committed to its states.
+    #[cfg(feature = "every-layer")]
+    pub shown: Option<Shown>,
 }
 
 /// Stops the computation when the future that waits for it is dropped.
-struct StopOnDrop(Control);
+pub(super) struct StopOnDrop(pub Control);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
@@ -76,9 +83,14 @@ impl<H: Host> Visit<'_, H> {
         // A build of products alone ends with its first unit, and there is nothing to tune before that.
         #[cfg(feature = "every-layer")]
         self.tune(&leased.manifest.work, control).await?;
+        #[cfg(feature = "every-layer")]
+        let states_every = self.states_every(leased, &inputs, lane).await?;
+        #[cfg(not(feature = "every-layer"))]
+        let states_every = None;
         let tuned_ms = client.host.now_ms();
         self.tell_unit(leased, Phase::Computing, 0, None, "");
-        let computed = self.compute(Task { work: leased.manifest.work.clone(), inputs }, lane, control).await?;
+        let task = Task { work: leased.manifest.work.clone(), inputs: inputs.clone(), states_every };
+        let computed = self.compute(task, lane, control).await?;
         let (steps, loss) = (lease::steps(&leased.manifest.work), computed.losses.last().copied());
         self.tell_unit(leased, Phase::Computed, steps, loss, "");
         let timings =
@@ -95,14 +107,23 @@ impl<H: Host> Visit<'_, H> {
             timings,
             losses_micro: computed.losses.iter().map(|&loss| (f64::from(loss) * 1e6) as u64).collect(),
             kernels: self.engine().kernels(&leased.manifest.work)?,
+            #[cfg(feature = "every-layer")]
+            states: computed.committed.as_ref().map(Committed::states),
+            #[cfg(not(feature = "every-layer"))]
+            states: None,
         };
         let unsigned = cose::prepare(cose::Kind::Result, client.host.key(), cbor::encode(&statement));
         let signature = client.host.sign(&unsigned.to_be_signed()).await?;
-        Ok(Signed { bytes: unsigned.finish(signature), loss })
+        Ok(Signed {
+            bytes: unsigned.finish(signature),
+            loss,
+            #[cfg(feature = "every-layer")]
+            shown: computed.committed.map(|committed| Shown { engine: self.engine(), inputs, committed }),
+        })
     }
 
     /// Computes where the lane does.
-    async fn compute(&self, task: Task, lane: &Lane<H::Aside>, control: &Control) -> Result<Computed, VolunteerError> {
+    pub async fn compute(&self, task: Task, lane: &Lane<H::Aside>, control: &Control) -> Result<Computed, VolunteerError> {
         let _at_work = self.client.reporter.at_work();
         if let Some(mut aside) = lane.take() {
             let computed = aside.compute(task, control).await?;
@@ -124,6 +145,12 @@ impl<H: Host> Visit<'_, H> {
             let most = leased.manifest.upload_bytes_max;
             return Err(VolunteerError::Manifest(format!("its output has {bytes} bytes, but {most} may be uploaded")));
         }
+        self.upload_file(leased, output).await
+    }
+
+    /// Uploads a file under the lease.
+    pub async fn upload_file(&self, leased: &Leased, output: &[u8]) -> Result<Output, VolunteerError> {
+        let bytes = output.len() as u64;
         let client = &self.client;
         let hash = client.host.sha256(output).await?;
         let path = format!("/v1/blobs/{hash}?lease={}", leased.manifest.lease);
@@ -166,7 +193,7 @@ impl<H: Host> Visit<'_, H> {
     }
 
     /// Passes pause and resume on to the computation. A stop ends the whole visit, and this with it.
-    async fn steer(&self, control: &Control, paused_since_ms: &Cell<Option<u64>>) -> Infallible {
+    pub async fn steer(&self, control: &Control, paused_since_ms: &Cell<Option<u64>>) -> Infallible {
         let mut wish = Wish::Run;
         loop {
             wish = self.switch.until(|w| w != wish).await;

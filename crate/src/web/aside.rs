@@ -1,8 +1,8 @@
 //! A further lane in a tab: a worker of its own, begun by the visit's worker with the same script, which computes units and
 //! nothing else. It shares no memory, so no site has to isolate itself. Both ends of what the two say are here.
 //!
-//! Visit's worker to the lane's: `pace {duty_percent, slice_ms, open}` whenever that changes, `compute {work, first, second}`
-//! (the work as CBOR, its inputs as files), `hold`, `go_on`. Back: `ready` once, as to a page; `progress {step, steps}` all the while; `computed {output, losses, spent_ms}` or
+//! Visit's worker to the lane's: `pace {duty_percent, slice_ms, open}` whenever that changes, `compute {work, first, second, states_every}`
+//! (the work as CBOR, its inputs as files, 0 where nothing is to be committed to), `hold`, `go_on`. Back: `ready` once, as to a page; `progress {step, steps}` all the while; `computed {output, losses, states, end_leaves, spent_ms}` (the hashes committed to, one after another) or
 //! `error {message}`.
 
 use std::cell::RefCell;
@@ -13,8 +13,8 @@ use std::sync::Arc;
 use futures::channel::mpsc;
 use futures::{FutureExt, StreamExt};
 use js_sys::{Array, Float32Array, Reflect, Uint8Array};
-use manyhands_protocol::cbor;
 use manyhands_protocol::work::Work;
+use manyhands_protocol::{TreeHash, cbor};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::spawn_local;
 use web_sys::{Event, MessageEvent, Worker, WorkerGlobalScope, WorkerOptions, WorkerType};
@@ -24,6 +24,7 @@ use super::pace::{Bounds, Tempo, WebPace};
 use super::timer::sleep;
 use crate::control::Control;
 use crate::engine::Engine;
+use crate::engine::states::Committed;
 use crate::volunteer::host::HostError;
 use crate::volunteer::{Aside, Computed, LANES_MAX, Task, VolunteerError};
 
@@ -123,7 +124,8 @@ impl Aside for WebAside {
             .with("type", "compute")
             .with("work", Uint8Array::from(cbor::encode(&task.work).as_slice()))
             .with("first", first)
-            .with("second", second);
+            .with("second", second)
+            .with("states_every", task.states_every.unwrap_or(0));
         self.post(message, &transferred)?;
         let _wanting = self.tempo.want();
         let mut held = false;
@@ -149,12 +151,28 @@ impl Aside for WebAside {
                     return Ok(Computed {
                         output: Uint8Array::new(&output).to_vec(),
                         losses: Float32Array::new(&losses).to_vec(),
+                        committed: task.states_every.and_then(|every| committed(&heard, every)),
                     });
                 }
                 _ => {}
             }
         }
     }
+}
+
+/// Hashes one after another.
+fn joined(hashes: Option<&[TreeHash]>) -> Uint8Array {
+    Uint8Array::from(hashes.unwrap_or_default().iter().flat_map(|hash| hash.0).collect::<Vec<_>>().as_slice())
+}
+
+/// What a lane committed to. It keeps no state to begin a replay with: that begins with the checkpoint.
+fn committed(fields: &Fields, every: u32) -> Option<Committed> {
+    let hashes = |name| {
+        let bytes = fields.value(name).map(|bytes| Uint8Array::new(&bytes).to_vec())?;
+        Some(bytes.as_chunks().0.iter().map(|hash| TreeHash(*hash)).collect::<Vec<_>>())
+    };
+    let (states, end_leaves) = (hashes("states")?, hashes("end_leaves")?);
+    (!states.is_empty()).then(|| Committed { every, states, end_leaves, snapshots: Vec::new() })
 }
 
 fn failed(what: &str) -> HostError {
@@ -184,10 +202,12 @@ pub fn hear(message: &JsValue, post: fn(&JsValue)) -> bool {
         Some("go_on") => steer(Control::resume),
         Some("compute") => spawn_local(async move {
             let answer = match compute(&fields, post).await {
-                Ok(Computed { output, losses }) => Record::new()
+                Ok(Computed { output, losses, committed }) => Record::new()
                     .with("type", "computed")
                     .with("output", Uint8Array::from(output.as_slice()))
                     .with("losses", Float32Array::from(losses.as_slice()))
+                    .with("states", joined(committed.as_ref().map(|committed| committed.states.as_slice())))
+                    .with("end_leaves", joined(committed.as_ref().map(|committed| committed.end_leaves.as_slice())))
                     .with("spent_ms", TEMPO.with(|tempo| tempo.take_spent_ms())),
                 Err(fault) => Record::new().with("type", "error").with("message", fault),
             };
@@ -210,7 +230,9 @@ fn bounds(fields: &Fields) -> Bounds {
 async fn compute(fields: &Fields, post: fn(&JsValue)) -> Result<Computed, String> {
     let bytes = |name| fields.value(name).map(|bytes| Uint8Array::new(&bytes).to_vec()).ok_or("a message without its unit");
     let work: Work = cbor::decode_strict(&bytes("work")?).map_err(|e| e.to_string())?;
-    let task = Task { work, inputs: [Arc::new(bytes("first")?), Arc::new(bytes("second")?)] };
+    let inputs = [Arc::new(bytes("first")?), Arc::new(bytes("second")?)];
+    let states_every = fields.whole("states_every").filter(|every| *every > 0).map(|every| every as u32);
+    let task = Task { work, inputs, states_every };
     let control = Control::with_pace(WebPace::new(TEMPO.with(Rc::clone)));
     STEERED.replace(Some(control.clone()));
     // The visit's worker tested this path when it opened it: the same program on the same processor.

@@ -508,6 +508,7 @@ pub async fn all(engine: &Engine, name: &str) {
     curves::agree(engine, name).await;
     state::cuts_change_no_bits(engine).await;
     state::cuts_change_no_bits_of_any_variant(engine).await;
+    state::replays_are_what_was_committed_to(engine).await;
     state::shared_memory_changes_no_bits(engine).await;
     state::steps_can_be_seen(engine).await;
     sampling::keeps(engine, name).await;

@@ -4,10 +4,13 @@
 use std::collections::BTreeSet;
 
 use manyhands::control::Control;
+use manyhands::engine::states::{Layout, Tensors, initial_state, leaves_of, step_tensors};
 use manyhands::engine::{Engine, init_parameters};
 use manyhands::plan::{CALL_FLOP_MAX, Placement, State, StateKind, Traced, TrainPlan, What};
+use manyhands::tensors::read_f32;
 use manyhands::tuner::tasks;
 use manyhands_protocol::model::{Layer, Model};
+use manyhands_protocol::states::{Tree, root};
 use manyhands_protocol::work::{InnerOptimizer, TrainWork, Work};
 use manyhands_shaders::compare::relative_distance;
 use manyhands_shaders::matmul::Variant;
@@ -78,6 +81,53 @@ pub async fn cuts_change_no_bits_of_any_variant(engine: &Engine) {
         assert_eq!(states(engine, &unit, 1).await, whole, "{variant:?}");
         taken.iter().for_each(|task| engine.choose_variant(task, engine.usual_variant(task)));
     }
+}
+
+/// A run that commits gives what one that does not gives; its states are told by a replay from the checkpoint and from each
+/// state it kept; and the last one's parameters follow from the output.
+pub async fn replays_are_what_was_committed_to(engine: &Engine) {
+    let control = Control::new();
+    for work in units() {
+        let work = TrainWork { inner_steps: 5, ..work };
+        let (parameters, shard) = (init_parameters(&work.model, 3), examples(&work.model, 2 * work.batch as usize));
+        let plain = engine.train(&work, &parameters, &shard, &control).await.unwrap();
+        let (trained, committed) = engine.train_committed(&work, &parameters, &shard, 2, &control).await.unwrap();
+        assert_eq!(trained, plain, "{:?}", work.optimizer);
+        assert_eq!((committed.states.len(), committed.snapshots.len()), (4, 2), "states 0, 2, 4 and 5");
+        let all = engine.replay_states(&work, &parameters, &shard, None, [0, 5], &control).await.unwrap();
+        assert_eq!(committed.states, [all[0], all[2], all[4], all[5]]);
+        for snapshot in &committed.snapshots {
+            let (at, steps) = (snapshot.0, work.inner_steps - snapshot.0);
+            let rest = engine.replay_states(&work, &parameters, &shard, Some(snapshot), [at, steps], &control).await.unwrap();
+            assert_eq!(rest, all[at as usize..], "from {at}");
+        }
+        let initial = initial_state(&work, &parameters).unwrap();
+        assert_eq!(root(&leaves_of(Tree::State, &initial)), all[0]);
+        let layout = Layout::of(&work).unwrap();
+        let sizes = |tensors: &Tensors| tensors.iter().map(|(name, values)| (name.clone(), values.len())).collect::<Vec<_>>();
+        for step in [0, 3, 4] {
+            let from = committed.snapshots.iter().rfind(|(at, _)| *at <= step);
+            let shown = engine.replay_step(&work, &parameters, &shard, from, step, &control).await.unwrap();
+            let states = [&shown.before, &shown.after].map(|state| root(&leaves_of(Tree::State, state)));
+            assert_eq!(states, [all[step as usize], all[step as usize + 1]], "step {step}");
+            assert_eq!((sizes(&shown.before), sizes(&shown.trace)), (layout.state.clone(), layout.trace.clone()));
+            let file = read_f32(&shown.write(), &shapes(&layout)).unwrap();
+            assert_eq!(file.iter().map(|values| values.len() as u64 * 4).sum::<u64>(), layout.step_bytes());
+            if step == 4 {
+                assert_eq!(leaves_of(Tree::State, &shown.after), committed.end_leaves);
+                for ((parameter, before), delta) in work.model.parameters().unwrap().iter().zip(&parameters).zip(&trained.delta) {
+                    let (_, after) = shown.after.iter().find(|(name, _)| *name == parameter.name).unwrap();
+                    assert!(before.iter().zip(delta).map(|(before, delta)| before - delta).eq(after.iter().copied()));
+                }
+            }
+        }
+    }
+}
+
+/// What a file that shows a step holds.
+fn shapes(layout: &Layout) -> Vec<(&str, &[usize])> {
+    // Leaked, for a test is short.
+    step_tensors(layout).map(|(name, values)| (&*name.leak(), &*vec![values].leak())).collect()
 }
 
 /// A step in shared memory and with joined calls, and the same program with a place for every buffer.

@@ -1,6 +1,7 @@
 //! When a unit is settled, and by whom. A product with a result needs no decision: it is checked at once.
 
 use crate::limits;
+use crate::model::Model;
 
 /// What the store knows of an unsettled unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub struct Waiting {
     pub live_leases_count: u32,
     /// Leases that lapsed or were given back.
     pub leases_ended_count: u32,
+    /// Its draw fell on the referee.
+    pub audit: bool,
 }
 
 /// How long a gradient unit waits after its first result.
@@ -42,6 +45,7 @@ pub fn next_step(unit: Waiting, now_ms: u64, waits: Waits) -> Step {
     let wait_ms = if unit.live_leases_count > 0 { waits.replica_ms.max(waits.leased_ms) } else { waits.replica_ms };
     let until_ms = unit.first_result_ms.saturating_add(wait_ms);
     match unit.results_count {
+        _ if unit.audit => Step::Referee,
         0 if unit.leases_ended_count >= limits::LEASES_ENDED_MAX && unit.live_leases_count == 0 => Step::Referee,
         0 => Step::Wait { until_ms: u64::MAX },
         1 if now_ms < until_ms => Step::Wait { until_ms },
@@ -50,15 +54,21 @@ pub fn next_step(unit: Waiting, now_ms: u64, waits: Waits) -> Step {
     }
 }
 
+/// How far two executions of a unit of this model may be apart. A cap: where honest ones drift further, the referee decides.
+pub fn tolerance(model: &Model) -> f64 {
+    if model.vocabulary().is_some() { limits::GRADIENT_TOLERANCE_SEQUENCE } else { limits::GRADIENT_TOLERANCE }
+}
+
 /// Whether two executions of one gradient unit agree: `‖a − b‖ ≤ tolerance · ‖a‖`.
 /// A NaN anywhere disagrees.
-pub fn agree(difference_norm: f64, update_norm: f64) -> bool {
-    difference_norm <= limits::GRADIENT_TOLERANCE * update_norm
+pub fn agree(difference_norm: f64, update_norm: f64, tolerance: f64) -> bool {
+    difference_norm <= tolerance * update_norm
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Input, InputType, Layer, Loss};
 
     const WAITS: Waits = Waits { replica_ms: 10, leased_ms: 40 };
 
@@ -69,6 +79,7 @@ mod tests {
             first_result_ms: 100,
             live_leases_count,
             leases_ended_count: 0,
+            audit: false,
         };
         assert_eq!(next_step(unit(0, 0), 500, WAITS), Step::Wait { until_ms: u64::MAX });
         assert_eq!(next_step(unit(1, 0), 109, WAITS), Step::Wait { until_ms: 110 });
@@ -77,12 +88,19 @@ mod tests {
         assert_eq!(next_step(unit(1, 1), 140, WAITS), Step::Referee);
         assert_eq!(next_step(unit(1, 1), 500, Waits { replica_ms: u64::MAX, ..WAITS }), Step::Wait { until_ms: u64::MAX });
         assert_eq!(next_step(unit(2, 0), 100, WAITS), Step::Compare);
+        for results_count in 0..3 {
+            assert_eq!(next_step(Waiting { audit: true, ..unit(results_count, 1) }, 100, WAITS), Step::Referee);
+        }
     }
 
     #[test]
     fn what_nobody_computes_the_referee_does() {
         let ended = |leases_ended_count, live_leases_count| {
-            next_step(Waiting { results_count: 0, first_result_ms: 0, live_leases_count, leases_ended_count }, 5, WAITS)
+            next_step(
+                Waiting { results_count: 0, first_result_ms: 0, live_leases_count, leases_ended_count, audit: false },
+                5,
+                WAITS,
+            )
         };
         assert_eq!(ended(limits::LEASES_ENDED_MAX - 1, 0), Step::Wait { until_ms: u64::MAX });
         assert_eq!(ended(limits::LEASES_ENDED_MAX, 1), Step::Wait { until_ms: u64::MAX });
@@ -90,12 +108,27 @@ mod tests {
     }
 
     #[test]
-    fn five_percent_and_nan_disagree() {
-        assert!(agree(0.0, 1.0));
-        assert!(agree(0.0199, 1.0));
-        assert!(!agree(0.05, 1.0));
-        assert!(!agree(0.10, 1.0));
-        assert!(!agree(f64::NAN, 1.0));
-        assert!(!agree(0.0, f64::NAN));
+    fn perturbations_past_the_cap_and_nan_disagree() {
+        for tolerance in [limits::GRADIENT_TOLERANCE, limits::GRADIENT_TOLERANCE_SEQUENCE] {
+            assert!(agree(0.0, 1.0, tolerance));
+            assert!(agree(0.999 * tolerance, 1.0, tolerance));
+            assert!(!agree(1.001 * tolerance, 1.0, tolerance));
+            assert!(!agree(0.10, 1.0, tolerance));
+            assert!(!agree(f64::NAN, 1.0, tolerance));
+            assert!(!agree(0.0, f64::NAN, tolerance));
+        }
+        assert!(!agree(0.05, 1.0, limits::GRADIENT_TOLERANCE));
+    }
+
+    #[test]
+    fn each_family_has_its_cap() {
+        let model = |dtype, layers| Model {
+            input: Input { shape: vec![4], dtype, scale: 1.0, offset: 0.0 },
+            layers,
+            loss: Loss::SoftmaxCrossEntropy,
+        };
+        let dense = Layer::Dense { outputs: 3 };
+        assert_eq!(tolerance(&model(InputType::F32, vec![dense])), 0.02);
+        assert_eq!(tolerance(&model(InputType::U8, vec![Layer::Embedding { vocabulary: 8, width: 4 }])), 0.05);
     }
 }

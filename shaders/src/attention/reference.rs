@@ -153,6 +153,13 @@ pub struct Backward<'a> {
     pub d_out: &'a [f64],
 }
 
+/// How far the log-sums and row sums that backward reads may be from those that it is given here.
+#[derive(Clone, Copy)]
+pub struct Saved<'a> {
+    pub logsumexp: &'a [f64],
+    pub delta: &'a [f64],
+}
+
 /// One (query, key) pair's probability and score gradient (times the scale), with the errors of computed ones.
 struct Entry {
     p: f64,
@@ -164,16 +171,19 @@ struct Entry {
 impl Backward<'_> {
     /// p is off by its score's error, the roundings of `s − l` and `exp`'s 3 + 2|s − l| units; `dout·v − δ` by the dot
     /// product's error and one rounding; two products and the scale's rounding follow.
-    fn entry(&self, head: Head, i: usize, j: usize) -> Entry {
+    fn entry(&self, head: Head, i: usize, j: usize, saved: Option<Saved>) -> Entry {
         let shape = self.shape;
         let scale = 1.0 / f64::from(shape.width).sqrt();
         let (s, s_error) = score(shape, &self.qkv[head.qkv(i, 0)], &self.qkv[head.qkv(j, 1)]);
         let (l, delta) = (self.logsumexp[head.statistic(i)], self.delta[head.statistic(i)]);
+        let [l_error, delta_error] =
+            saved.map_or([0.0; 2], |saved| [saved.logsumexp[head.statistic(i)], saved.delta[head.statistic(i)]]);
+        let s_error = s_error + l_error;
         let p = (s - l).exp();
         let p_error = p * (s_error + (4.0 + 3.0 * (s - l).abs()) * U) * (1.0 + s_error) + FLUSH;
         let (dp, dp_size) = dot(&self.d_out[head.out(i)], &self.qkv[head.qkv(j, 2)]);
         let rest = dp - delta;
-        let rest_error = dp_size * dot_gamma() + U * (dp_size + delta.abs()) + f64::from(shape.width) * FLUSH;
+        let rest_error = dp_size * dot_gamma() + delta_error + U * (dp_size + delta.abs()) + f64::from(shape.width) * FLUSH;
         let size = (p + p_error) * (rest.abs() + rest_error);
         let ds_error = scale * (p * rest_error + p_error * (rest.abs() + rest_error) + 4.0 * U * size) + 2.0 * FLUSH;
         Entry { p, p_error, ds: scale * p * rest, ds_error }
@@ -184,7 +194,7 @@ impl Backward<'_> {
         let mut d_qkv = vec![0.0; self.qkv.len()];
         for (head, i) in positions(self.shape) {
             for j in 0..=i {
-                let entry = self.entry(head, i, j);
+                let entry = self.entry(head, i, j, None);
                 let parts = [(entry.ds, 0, i, self.qkv, head.qkv(j, 1)), (entry.ds, 1, j, self.qkv, head.qkv(i, 0))];
                 for (factor, part, time, from, at) in parts.into_iter().chain([(entry.p, 2, j, self.d_out, head.out(i))]) {
                     for (to, from) in head.qkv(time, part).zip(&from[at]) {
@@ -198,11 +208,21 @@ impl Backward<'_> {
 
     /// Each term's error, and two roundings a block and those inside one, or on the CPU those of runs of 64.
     pub fn tolerance(&self) -> Vec<f64> {
+        self.bounds(None)
+    }
+
+    /// The same where a log-sum or a row sum was not given but computed, and is off by so much: by the log-sum's error each
+    /// probability as by its score's.
+    pub fn tolerance_from(&self, saved: Saved) -> Vec<f64> {
+        self.bounds(Some(saved))
+    }
+
+    fn bounds(&self, saved: Option<Saved>) -> Vec<f64> {
         let mut bounds = vec![0.0; self.qkv.len()];
         let sums = gamma(66.0 + (f64::from(self.shape.time) / f64::from(BLOCK)).ceil());
         for (head, i) in positions(self.shape) {
             for j in 0..=i {
-                let Entry { p, p_error, ds, ds_error } = self.entry(head, i, j);
+                let Entry { p, p_error, ds, ds_error } = self.entry(head, i, j, saved);
                 let ds = ds_error + sums * (ds.abs() + ds_error);
                 let p = p_error + sums * (p + p_error);
                 let parts = [(ds, 0, i, self.qkv, head.qkv(j, 1)), (ds, 1, j, self.qkv, head.qkv(i, 0))];

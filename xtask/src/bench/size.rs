@@ -319,6 +319,20 @@ mod tests {
         assert_eq!(report.table().lines().count(), 12);
     }
 
+    /// What a visitor downloads before Start, wherever, and until the first unit's result, after brotli.
+    const BEFORE_START_BYTES_MAX: usize = 40_000;
+    const FIRST_UNIT_BYTES_MAX: usize = 150_000;
+
+    /// Of the page as it was built last, with wasm-opt.
+    #[test]
+    fn the_page_stays_small() {
+        let report = measure(&crate::web::dist()).unwrap();
+        for (phase, most) in [(Phase::BeforeStart, BEFORE_START_BYTES_MAX), (Phase::FirstUnit, FIRST_UNIT_BYTES_MAX)] {
+            let bytes = report.sum(phase, |f| f.brotli_bytes);
+            assert!(0 < bytes && bytes <= most, "{bytes} bytes {}, {most} at most:\n{}", phase.name(), report.table());
+        }
+    }
+
     #[test]
     fn no_page_is_no_measurement() {
         assert!(measure(site(&[("x.js", "")]).path()).is_err());

@@ -66,9 +66,11 @@ fn blob_row(row: &SqliteRow) -> Result<BlobRow> {
 }
 
 /// What nothing names or can come to name: a result may still name uploads of its own lease while that is live, or has
-/// lapsed and the unit is open in a job that goes on.
+/// lapsed and the unit is open in a job that goes on. What an open challenge shows is in use, too.
 const UNUSED: &str = "public = 0 AND kept = 0 AND stored = 1
     AND NOT EXISTS (SELECT 1 FROM results r WHERE r.output = blobs.hash AND r.verdict = 'pending')
+    AND NOT EXISTS (SELECT 1 FROM uploads p JOIN challenges c ON c.lease_id = p.lease_id
+        WHERE p.hash = blobs.hash AND c.closed_ms IS NULL)
     AND NOT EXISTS (SELECT 1 FROM uploads p JOIN leases l ON l.id = p.lease_id JOIN units u ON u.id = l.unit_id
         JOIN jobs j ON j.id = u.job_id WHERE p.hash = blobs.hash AND (l.state = 'live'
             OR (l.state = 'lapsed' AND u.state = 'open' AND j.state IN ('running', 'paused'))))";

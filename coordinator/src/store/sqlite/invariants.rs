@@ -3,6 +3,7 @@
 use sqlx::{Row, SqliteConnection};
 
 use super::super::Result;
+use super::standings;
 
 /// Each finds the ids of rows that break the rule.
 const RULES: &[(&str, &str)] = &[
@@ -30,8 +31,9 @@ const RULES: &[(&str, &str)] = &[
         "SELECT u.id FROM units u WHERE
             u.results_count <> (SELECT COUNT(*) FROM results r WHERE r.unit_id = u.id AND r.verdict <> 'rejected')
             OR u.leases_ended <> (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state IN ('lapsed', 'given_back'))
-            OR (u.state = 'open' AND u.slots_free <> (SELECT CASE WHEN u.min_quorum > c.n THEN u.min_quorum - c.n ELSE 0 END FROM
-                (SELECT u.results_count + (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state = 'live') AS n) c))",
+            OR (u.state = 'open' AND u.slots_free <> (SELECT CASE WHEN u.quorum > c.n THEN u.quorum - c.n ELSE 0 END FROM
+                (SELECT u.results_count + (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state = 'live')
+                    + (SELECT COUNT(*) FROM challenges h WHERE h.unit_id = u.id AND h.closed_ms IS NULL) AS n) c))",
     ),
     (
         "a verdict has its credit: an accepted result its unit's, any other none",
@@ -60,9 +62,53 @@ const RULES: &[(&str, &str)] = &[
                 (SELECT 1 FROM results r WHERE r.unit_id = u.id AND r.verdict = 'accepted' AND r.output = u.canonical)))",
     ),
     (
-        "a unit settled by a quorum has that many accepted results",
+        "a unit settled by a quorum has that many accepted results, or one whose step was shown",
         "SELECT u.id FROM units u WHERE u.settled_by = 'quorum'
-            AND (SELECT COUNT(*) FROM results r WHERE r.unit_id = u.id AND r.verdict = 'accepted') < u.min_quorum",
+            AND NOT EXISTS (SELECT 1 FROM challenges c JOIN results r ON r.id = c.result_id
+                WHERE c.unit_id = u.id AND c.stage = 'passed' AND r.verdict = 'accepted' AND r.output = u.canonical)
+            AND (SELECT COUNT(*) FROM results r WHERE r.unit_id = u.id AND r.verdict = 'accepted') < u.quorum",
+    ),
+    (
+        "a unit is to have one result or its quorum's, one alone if its key is trusted, and weighs less only then",
+        "SELECT u.id FROM units u WHERE u.quorum < 1 OR u.quorum > u.min_quorum OR (u.course = 'alone' AND u.settled_by <> 'quorum')
+            OR (u.min_quorum = 1 AND u.course IS NOT NULL) OR (u.weight_permille < 1000 AND u.course <> 'alone')
+            OR (u.course = 'alone' AND u.quorum <> 1)
+            OR (u.settled_by = 'quorum' AND u.quorum = 1 AND COALESCE(u.course, '') <> 'alone'
+                AND NOT EXISTS (SELECT 1 FROM challenges c WHERE c.unit_id = u.id AND c.stage = 'passed'))
+            OR (u.settled_by = 'quorum' AND u.min_quorum = 1)",
+    ),
+    (
+        "what a job took is what its units, results and referee took",
+        "SELECT j.id FROM jobs j WHERE
+            j.settled_flop <> (SELECT COALESCE(SUM(u.flop), 0) FROM units u WHERE u.job_id = j.id AND u.state = 'settled')
+            OR j.referee_flop <> (SELECT COALESCE(SUM(u.flop), 0) FROM units u WHERE u.job_id = j.id AND u.settled_by = 'referee')
+            OR j.judged_flop <> (SELECT COALESCE(SUM(u.flop), 0) FROM results r JOIN units u ON u.id = r.unit_id
+                WHERE u.job_id = j.id AND r.verdict <> 'pending')
+            OR j.check_flop <> (SELECT COALESCE(SUM(u.check_flop), 0) FROM results r JOIN units u ON u.id = r.unit_id
+                WHERE u.job_id = j.id AND r.verdict <> 'pending')",
+    ),
+    (
+        "a key in quarantine has no live lease",
+        "SELECT l.id FROM leases l JOIN keys k ON k.key_id = l.key_id
+         WHERE l.state = 'live' AND k.quarantined_until_ms > l.issued_ms",
+    ),
+    (
+        "every verdict has its place in their order",
+        "SELECT id FROM results WHERE (verdict = 'pending') <> (judged_order IS NULL)",
+    ),
+    (
+        "a key with confirmed gradient results since its last rejected one has a run",
+        "SELECT r.id FROM results r JOIN units u ON u.id = r.unit_id
+         WHERE r.verdict = 'accepted' AND u.min_quorum > 1 AND COALESCE(u.course, '') <> 'alone'
+            AND NOT EXISTS (SELECT 1 FROM standings s WHERE s.key_id = r.key_id AND s.backend = r.backend)",
+    ),
+    (
+        "a challenge is of its result's key, lease and unit, and the result's verdict is what it came to",
+        "SELECT c.result_id AS id FROM challenges c JOIN results r ON r.id = c.result_id
+         WHERE c.unit_id <> r.unit_id OR c.lease_id <> r.lease_id OR c.key_id <> r.key_id
+            OR (c.closed_ms IS NULL AND r.verdict <> 'pending')
+            OR (c.stage IN ('caught', 'unanswered') AND r.verdict <> 'rejected')
+            OR (c.step IS NOT NULL AND (c.step < c.first_step OR c.step >= c.first_step + c.steps))",
     ),
     (
         "a result ends its lease, was given by the lease's key for the lease's unit, and its output was uploaded under it",
@@ -122,8 +168,9 @@ const IDS_COUNT_MAX: usize = 5;
 
 pub async fn check(tx: &mut SqliteConnection) -> Result<Vec<String>> {
     let mut broken = Vec::new();
-    for (rule, statement) in RULES {
-        let rows = sqlx::query(*statement).fetch_all(&mut *tx).await?;
+    let runs = standings::broken();
+    for (rule, statement) in RULES.iter().copied().chain([("a run is the results that it counts", runs.as_str())]) {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(statement)).fetch_all(&mut *tx).await?;
         if rows.is_empty() {
             continue;
         }

@@ -3,7 +3,7 @@
 use manyhands_protocol::JobId;
 use manyhands_protocol::manifest::{Inputs, JobWork, Submission, bits};
 use manyhands_protocol::problem::Code;
-use manyhands_protocol::view::{JobState, JobView, RoundView, TrainView};
+use manyhands_protocol::view::{JobState, JobView, RoundView, TaxView, TrainView};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
@@ -139,7 +139,7 @@ async fn publish_inputs(tx: &mut SqliteConnection, job: &Job) -> Result<()> {
 pub async fn view(tx: &mut SqliteConnection, job: JobId, now_ms: u64) -> Result<Option<(u64, JobView)>> {
     let row = sqlx::query(
         "SELECT id, kind, state, approved, reason, submission, round, units_total, units_settled, units_refereed, results_accepted,
-            results_rejected, version,
+            results_rejected, version, settled_flop, judged_flop, referee_flop, check_flop,
             (SELECT COUNT(*) FROM contributors WHERE job_id = jobs.id) AS contributors,
             CASE WHEN state IN ('running', 'paused') THEN
                 (SELECT COUNT(DISTINCT key_id) FROM leases WHERE job_id = jobs.id AND state = 'live' AND deadline_ms > $2)
@@ -171,6 +171,12 @@ pub async fn view(tx: &mut SqliteConnection, job: JobId, now_ms: u64) -> Result<
         results_accepted: uint(&row, "results_accepted")?,
         results_rejected: uint(&row, "results_rejected")?,
         units_refereed: uint(&row, "units_refereed")?,
+        tax: TaxView::of(
+            uint(&row, "settled_flop")?,
+            uint(&row, "judged_flop")?,
+            uint(&row, "referee_flop")?,
+            uint(&row, "check_flop")?,
+        ),
         train,
     };
     Ok(Some((uint(&row, "version")?, view)))
@@ -188,7 +194,7 @@ async fn train_view(tx: &mut SqliteConnection, job: &Job) -> Result<Option<Train
     .bind(int(job.id.0))
     .bind(i64::from(stride))
     .bind(i64::from(job.round))
-    .fetch_all(tx)
+    .fetch_all(&mut *tx)
     .await?
     .iter()
     .map(|row| {
@@ -203,10 +209,15 @@ async fn train_view(tx: &mut SqliteConnection, job: &Job) -> Result<Option<Train
         })
     })
     .collect::<Result<Vec<_>>>()?;
+    let undone = sqlx::query("SELECT CAST(COALESCE(SUM(rolled_back), 0) AS BIGINT) AS n FROM rounds WHERE job_id = $1")
+        .bind(int(job.id.0))
+        .fetch_one(tx)
+        .await?;
     let newest = history.last().ok_or_else(|| StoreError::Damaged(format!("job {} has no checkpoint", job.id)))?;
     Ok(Some(TrainView {
         model: recipe.model.clone(),
         rounds_merged: job.round,
+        merges_undone: uint32(&undone, "n")?,
         rounds_max: recipe.rounds_max,
         units_per_round: recipe.units_per_round,
         target: recipe.target(),

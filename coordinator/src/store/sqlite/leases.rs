@@ -11,7 +11,7 @@ use sqlx::{Row, SqliteConnection};
 
 use super::super::{Lease, LeaseAsk, LeaseState, Result, Sign, StoreError};
 use super::rows::{hash, int, key as key_column, refresh_unit, touch_job, uint, uint32};
-use super::{jobs, openings, sessions, sites};
+use super::{jobs, openings, sessions, sites, standings};
 use crate::{keys, scheduler};
 
 /// Most lapsed leases that one transaction ends.
@@ -73,6 +73,12 @@ pub async fn lease(tx: &mut SqliteConnection, ask: LeaseAsk, sign: Sign<'_>) -> 
     if jobs::stopped(tx).await? {
         return Err(StoreError::refused(Code::Stopped, "the operator stopped all work"));
     }
+    let until_ms = standings::quarantined_until(tx, ask.key).await?;
+    if until_ms > ask.now_ms {
+        let detail = format!("a result of key {} was proved wrong; it gets no work until {until_ms}", ask.key);
+        return Err(StoreError::refused(Code::Quarantined, detail));
+    }
+    sessions::set_prefix(tx, ask.session, ask.prefix).await?;
     let mut touched = lapse(tx, ask.now_ms).await?;
     let live = sqlx::query("SELECT COUNT(*) AS n FROM leases WHERE key_id = $1 AND state = 'live'")
         .bind(ask.key.0.as_slice())
@@ -119,11 +125,15 @@ pub async fn lease(tx: &mut SqliteConnection, ask: LeaseAsk, sign: Sign<'_>) -> 
 }
 
 /// Open units of a job with a free slot, with what [`may_lease`] goes by for a key.
-const CANDIDATES: &str = "SELECT u.id, u.work, u.state, u.min_quorum, u.results_count,
+const CANDIDATES: &str = "SELECT u.id, u.work, u.state, u.min_quorum, u.quorum, u.results_count,
         (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state = 'live') AS live,
         EXISTS (SELECT 1 FROM leases l WHERE l.unit_id = u.id AND l.state = 'live' AND l.key_id = $3)
             OR EXISTS (SELECT 1 FROM results r WHERE r.unit_id = u.id AND r.key_id = $3) AS key_has_part,
-        (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state IN ('lapsed', 'given_back') AND l.key_id = $3) AS key_ended
+        (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state IN ('lapsed', 'given_back') AND l.key_id = $3) AS key_ended,
+        EXISTS (SELECT 1 FROM sessions me, leases l JOIN sessions s ON s.id = l.session_id
+            WHERE me.id = $5 AND l.unit_id = u.id AND (l.state = 'live' OR EXISTS
+                (SELECT 1 FROM results r WHERE r.lease_id = l.id AND r.verdict <> 'rejected'))
+            AND (s.prefix = me.prefix OR s.site = me.site)) AS origin_has_part
      FROM units u
      WHERE u.job_id = $1 AND u.state = 'open' AND u.slots_free > 0 AND u.blob_bytes <= $2 AND u.opening = $4
      ORDER BY u.id";
@@ -137,16 +147,17 @@ async fn candidates(
     opening: bool,
 ) -> Result<Vec<SqliteRow>> {
     let query = sqlx::query(CANDIDATES).bind(int(job.0)).bind(int(ask.blob_bytes_max)).bind(ask.key.0.as_slice());
-    let mut rows = query.bind(i64::from(opening)).fetch(tx);
+    let mut rows = query.bind(i64::from(opening)).bind(ask.session).fetch(tx);
     let mut allowed = Vec::new();
     while allowed.len() < count_max as usize
         && let Some(row) = rows.try_next().await?
     {
         let candidate = Candidate {
-            min_quorum: uint32(&row, "min_quorum")?,
+            quorum: uint32(&row, "quorum")?,
             results_count: uint32(&row, "results_count")?,
             live_leases_count: uint32(&row, "live")?,
             key_has_part: uint(&row, "key_has_part")? != 0,
+            origin_has_part: uint(&row, "origin_has_part")? != 0,
             key_leases_ended_count: uint32(&row, "key_ended")?,
             settled: row.try_get::<&str, _>("state")? == "settled",
         };
@@ -161,7 +172,9 @@ async fn insert(tx: &mut SqliteConnection, job: JobId, unit: &SqliteRow, ask: Le
     let unit_id = UnitId(uint(unit, "id")?);
     let work: Work =
         cbor::decode_strict(unit.try_get("work")?).map_err(|e| StoreError::Damaged(format!("work of unit {unit_id}: {e}")))?;
-    let (upload_bytes_max, deadline_ms) = (scheduler::upload_bytes_max(&work), ask.now_ms + limits::LEASE_MS);
+    let states_every = if ask.challenges { scheduler::states_every(&work) } else { None };
+    let shown_bytes = states_every.map_or(0, |_| scheduler::reveal_bytes(&work));
+    let (upload_bytes_max, deadline_ms) = (scheduler::upload_bytes_max(&work) + shown_bytes, ask.now_ms + limits::LEASE_MS);
     let row = sqlx::query(
         "INSERT INTO leases (unit_id, job_id, key_id, session_id, state, issued_ms, deadline_ms, upload_bytes_max)
          VALUES ($1, $2, $3, $4, 'live', $5, $6, $7) RETURNING id",
@@ -186,12 +199,16 @@ async fn insert(tx: &mut SqliteConnection, job: JobId, unit: &SqliteRow, ask: Le
         deadline_ms,
         work,
         upload_bytes_max,
+        states_every,
     });
     sqlx::query("UPDATE leases SET manifest_hash = $2 WHERE id = $1")
         .bind(int(lease.0))
         .bind(keys::sha256(&manifest).as_slice())
         .execute(&mut *tx)
         .await?;
+    if uint(unit, "min_quorum")? > 1 && uint(unit, "results_count")? + uint(unit, "live")? == 0 {
+        standings::first_leased(tx, unit_id, ask.key, ask.backend).await?;
+    }
     refresh_unit(tx, unit_id).await?;
     Ok(manifest)
 }

@@ -9,7 +9,8 @@ use sqlx::{Row, SqliteConnection};
 
 use super::super::{Judgement, LeaseState, NewResult, Result, ResultRow, SettledBy, Settlement, StoreError};
 use super::rows::{hash, int, key as key_column, refresh_unit, touch_job, uint};
-use super::{blobs, leases};
+use super::standings::{self, Cost};
+use super::{blobs, challenges, leases};
 use crate::scheduler;
 
 pub async fn add(tx: &mut SqliteConnection, new: NewResult) -> Result<(ResultRow, bool)> {
@@ -60,6 +61,9 @@ async fn check_statement(tx: &mut SqliteConnection, new: &NewResult) -> Result<(
         let (name, losses) = (work.output_name(), scheduler::losses_count(&work));
         let detail = format!("unit {} has one output named {name} and {losses} losses", new.unit);
         return Err(StoreError::refused(Code::BadRequest, detail));
+    }
+    if new.states_every.is_some() && new.states_every != scheduler::states_every(&work) {
+        return Err(StoreError::refused(Code::BadRequest, "the result commits to other states than the manifest asks for"));
     }
     let uploaded = sqlx::query("SELECT bytes FROM uploads WHERE lease_id = $1 AND hash = $2")
         .bind(int(new.lease.0))
@@ -117,6 +121,19 @@ pub async fn find(tx: &mut SqliteConnection, result: i64) -> Result<Option<Resul
     row.as_ref().map(result_row).transpose()
 }
 
+pub async fn statement(tx: &mut SqliteConnection, result: i64) -> Result<Option<Vec<u8>>> {
+    let row = sqlx::query("SELECT statement FROM results WHERE id = $1").bind(result).fetch_optional(tx).await?;
+    row.map(|row| Ok(row.try_get("statement")?)).transpose()
+}
+
+pub async fn lease_times(tx: &mut SqliteConnection, lease: LeaseId) -> Result<[u64; 2]> {
+    let row = sqlx::query("SELECT l.issued_ms, r.received_ms FROM leases l JOIN results r ON r.lease_id = l.id WHERE l.id = $1")
+        .bind(int(lease.0))
+        .fetch_one(tx)
+        .await?;
+    Ok([uint(&row, "issued_ms")?, uint(&row, "received_ms")?])
+}
+
 pub async fn of_unit(tx: &mut SqliteConnection, unit: UnitId) -> Result<Vec<ResultRow>> {
     sqlx::query(
         "SELECT r.id, u.job_id, r.unit_id, r.lease_id, r.key_id, r.output, r.verdict, r.reason, r.credit_flop
@@ -135,7 +152,8 @@ pub async fn to_check(tx: &mut SqliteConnection, count_max: u32) -> Result<Vec<R
     sqlx::query(
         "SELECT r.id, u.job_id, r.unit_id, r.lease_id, r.key_id, r.output, r.verdict, r.reason, r.credit_flop
          FROM results r JOIN units u ON u.id = r.unit_id
-         WHERE r.verdict = 'pending' AND (u.min_quorum = 1 OR u.state = 'settled') ORDER BY r.id LIMIT $1",
+         WHERE r.verdict = 'pending' AND (u.min_quorum = 1 OR u.state = 'settled' OR u.course IS NULL)
+            AND NOT EXISTS (SELECT 1 FROM challenges c WHERE c.result_id = r.id AND c.closed_ms IS NULL) ORDER BY r.id LIMIT $1",
     )
     .bind(i64::from(count_max))
     .fetch_all(tx)
@@ -167,35 +185,56 @@ fn result_row(row: &SqliteRow) -> Result<ResultRow> {
 }
 
 pub async fn judge(tx: &mut SqliteConnection, judgement: &Judgement, now_ms: u64) -> Result<()> {
+    if let Some(result) = judge_one(tx, judgement, now_ms).await?
+        && judgement.caught
+    {
+        standings::catch(tx, result.key, now_ms).await?;
+    }
+    Ok(())
+}
+
+/// Judges a result and leaves its key's others alone; gives the result unless it had a verdict.
+pub async fn judge_one(tx: &mut SqliteConnection, judgement: &Judgement, now_ms: u64) -> Result<Option<ResultRow>> {
     let Some(result) = find(tx, judgement.result).await? else {
         return Err(StoreError::Damaged(format!("no result {}", judgement.result)));
     };
     if result.verdict != Verdict::Pending {
-        return Ok(());
+        return Ok(None);
     }
-    let unit = sqlx::query("SELECT state, flop FROM units WHERE id = $1").bind(int(result.unit.0)).fetch_one(&mut *tx).await?;
+    let unit = sqlx::query("SELECT state, flop, check_flop FROM units WHERE id = $1")
+        .bind(int(result.unit.0))
+        .fetch_one(&mut *tx)
+        .await?;
     if judgement.accepted && unit.try_get::<&str, _>("state")? != "settled" {
         return Err(StoreError::Damaged(format!("result {} accepted for the open unit {}", result.id, result.unit)));
     }
-    let (verdict, credit) = if judgement.accepted { ("accepted", uint(&unit, "flop")?) } else { ("rejected", 0) };
-    sqlx::query("UPDATE results SET verdict = $2, reason = $3, judged_ms = $4, credit_flop = $5 WHERE id = $1")
-        .bind(result.id)
-        .bind(verdict)
-        .bind(judgement.reason.as_str())
-        .bind(int(now_ms))
-        .bind(int(credit))
-        .execute(&mut *tx)
-        .await?;
-    count(tx, result.key, result.job, judgement.accepted, credit).await?;
+    let cost = Cost::of(&unit)?;
+    let (verdict, credit) = if judgement.accepted { ("accepted", cost.flop) } else { ("rejected", 0) };
+    sqlx::query(
+        "UPDATE results SET verdict = $2, reason = $3, judged_ms = $4, credit_flop = $5,
+            judged_order = (SELECT COALESCE(MAX(judged_order), 0) + 1 FROM results) WHERE id = $1",
+    )
+    .bind(result.id)
+    .bind(verdict)
+    .bind(judgement.reason.as_str())
+    .bind(int(now_ms))
+    .bind(int(credit))
+    .execute(&mut *tx)
+    .await?;
+    challenges::end_by_verdict(tx, result.id, now_ms).await?;
+    count(tx, result.key, result.job, judgement.accepted, cost).await?;
+    standings::judged(tx, &result, judgement.accepted).await?;
     if judgement.accepted {
         blobs::publish(tx, result.output).await?;
     }
     refresh_unit(tx, result.unit).await?;
-    touch_job(tx, result.job).await
+    touch_job(tx, result.job).await?;
+    Ok(Some(result))
 }
 
 /// Counts a verdict for its key and its job.
-async fn count(tx: &mut SqliteConnection, key: KeyId, job: JobId, accepted: bool, credit: u64) -> Result<()> {
+async fn count(tx: &mut SqliteConnection, key: KeyId, job: JobId, accepted: bool, cost: Cost) -> Result<()> {
+    let credit = if accepted { cost.flop } else { 0 };
     let (accepted, rejected) = (i64::from(accepted), i64::from(!accepted));
     sqlx::query(
         "UPDATE keys SET pending = pending - 1, accepted = accepted + $2, rejected = rejected + $3,
@@ -208,11 +247,14 @@ async fn count(tx: &mut SqliteConnection, key: KeyId, job: JobId, accepted: bool
     .execute(&mut *tx)
     .await?;
     sqlx::query(
-        "UPDATE jobs SET results_accepted = results_accepted + $2, results_rejected = results_rejected + $3 WHERE id = $1",
+        "UPDATE jobs SET results_accepted = results_accepted + $2, results_rejected = results_rejected + $3,
+            judged_flop = judged_flop + $4, check_flop = check_flop + $5 WHERE id = $1",
     )
     .bind(int(job.0))
     .bind(accepted)
     .bind(rejected)
+    .bind(int(cost.flop))
+    .bind(int(cost.check_flop))
     .execute(&mut *tx)
     .await?;
     if accepted == 1 {
@@ -226,9 +268,15 @@ async fn count(tx: &mut SqliteConnection, key: KeyId, job: JobId, accepted: bool
 }
 
 pub async fn settle(tx: &mut SqliteConnection, settlement: Settlement) -> Result<()> {
+    // A key that was caught meanwhile lost its part: what is left is looked at again.
+    for judgement in &settlement.judgements {
+        if find(tx, judgement.result).await?.is_none_or(|result| result.verdict != Verdict::Pending) {
+            return Ok(());
+        }
+    }
     let row = sqlx::query(
         "UPDATE units SET state = 'settled', canonical = $2, settled_by = $3, settled_ms = $4
-         WHERE id = $1 AND state = 'open' RETURNING job_id, opening",
+         WHERE id = $1 AND state = 'open' RETURNING job_id, opening, flop",
     )
     .bind(int(settlement.unit.0))
     .bind(settlement.canonical.0.as_slice())
@@ -238,10 +286,17 @@ pub async fn settle(tx: &mut SqliteConnection, settlement: Settlement) -> Result
     .await?;
     let Some(row) = row else { return Ok(()) };
     let job = JobId(uint(&row, "job_id")?);
+    let (flop, refereed) = (uint(&row, "flop")?, settlement.by == SettledBy::Referee);
+    sqlx::query("UPDATE jobs SET settled_flop = settled_flop + $2, referee_flop = referee_flop + $3 WHERE id = $1")
+        .bind(int(job.0))
+        .bind(int(flop))
+        .bind(if refereed { int(flop) } else { 0 })
+        .execute(&mut *tx)
+        .await?;
     if uint(&row, "opening")? == 0 {
         sqlx::query("UPDATE jobs SET units_settled = units_settled + 1, units_refereed = units_refereed + $2 WHERE id = $1")
             .bind(int(job.0))
-            .bind(i64::from(settlement.by == SettledBy::Referee))
+            .bind(i64::from(refereed))
             .execute(&mut *tx)
             .await?;
     }

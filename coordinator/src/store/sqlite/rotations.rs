@@ -8,7 +8,7 @@ use sqlx::{Row, SqliteConnection};
 
 use super::super::{NewRotation, Result, StoreError};
 use super::rows::{int, key as key_column, uint, uint32};
-use super::sessions;
+use super::{sessions, standings};
 
 pub async fn add(tx: &mut SqliteConnection, new: NewRotation) -> Result<Vec<JobId>> {
     match successor(tx, new.old).await? {
@@ -109,5 +109,13 @@ pub async fn find(tx: &mut SqliteConnection, key: KeyId) -> Result<Option<KeyVie
         credit_flop: uint(&row, "credit_flop")?,
     };
     let first_seen_ms = uint(&row, "first_seen_ms")?;
-    Ok(Some(KeyView { key, first_seen_ms, totals, replaced_by: successor(tx, key).await? }))
+    let until_ms = standings::quarantined_until(tx, key).await?;
+    Ok(Some(KeyView {
+        key,
+        first_seen_ms,
+        totals,
+        standings: standings::of_key(tx, key).await?,
+        quarantined_until_ms: (until_ms > 0).then_some(until_ms),
+        replaced_by: successor(tx, key).await?,
+    }))
 }

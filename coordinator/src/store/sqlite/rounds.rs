@@ -2,16 +2,17 @@
 
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::view::JobState;
-use manyhands_protocol::{BlobHash, JobId, UnitId};
+use manyhands_protocol::{JobId, UnitId};
 use sqlx::{Row, SqliteConnection};
 
-use super::super::{Job, NewRound, Result, RoundClose, StoreError};
-use super::rows::{hash, int, touch_job, uint};
+use super::super::{Job, MergedUnit, NewRound, Result, RoundClose, StoreError};
+use super::rows::{hash, int, touch_job, uint, uint32};
 use super::{blobs, jobs, units};
 
 pub async fn add(tx: &mut SqliteConnection, job: JobId, round: u32, new: &NewRound) -> Result<()> {
     sqlx::query(
-        "INSERT INTO rounds (job_id, round, checkpoint, velocity, loss, accuracy, at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO rounds (job_id, round, checkpoint, velocity, loss, accuracy, at_ms, loss_error)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
     .bind(int(job.0))
     .bind(i64::from(round))
@@ -20,36 +21,50 @@ pub async fn add(tx: &mut SqliteConnection, job: JobId, round: u32, new: &NewRou
     .bind(new.loss)
     .bind(new.accuracy)
     .bind(int(new.at_ms))
+    .bind(new.loss_error)
     .execute(tx)
     .await?;
     Ok(())
 }
 
 pub async fn find(tx: &mut SqliteConnection, job: JobId, round: u32) -> Result<Option<NewRound>> {
-    let row = sqlx::query("SELECT checkpoint, velocity, loss, accuracy, at_ms FROM rounds WHERE job_id = $1 AND round = $2")
-        .bind(int(job.0))
-        .bind(i64::from(round))
-        .fetch_optional(tx)
-        .await?;
+    let row = sqlx::query(
+        "SELECT checkpoint, velocity, loss, loss_error, accuracy, at_ms FROM rounds WHERE job_id = $1 AND round = $2",
+    )
+    .bind(int(job.0))
+    .bind(i64::from(round))
+    .fetch_optional(tx)
+    .await?;
     let Some(row) = row else { return Ok(None) };
     Ok(Some(NewRound {
         checkpoint: hash(&row, "checkpoint")?,
         velocity: hash(&row, "velocity")?,
         loss: row.try_get("loss")?,
+        loss_error: row.try_get("loss_error")?,
         accuracy: row.try_get("accuracy")?,
         at_ms: uint(&row, "at_ms")?,
     }))
 }
 
-pub async fn settled_units(tx: &mut SqliteConnection, job: JobId, round: u32) -> Result<Vec<(UnitId, BlobHash)>> {
-    sqlx::query("SELECT id, canonical FROM units WHERE job_id = $1 AND round = $2 AND state = 'settled' AND opening = 0 ORDER BY position")
-        .bind(int(job.0))
-        .bind(i64::from(round))
-        .fetch_all(tx)
-        .await?
-        .iter()
-        .map(|row| Ok((UnitId(uint(row, "id")?), hash(row, "canonical")?)))
-        .collect()
+pub async fn settled_units(tx: &mut SqliteConnection, job: JobId, round: u32) -> Result<Vec<MergedUnit>> {
+    sqlx::query(
+        "SELECT id, canonical, weight_permille, settled_by = 'quorum' AS by_keys FROM units
+         WHERE job_id = $1 AND round = $2 AND state = 'settled' AND opening = 0 ORDER BY position",
+    )
+    .bind(int(job.0))
+    .bind(i64::from(round))
+    .fetch_all(tx)
+    .await?
+    .iter()
+    .map(|row| {
+        Ok(MergedUnit {
+            unit: UnitId(uint(row, "id")?),
+            canonical: hash(row, "canonical")?,
+            weight_permille: uint32(row, "weight_permille")?,
+            by_keys: uint(row, "by_keys")? != 0,
+        })
+    })
+    .collect()
 }
 
 pub async fn jobs_to_advance(tx: &mut SqliteConnection) -> Result<Vec<Job>> {
@@ -81,6 +96,11 @@ pub async fn close(tx: &mut SqliteConnection, close: RoundClose) -> Result<()> {
     if job.state != JobState::Running || job.round != close.round || uint(&open, "n")? > 0 {
         let detail =
             format!("job {} is {} in round {}; round {} cannot be closed", job.id, job.state.name(), job.round, close.round);
+        return Err(StoreError::refused(Code::WrongJobState, detail));
+    }
+    // A key may have been caught while its update was merged.
+    if settled_units(tx, job.id, close.round).await? != close.merged {
+        let detail = format!("round {} of job {} was merged from other results than it has now", close.round, job.id);
         return Err(StoreError::refused(Code::WrongJobState, detail));
     }
     let round = close.round + 1;

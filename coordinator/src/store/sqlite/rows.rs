@@ -44,10 +44,11 @@ pub async fn touch_job(tx: &mut SqliteConnection, job: JobId) -> Result<()> {
 /// Re-derives a unit's counts of results, ended leases and free slots.
 pub async fn refresh_unit(tx: &mut SqliteConnection, unit: UnitId) -> Result<()> {
     let row = sqlx::query(
-        "SELECT min_quorum,
+        "SELECT quorum,
             (SELECT COUNT(*) FROM results WHERE unit_id = units.id AND verdict <> 'rejected') AS results,
             (SELECT MIN(received_ms) FROM results WHERE unit_id = units.id AND verdict <> 'rejected') AS first_ms,
             (SELECT COUNT(*) FROM leases WHERE unit_id = units.id AND state = 'live') AS live,
+            (SELECT COUNT(*) FROM challenges WHERE unit_id = units.id AND closed_ms IS NULL) AS challenged,
             (SELECT COUNT(*) FROM leases WHERE unit_id = units.id AND state IN ('lapsed', 'given_back')) AS ended
          FROM units WHERE id = $1",
     )
@@ -55,7 +56,7 @@ pub async fn refresh_unit(tx: &mut SqliteConnection, unit: UnitId) -> Result<()>
     .fetch_one(&mut *tx)
     .await?;
     let (results, live) = (uint(&row, "results")?, uint(&row, "live")?);
-    let slots = uint(&row, "min_quorum")?.saturating_sub(results + live);
+    let slots = uint(&row, "quorum")?.saturating_sub(results + live + uint(&row, "challenged")?);
     sqlx::query("UPDATE units SET results_count = $2, first_result_ms = $3, slots_free = $4, leases_ended = $5 WHERE id = $1")
         .bind(int(unit.0))
         .bind(int(results))

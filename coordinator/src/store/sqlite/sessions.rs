@@ -8,6 +8,7 @@ use sqlx::{Row, SqliteConnection};
 use super::super::{NewSession, Result, Session, StoreError};
 use super::rotations;
 use super::rows::{int, key as key_column, refresh_unit, touch_job, uint};
+use crate::prefix::PrefixTag;
 
 pub async fn open(tx: &mut SqliteConnection, session: NewSession) -> Result<()> {
     if let Some(successor) = rotations::successor(tx, session.key).await? {
@@ -89,4 +90,19 @@ pub async fn withdraw(tx: &mut SqliteConnection, session: i64, now_ms: u64) -> R
         touch_job(tx, job).await?;
     }
     Ok(jobs)
+}
+
+/// Notes where a session was last seen at.
+pub async fn set_prefix(tx: &mut SqliteConnection, session: i64, prefix: Option<PrefixTag>) -> Result<()> {
+    sqlx::query("UPDATE sessions SET prefix = $2 WHERE id = $1 AND prefix IS NOT $2")
+        .bind(session)
+        .bind(prefix.as_ref().map(|tag| tag.0.as_slice()))
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+pub async fn forget_prefixes(tx: &mut SqliteConnection) -> Result<()> {
+    sqlx::query("UPDATE sessions SET prefix = NULL WHERE prefix IS NOT NULL").execute(tx).await?;
+    Ok(())
 }

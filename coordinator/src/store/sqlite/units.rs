@@ -1,18 +1,19 @@
 //! Work units.
 
+use manyhands_protocol::rules::standing::Course;
 use manyhands_protocol::{BlobHash, JobId, UnitId, cbor, limits};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 
-use super::super::{NewUnit, Result, StoreError, Unit};
+use super::super::{NewUnit, Result, SettledBy, StoreError, Unit};
 use super::rows::{int, uint, uint32};
 
 /// Adds the units of a round and counts them.
 pub async fn add(tx: &mut SqliteConnection, job: JobId, round: u32, units: &[NewUnit]) -> Result<()> {
     for (position, unit) in units.iter().enumerate() {
         sqlx::query(
-            "INSERT INTO units (job_id, round, position, state, work, min_quorum, blob_bytes, flop, slots_free)
-             VALUES ($1, $2, $3, 'open', $4, $5, $6, $7, $5)",
+            "INSERT INTO units (job_id, round, position, state, work, min_quorum, blob_bytes, flop, slots_free, quorum, check_flop)
+             VALUES ($1, $2, $3, 'open', $4, $5, $6, $7, $5, $5, $8)",
         )
         .bind(int(job.0))
         .bind(i64::from(round))
@@ -21,6 +22,7 @@ pub async fn add(tx: &mut SqliteConnection, job: JobId, round: u32, units: &[New
         .bind(i64::from(unit.min_quorum))
         .bind(int(unit.blob_bytes))
         .bind(int(unit.flop))
+        .bind(int(unit.check_flop))
         .execute(&mut *tx)
         .await?;
     }
@@ -35,8 +37,8 @@ pub async fn add(tx: &mut SqliteConnection, job: JobId, round: u32, units: &[New
 /// Adds an opening unit, which no counter counts. Positions below zero are theirs.
 pub async fn insert_opening(tx: &mut SqliteConnection, job: JobId, round: u32, unit: &NewUnit) -> Result<()> {
     sqlx::query(
-        "INSERT INTO units (job_id, round, position, state, work, min_quorum, blob_bytes, flop, slots_free, opening)
-         VALUES ($1, $2, COALESCE((SELECT MIN(position) FROM units WHERE job_id = $1 AND round = $2 AND position < 0), 0) - 1, 'open', $3, $4, $5, $6, $4, 1)",
+        "INSERT INTO units (job_id, round, position, state, work, min_quorum, blob_bytes, flop, slots_free, opening, quorum, check_flop)
+         VALUES ($1, $2, COALESCE((SELECT MIN(position) FROM units WHERE job_id = $1 AND round = $2 AND position < 0), 0) - 1, 'open', $3, $4, $5, $6, $4, 1, $4, $7)",
     )
     .bind(int(job.0))
     .bind(i64::from(round))
@@ -44,6 +46,7 @@ pub async fn insert_opening(tx: &mut SqliteConnection, job: JobId, round: u32, u
     .bind(i64::from(unit.min_quorum))
     .bind(int(unit.blob_bytes))
     .bind(int(unit.flop))
+    .bind(int(unit.check_flop))
     .execute(tx)
     .await?;
     Ok(())
@@ -51,7 +54,7 @@ pub async fn insert_opening(tx: &mut SqliteConnection, job: JobId, round: u32, u
 
 /// A unit's columns, for [`unit_row`].
 const COLUMNS: &str = "u.id, u.job_id, u.round, u.work, u.min_quorum, u.results_count, u.first_result_ms, u.leases_ended, u.flop,
-    u.canonical, (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state = 'live'
+    u.canonical, u.settled_by, u.course, (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state = 'live'
         AND NOT EXISTS (SELECT 1 FROM results r WHERE r.unit_id = u.id AND r.key_id = l.key_id)) AS live";
 
 fn select(rest: &str) -> AssertSqlSafe<String> {
@@ -66,7 +69,8 @@ pub async fn find(tx: &mut SqliteConnection, unit: UnitId) -> Result<Option<Unit
 pub async fn waiting(tx: &mut SqliteConnection, count_max: u32) -> Result<Vec<Unit>> {
     let mut rows = sqlx::query(select(
         "JOIN jobs j ON j.id = u.job_id
-         WHERE u.state = 'open' AND u.min_quorum > 1 AND u.first_result_ms IS NOT NULL AND j.state IN ('running', 'paused')
+         WHERE u.state = 'open' AND u.min_quorum > 1 AND u.first_result_ms IS NOT NULL AND u.course IS NOT NULL AND j.state IN ('running', 'paused')
+            AND NOT EXISTS (SELECT 1 FROM challenges c WHERE c.unit_id = u.id AND c.closed_ms IS NULL)
          ORDER BY u.first_result_ms, u.id LIMIT $1",
     ))
     .bind(i64::from(count_max))
@@ -79,9 +83,19 @@ pub async fn waiting(tx: &mut SqliteConnection, count_max: u32) -> Result<Vec<Un
     ))
     .bind(i64::from(limits::LEASES_ENDED_MAX))
     .bind(i64::from(count_max) - rows.len() as i64)
-    .fetch_all(tx)
+    .fetch_all(&mut *tx)
     .await?;
     rows.extend(abandoned);
+    // The results of a caught key were taken out; the referee has the unit all the same.
+    let audits = sqlx::query(select(
+        "JOIN jobs j ON j.id = u.job_id
+         WHERE u.state = 'open' AND u.results_count = 0 AND u.course = 'audit' AND j.state IN ('running', 'paused')
+         ORDER BY u.id LIMIT $1",
+    ))
+    .bind(i64::from(count_max) - rows.len() as i64)
+    .fetch_all(tx)
+    .await?;
+    rows.extend(audits);
     rows.iter().map(unit_row).collect()
 }
 
@@ -105,5 +119,12 @@ fn unit_row(row: &SqliteRow) -> Result<Unit> {
         leases_ended_count: uint32(row, "leases_ended")?,
         flop: uint(row, "flop")?,
         canonical,
+        settled_by: named(row, "settled_by", SettledBy::parse)?,
+        course: named(row, "course", Course::parse)?,
     })
+}
+
+fn named<T>(row: &SqliteRow, column: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
+    let Some(name) = row.try_get::<Option<&str>, _>(column)? else { return Ok(None) };
+    parse(name).map(Some).ok_or_else(|| StoreError::Damaged(format!("{column} {name} of a unit")))
 }

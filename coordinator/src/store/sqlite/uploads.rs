@@ -5,12 +5,15 @@ use manyhands_protocol::{BlobHash, KeyId, LeaseId, limits};
 use sqlx::SqliteConnection;
 
 use super::super::{Result, StoreError};
-use super::leases;
 use super::rows::{hash, int, uint};
+use super::{challenges, leases};
 
 /// Refuses an upload that the lease or the limits do not allow; one that is recorded under it already may be repeated.
 pub async fn check(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId, blob: BlobHash, bytes: u64, now_ms: u64) -> Result<()> {
-    let found = leases::find_live(tx, lease, key, now_ms).await?;
+    let found = match challenges::takes_file(tx, lease, now_ms).await? {
+        true => leases::find_own(tx, lease, key).await?,
+        false => leases::find_live(tx, lease, key, now_ms).await?,
+    };
     let rows = sqlx::query("SELECT hash, bytes FROM uploads WHERE lease_id = $1").bind(int(lease.0)).fetch_all(&mut *tx).await?;
     let (mut used, mut count) = (0, 0);
     for row in &rows {

@@ -164,7 +164,7 @@ fn an_error_far_below_the_tolerance_is_accepted_by_definition() {
 fn rounded_once(s: ProductShape, a: &[f32], b: &[f32]) -> Vec<f32> {
     let wide = |v: &[f32]| v.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
     let mut c = vec![0.0; s.m * s.n];
-    multiply(&wide(a), &wide(b), &mut c, s.k, s.n);
+    multiply(&wide(a), false, &wide(b), &mut c, [s.m, s.k, s.n], false);
     c.into_iter().map(|x| x as f32).collect()
 }
 

@@ -47,6 +47,11 @@ fn perturbed(tensors: &[Vec<f32>], share: f64, seed: u64) -> Vec<Vec<f32>> {
     tensors.iter().zip(&step).map(|(t, s)| t.iter().zip(s).map(|(t, s)| t + s).collect()).collect()
 }
 
+/// The pair of a model without an embedding.
+fn compare(a: &[Vec<f32>], b: &[Vec<f32>]) -> bool {
+    super::compare(a, b, limits::GRADIENT_TOLERANCE)
+}
+
 fn code(delta_bytes: &[u8]) -> Option<Code> {
     check_update(&work(), &random(1), delta_bytes).err().map(|refusal| refusal.code())
 }
@@ -123,6 +128,19 @@ fn fixed_perturbations() {
         assert!(!compare(&scaled(&honest, factor), &honest), "times {factor}");
     }
     assert!(!compare(&honest, &random(3)), "another unit's update, or a stale one");
+}
+
+/// A transformer's cap is wider, and as strict about what a lie needs.
+#[test]
+fn fixed_perturbations_of_a_sequence() {
+    let (honest, tolerance) = (random(2), limits::GRADIENT_TOLERANCE_SEQUENCE);
+    for seed in 10..20 {
+        assert!(super::compare(&honest, &perturbed(&honest, 0.04, seed), tolerance));
+        assert!(!super::compare(&honest, &perturbed(&honest, 0.10, seed), tolerance));
+    }
+    for factor in [0.9, 1.10, -1.0, 0.0] {
+        assert!(!super::compare(&honest, &scaled(&honest, factor), tolerance), "times {factor}");
+    }
 }
 
 #[test]

@@ -375,6 +375,7 @@ impl ScriptHost {
             deadline_ms: w.now_ms.get() + limits::LEASE_MS,
             work: Work::Matmul(MatmulWork { a: hash(&a_bytes()), b: hash(&b_bytes()), m: 2, k: 3, n: 1, dtype: Dtype::F32 }),
             upload_bytes_max: 4096,
+            states_every: None,
         };
         let coordinator = w.coordinator.borrow();
         let unsigned = cose::prepare(Kind::UnitManifest, coordinator.key(), cbor::encode(&manifest));

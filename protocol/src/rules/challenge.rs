@@ -1,0 +1,109 @@
+//! How closely a training unit is committed to, and which of its steps a challenge draws. Random numbers come in as
+//! arguments.
+
+/// Most segments between committed states.
+const SEGMENTS_MAX: u32 = 8;
+/// What committing may take of a unit's time.
+const COMMIT_SHARE: f64 = 0.02;
+/// SHA-256 by a processor's own instructions, copies included.
+const HASH_BYTES_PER_SECOND: f64 = 1e9;
+/// Training on one core's SIMD, which is what most volunteers have.
+const TRAIN_FLOP_PER_SECOND: f64 = 20e9;
+
+/// Challenges that a key may leave unanswered, whatever share of all they are.
+const UNANSWERED_FREE: u64 = 2;
+/// One in so many challenges may stay unanswered.
+const UNANSWERED_EVERY: u64 = 4;
+
+/// Steps between two committed states: as many states as take [`COMMIT_SHARE`] of the unit's time, at least the last one
+/// and at most one every eighth of the unit.
+pub fn states_every(state_bytes: u64, unit_flop: u64, inner_steps: u32) -> u32 {
+    let unit_seconds = unit_flop as f64 / TRAIN_FLOP_PER_SECOND;
+    let state_seconds = state_bytes as f64 / HASH_BYTES_PER_SECOND;
+    // Saturates where a state takes no time.
+    let segments = (COMMIT_SHARE * unit_seconds / state_seconds) as u32;
+    inner_steps.div_ceil(segments.clamp(1, SEGMENTS_MAX))
+}
+
+/// Committed states of a unit, the first and the last among them.
+pub fn states_count(inner_steps: u32, every: u32) -> usize {
+    inner_steps.div_ceil(every) as usize + 1
+}
+
+/// Steps before committed state `index`.
+pub fn step_of_state(inner_steps: u32, every: u32, index: usize) -> u32 {
+    (index as u64 * u64::from(every)).min(u64::from(inner_steps)) as u32
+}
+
+/// The segment that holds a step: the index of the committed state that it begins with, its first step and how many it has.
+pub fn segment_of(inner_steps: u32, every: u32, step: u32) -> (usize, u32, u32) {
+    let first = step - step % every;
+    ((step / every) as usize, first, every.min(inner_steps - first))
+}
+
+/// A number below `count`, drawn by 64 random bits: none is likelier than another by more than `count` in 2⁶⁴.
+pub fn draw(random: u64, count: u32) -> u32 {
+    ((u128::from(random) * u128::from(count)) >> 64) as u32
+}
+
+/// Whether an event of this probability happens.
+pub fn happens(random: u64, probability: f64) -> bool {
+    // As many bits as f64 holds, so that 1 is certain.
+    ((random >> 11) as f64) < probability * 2f64.powi(53)
+}
+
+/// Whether a key leaves more challenges unanswered than closing tabs explains.
+pub fn is_selective(asked: u64, unanswered: u64) -> bool {
+    unanswered > UNANSWERED_FREE && unanswered * UNANSWERED_EVERY > asked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_models_commit_to_their_end_and_large_ones_every_eighth() {
+        // The demo's figures: 814 kB of state, 31 steps of 19.5 Mflop; 2 % are 0.6 ms, a state takes 0.8.
+        assert_eq!(states_every(814_160, 605_000_000, 31), 31);
+        // Four times as many rows in a batch.
+        assert_eq!(states_every(814_160, 2_420_000_000, 31), 16);
+        assert_eq!(states_every(10_000_000, 1 << 40, 32), 4);
+        assert_eq!(states_every(10_000_000, 1 << 40, 33), 5);
+        assert_eq!(states_every(1, u64::MAX, 3), 1);
+        assert_eq!(states_every(u64::MAX, 0, 1), 1);
+        assert_eq!(states_every(0, 0, 7), 7, "not a number of segments");
+    }
+
+    #[test]
+    fn segments_cover_the_unit() {
+        for inner_steps in 1..40 {
+            for every in 1..=inner_steps {
+                let count = states_count(inner_steps, every);
+                assert_eq!(step_of_state(inner_steps, every, 0), 0);
+                assert_eq!(step_of_state(inner_steps, every, count - 1), inner_steps);
+                for step in 0..inner_steps {
+                    let (index, first, steps) = segment_of(inner_steps, every, step);
+                    assert!((first..first + steps).contains(&step));
+                    assert_eq!(step_of_state(inner_steps, every, index), first);
+                    assert_eq!(step_of_state(inner_steps, every, index + 1), first + steps);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn draws_cover_their_range_evenly() {
+        assert_eq!((draw(0, 7), draw(u64::MAX, 7), draw(1 << 63, 8)), (0, 6, 4));
+        let mut counts = [0; 5];
+        (0..1000u64).for_each(|i| counts[draw(i * (u64::MAX / 1000), 5) as usize] += 1);
+        assert!(counts.iter().all(|count| (199..=201).contains(count)), "{counts:?}");
+        assert!(!happens(0, 0.0) && happens(u64::MAX, 1.0) && happens(1 << 62, 0.3) && !happens(1 << 62, 0.2));
+    }
+
+    #[test]
+    fn a_tab_may_close_but_not_whenever_it_is_asked() {
+        assert!(!is_selective(2, 2));
+        assert!(is_selective(3, 3) && is_selective(11, 3));
+        assert!(!is_selective(12, 3) && !is_selective(100, 25) && is_selective(100, 26));
+    }
+}

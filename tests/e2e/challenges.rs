@@ -1,0 +1,87 @@
+//! Every result is challenged: honest volunteers on each backend, natively and in Chromium, pass all challenges, and their
+//! units need neither a second key nor the referee.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use manyhands_protocol::view::{JobState, JobView};
+use manyhands_tests::browser::{Visitor, text};
+use manyhands_tests::jobs::{self, JobFiles, Kind, SmallTrain};
+use manyhands_tests::server::Server;
+
+const LIMIT: Duration = Duration::from_secs(2 * 60);
+/// Units that are challenged on each backend.
+const UNITS: u64 = 6;
+
+/// A coordinator that challenges every result.
+fn challenging(folder: &std::path::Path) -> Result<Server> {
+    Server::start_with(&folder.join("data"), &["--challenge-rate", "1"])
+}
+
+/// No lie was found, and nobody else was needed.
+fn check(view: &JobView) -> Result<()> {
+    ensure!(view.results_rejected == 0, "{view:?}");
+    ensure!(view.units_refereed == 0, "a challenged unit needs no referee: {view:?}");
+    // What opens a visit is a product, which is no unit of the job's.
+    ensure!(view.results_accepted <= view.units_settled + 1, "nor a second key: {view:?}");
+    Ok(())
+}
+
+async fn passes(backend: &str, files: impl Fn(&std::path::Path) -> Result<JobFiles>) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = challenging(folder.path())?;
+    let files = files(folder.path())?;
+    let job = server.submit(&files.manifest, &files.data)?;
+    let _volunteer = server.volunteer(&[backend])?;
+    let done = |view: &JobView| view.units_settled >= UNITS || view.state == JobState::Finished || view.results_rejected > 0;
+    check(&server.follow(job, LIMIT, done).await?)
+}
+
+#[tokio::test]
+async fn native_volunteers_pass() -> Result<()> {
+    for backend in ["--cpu", "--gpu"] {
+        passes(backend, |folder| jobs::train(folder, SmallTrain::endless())).await?;
+        passes(backend, |folder| jobs::model(folder, Kind::Images)).await?;
+        passes(backend, |folder| jobs::model(folder, Kind::Text)).await?;
+    }
+    Ok(())
+}
+
+async fn tab_passes(query: &str, backend: &str, lanes: u32) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = challenging(folder.path())?;
+    let files = jobs::train(folder.path(), SmallTrain::endless())?;
+    let job = server.submit(&files.manifest, &files.data)?;
+    let visitor = Visitor::open(&format!("{}/?{query}", server.url)).await?;
+    // However many cores this machine has; and every phase that was ever shown.
+    let script = format!(
+        "globalThis.Worker = class extends Worker {{
+            postMessage(message) {{ super.postMessage(message.type === 'start' ? {{ ...message, lanes: {lanes} }} : message); }}
+        }};
+        globalThis.phases = new Set();
+        setInterval(() => document.querySelectorAll('[data-phase]').forEach((unit) => phases.add(unit.dataset.phase + ' ' + unit.textContent)), 20);"
+    );
+    visitor.run(&script).await?;
+    visitor.press_start().await?;
+    let view = server.follow(job, LIMIT, |view| view.units_settled >= UNITS || view.results_rejected > 0).await?;
+    let state = visitor.wait_until("d.backend !== ''", LIMIT).await?;
+    assert_eq!(text(&state["backend"]), backend);
+    let shown = visitor.run("return [...phases].filter((phase) => phase.startsWith('challenged')).join();").await?;
+    ensure!(text(&shown).contains("being checked: showing one step"), "{shown}");
+    check(&view)
+}
+
+#[tokio::test]
+async fn a_tab_passes_on_webgpu() -> Result<()> {
+    tab_passes("backend=gpu", "webgpu", 1).await
+}
+
+#[tokio::test]
+async fn a_tab_passes_on_wasm() -> Result<()> {
+    tab_passes("backend=cpu", "wasm", 1).await
+}
+
+#[tokio::test]
+async fn a_tab_of_two_workers_passes() -> Result<()> {
+    tab_passes("backend=cpu", "wasm", 2).await
+}
