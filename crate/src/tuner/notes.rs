@@ -100,10 +100,12 @@ mod tests {
     #[test]
     fn full_notes_drop_the_oldest_share_and_nothing_wrong() {
         let mut notes = Notes::default();
-        notes.add("0", Variant::Tiled, Measured::Wrong);
+        for product in ["0", "1"] {
+            notes.add(product, Variant::Tiled, Measured::Wrong);
+        }
+        assert_eq!(notes.0.len(), 1, "wrong for one is wrong for all");
         for product in 1..2 * TRIES_MAX {
             notes.add(&product.to_string(), Variant::Blocked, Measured::Share(5));
-            notes.add(&product.to_string(), Variant::Tiled, Measured::Wrong);
         }
         assert_eq!(notes.0.len(), TRIES_MAX);
         assert!(notes.is_wrong(Variant::Tiled));
