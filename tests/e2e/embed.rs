@@ -193,26 +193,6 @@ async fn a_press_on_what_nobody_sees_starts_nothing() -> Result<()> {
             .run("document.getElementById('over')?.remove(); document.querySelector('many-hands').style.cssText = '';")
             .await?;
     }
-    // One thing that Start agrees to, while the button itself is free.
-    visitor.enter_frame("many-hands").await?;
-    visitor.wait_until("d.seen === 'true'", LIMIT).await?;
-    let cost = "const { top, height } = document.getElementById('consent-cost').getBoundingClientRect(); return [top, height];";
-    let place = visitor.run(cost).await?;
-    visitor.leave_frame().await?;
-    let over = format!(
-        "const over = document.createElement('div'), [top, height] = {place}; over.id = 'over';
-        const frame = {FRAME}.getBoundingClientRect();
-        over.style.cssText = `position: absolute; left: 0; width: 100%; background: white; pointer-events: none;
-            top: ${{scrollY + frame.top + top}}px; height: ${{height}}px`;
-        document.body.append(over);"
-    );
-    visitor.run(&over).await?;
-    visitor.enter_frame("many-hands").await?;
-    visitor.wait_until("d.seen === 'false'", LIMIT).await.context("its cost is covered")?;
-    visitor.press_start().await?;
-    visitor.wait_until("!document.getElementById('covered').hidden", LIMIT).await?;
-    visitor.leave_frame().await?;
-    visitor.run("document.getElementById('over').remove();").await?;
     assert_eq!(proxy.count("/v1/sessions").total, 0);
     visitor.enter_frame("many-hands").await?;
     visitor.press_seen_start(LIMIT).await?;

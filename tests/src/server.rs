@@ -56,6 +56,10 @@ impl Server {
     fn listen(data_dir: &Path, listen: &str, further: &[&str]) -> Result<Server> {
         let mut command = Command::new(binary()?);
         command.args(["serve", "--listen", listen, "--data-dir"]).arg(data_dir).args(further);
+        // Which results are challenged is drawn: a test that wants challenges says how many.
+        if !further.contains(&"--challenge-rate") {
+            command.args(["--challenge-rate", "0"]);
+        }
         let mut process = Process::start(&mut command, &log_path(data_dir))?;
         let first_lines = |process: &mut Process| -> Result<(String, KeyId)> {
             let url = process.line_after("listening on ", START_LIMIT)?;

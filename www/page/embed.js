@@ -77,13 +77,11 @@ export class Host {
   /**
    * @param {Contribution} visit
    * @param {HTMLElement} start
-   * @param {HTMLElement[]} terms what Start agrees to
    * @param {() => void} onAsk the site wishes that the offer be seen
    * @param {(duty: unknown) => void} onLower the site offers this share by now
    */
-  constructor(visit, start, terms, onAsk, onLower) {
+  constructor(visit, start, onAsk, onLower) {
     this.visit = visit;
-    this.agreed = [start, ...terms];
     // The head of the page is not shown in a frame.
     element("footer").prepend(element("language-row"));
     const query = new URLSearchParams(location.search);
@@ -103,9 +101,9 @@ export class Host {
       else if (data.type === "stop") visit.stop();
     });
     new ResizeObserver(() => this.#say({ type: "size", height: document.body.getBoundingClientRect().height })).observe(document.body);
-    for (const part of [...this.agreed, element("background")]) {
+    for (const part of [start, element("background")]) {
       this.#unseen.add(part);
-      watchSight(part, (seen) => this.#see(part, seen), terms.includes(part) ? start : null);
+      watchSight(part, (seen) => this.#see(part, seen));
     }
     if (refusal()) visit.declined();
     // Who is around is known once it answers; that this page listens is nobody's secret.
@@ -127,10 +125,9 @@ export class Host {
     this.#say({ type: "state", state: told });
   }
 
-  /** Whether a person who presses this sees it, and what it agrees to. @param {string} id */
+  /** Whether a person who presses this sees it. @param {string} id */
   sees(id) {
-    const parts = id === "start" ? this.agreed : [element(id)];
-    return !parts.some((part) => this.#unseen.has(part));
+    return !this.#unseen.has(element(id));
   }
 
   /** @param {HTMLElement} part @param {boolean} seen */

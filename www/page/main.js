@@ -148,8 +148,7 @@ function run() {
     element("embed").hidden = true;
     void import("./embed.js").then(({ Host }) => {
       const lower = (/** @type {unknown} */ duty) => panel.lower(dutyOf(duty));
-      const agreed = /** @type {HTMLElement[]} */ ([...element("consent").querySelectorAll("dd")]);
-      host = new Host(visit, element("start"), agreed, () => element("panel").focus(), lower);
+      host = new Host(visit, element("start"), () => element("panel").focus(), lower);
     });
   }
   if (query.has("preview")) {

@@ -80,7 +80,7 @@ export class Panel {
    * @param {Terms} terms what Start consents to; the visitor chooses the share
    * @param {number} most the largest share that may be chosen
    * @param {() => void} onStart
-   * @param {(id: string) => boolean} isSeen whether a person who presses this sees it, and what it agrees to
+   * @param {(id: string) => boolean} isSeen whether a person who presses this sees it
    * @param {() => void} onForget
    * @param {() => void} onWithdraw
    */
