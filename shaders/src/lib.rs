@@ -203,8 +203,8 @@ mod tests {
             })
         };
         assert_eq!(hash(None), KERNELS_HASH);
-        for changed in 0..KERNELS.len() {
-            assert_ne!(hash(Some(changed)), KERNELS_HASH, "{}", KERNELS[changed].name);
+        for (changed, kernel) in KERNELS.iter().enumerate() {
+            assert_ne!(hash(Some(changed)), KERNELS_HASH, "{}", kernel.name);
         }
         assert_ne!(fnv1a(fnv1a(FNV1A_START, "ab"), "c"), fnv1a(fnv1a(FNV1A_START, "a"), "bc"));
     }
