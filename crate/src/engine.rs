@@ -14,6 +14,8 @@ pub use error::EngineError;
 pub use resident::Resident;
 pub use sample::{Sampler, Sampling};
 pub use trainer::Trainer;
+#[cfg(feature = "gpu")]
+pub(crate) use trainer::brought;
 pub use tuning::TunedAdapter;
 
 pub use crate::init::init_parameters;
@@ -34,7 +36,7 @@ use crate::cpu::{Arithmetic, CpuEngine};
 use crate::gpu::GpuEngine;
 #[cfg(feature = "gpu")]
 use crate::plan::DEVICE_CALL_FLOP_MAX;
-use crate::plan::{Buffer, CALL_FLOP_MAX, ForwardPlan, Matmul, Program, TrainPlan, check_built};
+use crate::plan::{Buffer, CALL_FLOP_MAX, ForwardPlan, Matmul, Op, Program, TrainPlan, check_built};
 use crate::tensors::{Operand, Shard};
 use crate::tuner::Task;
 
@@ -152,23 +154,22 @@ impl Engine {
         self.test([known::plain_products(), wished.unwrap_or_default()].concat()).await
     }
 
-    /// Known-answer test of what a training unit calls. A device compiles and tests a kernel when the first unit needs it,
-    /// and once; the CPU path compiles nothing and is tested whole when it is opened.
+    /// Known-answer test of what a training unit calls. A device compiles and tests a pipeline, a kernel with its constants, when
+    /// the first unit needs it, and once; the CPU path compiles nothing and is tested whole when it is opened.
     pub async fn self_test_training(&self, work: &TrainWork) -> Result<(), EngineError> {
         check_built()?;
-        self.test_new(TrainPlan::compile(work)?.program.ops.iter().map(known::kernel_of).collect()).await
+        self.test_new(&TrainPlan::compile(work)?.program.ops).await
     }
 
-    async fn test_new(&self, kernels: Vec<&'static str>) -> Result<(), EngineError> {
+    async fn test_new(&self, ops: &[Op]) -> Result<(), EngineError> {
         #[cfg(feature = "gpu")]
         if let Engine::Gpu(gpu) = self {
-            let new = gpu.untested(kernels);
-            let cases = known::self_test_cases();
-            self.test(cases.into_iter().filter(|case| new.iter().any(|kernel| case.is_of(kernel))).collect()).await?;
-            gpu.passed(new);
+            let (pipelines, calls): (Vec<_>, Vec<_>) = gpu.untested(ops).into_iter().unzip();
+            self.test(known::cases_of(&calls)).await?;
+            gpu.passed(pipelines);
             return Ok(());
         }
-        let _ = kernels;
+        let _ = ops;
         Ok(())
     }
 

@@ -14,7 +14,7 @@ pub use device::{AdapterChoice, GpuEngine, GpuOptions};
 use manyhands_protocol::work::TrainWork;
 
 use crate::control::Control;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, brought};
 use crate::plan::{Buffer, ForwardPlan, Placement, Program, Slicer, TrainPlan};
 use crate::tensors::Shard;
 use device::Memory;
@@ -43,6 +43,9 @@ impl GpuEngine {
         parameters: &[Vec<f32>],
         shard: &Shard,
     ) -> Result<GpuTrainer<'_>, EngineError> {
+        for bytes in brought(work, &plan.forward, shard.rows) {
+            self.check_plain(bytes)?;
+        }
         let recording = self.record(&plan.program, placement).await?;
         let initial = plan.initial.iter().map(|(buffer, values)| (buffer, values));
         for (buffer, values) in plan.forward.parameters.iter().zip(parameters).chain(initial) {

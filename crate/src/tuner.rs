@@ -13,6 +13,9 @@ pub use plan::{Task, Tuner, tasks};
 pub use session::{Budget, Kept};
 
 use manyhands_shaders::matmul::Variant;
+use manyhands_shaders::{KERNELS_HASH, fnv1a};
+
+use crate::plan::Sharing;
 
 /// What a visit spends on measuring, and at most one try more. What is not measured by then waits for the next visit.
 pub const TUNING_MS_MAX: f64 = 1000.0;
@@ -65,14 +68,15 @@ pub fn is_offered(variant: Variant, class: AdapterClass) -> bool {
     variant != Variant::Naive && (class == AdapterClass::Device || variant.spares_software())
 }
 
-/// Names the WGSL of the whole family: what was measured with other texts says nothing of these. FNV-1a, 64 bits.
-pub fn kernels_version() -> String {
-    let bytes = Variant::ALL.iter().flat_map(|variant| {
-        let kernel = variant.kernel();
-        [kernel.name, "\0", kernel.wgsl, "\0"].map(str::as_bytes).into_iter().flatten()
-    });
-    let hash = bytes.fold(0xCBF2_9CE4_8422_2325u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
-    format!("{hash:016x}")
+/// Names all that a device's bits and times follow from on our side: every kernel, and which of them its sharing chooses. What
+/// was measured or computed under another name says nothing of these.
+pub fn kernels_version(sharing: Sharing) -> String {
+    let name = match sharing {
+        Sharing::Nothing => "nothing",
+        Sharing::Quads => "quads",
+        Sharing::Workgroups => "workgroups",
+    };
+    format!("{:016x}", fnv1a(KERNELS_HASH, name))
 }
 
 #[cfg(test)]
@@ -97,7 +101,9 @@ mod tests {
         assert_eq!(Tune::parse("matmul_blocked"), Some(Tune::Fixed(Variant::Blocked)));
         assert_eq!(Tune::parse("blocked"), None);
         assert_eq!(Tune::parse(""), None);
-        assert_eq!(kernels_version().len(), 16);
+        let versions = [Sharing::Nothing, Sharing::Quads, Sharing::Workgroups].map(kernels_version);
+        assert!(versions.iter().all(|version| version.len() == 16));
+        assert!(versions[0] != versions[1] && versions[1] != versions[2] && versions[0] != versions[2], "{versions:?}");
         for variant in Variant::ALL {
             assert_eq!(variant_named(variant.name()), Some(variant), "names tell variants apart");
             let notes = format!("8x8x8 nn {} 5\n", variant.name());

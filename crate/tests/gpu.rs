@@ -5,8 +5,10 @@
 use manyhands::control::{Control, Pace, PaceFuture};
 use manyhands::engine::{AdapterChoice, Engine, EngineError, GpuOptions, init_parameters, known};
 use manyhands::plan::{CALL_FLOP_MAX, TrainPlan};
+use manyhands::tensors::Shard;
 use manyhands::tuner::{Bench, Task, tasks};
 use manyhands_protocol::BlobHash;
+use manyhands_protocol::model::{InputType, Layer};
 use manyhands_protocol::statement::{Backend, Kernels};
 use manyhands_protocol::work::{Dtype, MatmulWork, TrainWork, Work};
 use manyhands_shaders::KERNELS;
@@ -100,6 +102,57 @@ fn units_are_computed_by_kernels_that_were_tested() {
     }
     let engine = open();
     pollster::block_on(engine.self_test_training(&work)).unwrap();
+}
+
+/// What is tested is the pipeline that the unit runs: a kernel may be right with the constants of another unit alone.
+#[test]
+fn units_are_computed_by_pipelines_that_were_tested() {
+    let lying = |name: &'static str, change: &dyn Fn(&str) -> String| {
+        let kernel = KERNELS.iter().find(|kernel| kernel.name == name).unwrap();
+        let wgsl = change(kernel.wgsl);
+        assert_ne!(wgsl, kernel.wgsl, "{name}");
+        let (as_device, without_subgroups) = (name.ends_with("_parted"), !name.ends_with("_parted"));
+        let replaced_kernel = Some((kernel.name, wgsl));
+        let options = GpuOptions { replaced_kernel, as_device, without_subgroups, ..Default::default() };
+        pollster::block_on(Engine::gpu_with(options)).unwrap()
+    };
+    let tested = |engine: &Engine, model| pollster::block_on(engine.self_test_training(&suite::work(model, 2, 1)));
+    let first_part = |wgsl: &str| wgsl.replace("e < PARTS", "e < min(PARTS, 1u)");
+    for name in ["attention_forward_parted", "attention_query_gradient_parted", "attention_key_gradient_parted"] {
+        let engine = lying(name, &first_part);
+        assert_eq!(tested(&engine, suite::models::text(16, 2)), Ok(()), "heads of one part");
+        let got = tested(&engine, suite::models::text(64, 2));
+        let shown = name.trim_end_matches("_parted");
+        assert!(matches!(&got, Err(EngineError::SelfTest { kernel, .. }) if kernel.starts_with(shown)), "{name}: {got:?}");
+    }
+    // One channel, no padding, as a first layer has on grey pictures.
+    let convolution = |channels, kernel| Layer::Convolution { channels, kernel, stride: 1, padding: 0 };
+    let grey = vec![convolution(8, 5), Layer::Relu, convolution(8, 3), Layer::Relu, suite::models::dense(10)];
+    let grey = suite::models::model(&[12, 12, 1], InputType::F32, grey);
+    for name in ["convolution_forward", "convolution_weight_gradient"] {
+        let nothing = |wgsl: &str| suite::tuning::at_main(wgsl, "if (!WIDE_CHANNELS && !PADDED) { return; }");
+        let got = tested(&lying(name, &nothing), grey.clone());
+        assert!(matches!(&got, Err(EngineError::SelfTest { kernel, .. }) if kernel.starts_with(name)), "{name}: {got:?}");
+    }
+}
+
+/// Each call of a unit is of a pipeline that its cases run: a unit compiles no other.
+#[test]
+fn cases_run_the_pipelines_of_their_units() {
+    let devices = [(false, false), (true, false), (false, true)];
+    for (as_device, without_subgroups) in devices {
+        let options = GpuOptions { as_device, without_subgroups, ..Default::default() };
+        let engine = pollster::block_on(Engine::gpu_with(options)).unwrap();
+        let Engine::Gpu(gpu) = &engine else { panic!("a GPU") };
+        for model in [suite::model(&[20]), suite::models::images(), suite::models::text(64, 2), suite::models::dropping()] {
+            let work = TrainWork { optimizer: suite::models::adamw(0.1), ..suite::work(model, 3, 1) };
+            let ops = TrainPlan::compile(&work).unwrap().program.ops;
+            pollster::block_on(engine.self_test_training(&work)).unwrap();
+            let compiled = gpu.pipelines_count();
+            pollster::block_on(gpu.prepare([&TrainPlan::compile(&work).unwrap().program].into_iter())).unwrap();
+            assert_eq!(gpu.pipelines_count(), compiled, "{} calls", ops.len());
+        }
+    }
 }
 
 /// A kernel that is wrong, by a little or at all, is named by the self-test.
@@ -237,7 +290,8 @@ fn a_device_that_flushes_subnormals_reads_no_f16() {
                 "{variant:?} lie {lie}: {got:?}"
             );
             let usual = engine.usual_variant(&task);
-            let bench = pollster::block_on(Bench::open(&engine, &task, usual, &suite::tuning::clock())).unwrap();
+            let bench =
+                pollster::block_on(Bench::open(&engine, &task, usual, &suite::tuning::clock())).unwrap().expect("a clock");
             let got = pollster::block_on(bench.attempt(&engine, variant, &suite::tuning::clock()));
             assert!(matches!(got, Err(EngineError::SelfTest { .. })), "{variant:?}: {got:?}");
             pollster::block_on(engine.self_test_product()).unwrap();
@@ -245,6 +299,21 @@ fn a_device_that_flushes_subnormals_reads_no_f16() {
             let got = pollster::block_on(engine.self_test_product());
             assert!(matches!(got, Err(EngineError::SelfTest { .. })), "{variant:?}: {got:?}");
         }
+    }
+}
+
+/// A variant that keeps sums in registers to a certain depth is tested past it before it runs as an earlier session's winner.
+#[test]
+fn a_winner_is_tested_deeper_than_its_registers() {
+    let task = Task::plain(Shape { m: 32, k: 64, n: 32 }, Dtype::F32);
+    for variant in [Variant::Tiled, Variant::TiledAhead] {
+        let kernel = variant.kernel();
+        let replaced_kernel = Some((kernel.name, kernel.wgsl.replace("fold < params.k;", "fold < min(params.k, 1u);")));
+        assert!(kernel.wgsl.contains("fold < params.k;"));
+        let engine = pollster::block_on(Engine::gpu_with(GpuOptions { replaced_kernel, ..Default::default() })).unwrap();
+        let got = pollster::block_on(engine.test_variant(&task, variant));
+        assert!(matches!(&got, Err(EngineError::SelfTest { .. })), "{variant:?}: {got:?}");
+        pollster::block_on(open().test_variant(&task, variant)).unwrap();
     }
 }
 
@@ -358,6 +427,26 @@ fn a_buffer_past_the_device_is_refused() {
     assert!(matches!(got, Err(EngineError::BufferTooLarge { bytes, .. }) if bytes > 1 << 32), "{got:?}");
 }
 
+/// What a unit brings is counted before anything is compiled or allocated for it, and what it does not meet is not counted.
+#[test]
+fn rows_past_the_device_are_refused_first() {
+    let (values, rows) = (1 << 16, 1040);
+    let options =
+        GpuOptions { default_limits: true, replaced_kernel: Some(("column_sum", "nonsense".to_owned())), ..Default::default() };
+    let engine = pollster::block_on(Engine::gpu_with(options)).unwrap();
+    let model = suite::models::model(&[values], InputType::F32, vec![suite::models::dense(2)]);
+    let (parameters, control) = (init_parameters(&model, 1), Control::new());
+    let shard = Shard { rows, x: vec![0.5; rows * values as usize], y: vec![1; rows] };
+    let train = |steps| {
+        let work = suite::work(model.clone(), 16, steps);
+        pollster::block_on(engine.train(&work, &parameters, &shard, &control))
+    };
+    let (bytes, most) = (4 * u64::from(values) * rows as u64, 1 << 28);
+    assert!(bytes > most);
+    assert_eq!(train(65), Err(EngineError::TooLarge { bytes, most }));
+    assert!(matches!(train(1), Err(EngineError::Validation(_))), "sixteen rows fit: it is the kernel that does not compile");
+}
+
 #[test]
 fn the_tuner_measures_checks_and_ends() {
     pollster::block_on(suite::tuning::measures_once_and_chooses(open(), "native GPU"));
@@ -396,6 +485,9 @@ fn a_replay_pins_the_kernels_of_a_result() {
 
     let other_version = Kernels { version: "0".repeat(16), ..kernels.clone() };
     assert!(matches!(again.pin(&other_version), Err(EngineError::Unsupported(_))));
+    let plain = GpuOptions { without_subgroups: true, ..Default::default() };
+    let shares_otherwise = pollster::block_on(Engine::gpu_with(plain)).unwrap();
+    assert!(matches!(shares_otherwise.pin(&kernels), Err(EngineError::Unsupported(_))), "attention by other kernels");
     let mut unknown = kernels;
     unknown.products[0].kernel = "matmul_unknown".to_owned();
     assert!(matches!(again.pin(&unknown), Err(EngineError::Unsupported(_))));

@@ -44,11 +44,15 @@ mod gpu {
         suite::all(&engine, "WebGPU").await;
     }
 
-    /// The kernels that a device runs which is no program: the browser's compiler takes them, too.
+    /// The kernels that a device runs which is no program, and those of browsers without subgroups.
     #[wasm_bindgen_test]
     async fn what_devices_run_agrees_too() {
-        let options = GpuOptions { as_device: true, ..Default::default() };
-        Engine::gpu_with(options).await.unwrap().self_test().await.unwrap();
+        for (as_device, without_subgroups) in [(true, false), (false, true)] {
+            let options = GpuOptions { as_device, without_subgroups, ..Default::default() };
+            let engine = Engine::gpu_with(options).await.unwrap();
+            engine.self_test().await.unwrap();
+            suite::others(&engine).await;
+        }
     }
 
     #[wasm_bindgen_test]

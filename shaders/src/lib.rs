@@ -136,6 +136,37 @@ pub const KERNELS: [&Kernel; 52] = [
     &average_pool_backward::KERNEL,
 ];
 
+/// Names the texts of every kernel, and the version whose code dispatches them. It is reckoned while this compiles, so that a
+/// program that lacks some of the kernels names them all the same.
+#[allow(long_running_const_eval)] // Every byte of every kernel.
+pub const KERNELS_HASH: u64 = {
+    let mut hash = fnv1a(FNV1A_START, env!("CARGO_PKG_VERSION"));
+    let mut kernel = 0;
+    while kernel < KERNELS.len() {
+        hash = with_kernel(hash, KERNELS[kernel].name, KERNELS[kernel].wgsl);
+        kernel += 1;
+    }
+    hash
+};
+
+/// FNV-1a of 64 bits begins so.
+pub const FNV1A_START: u64 = 0xCBF2_9CE4_8422_2325;
+
+/// FNV-1a over what came before and a text and its end.
+pub const fn fnv1a(hash: u64, text: &str) -> u64 {
+    let (mut hash, mut at) = (hash, 0);
+    while at < text.len() {
+        hash = (hash ^ text.as_bytes()[at] as u64).wrapping_mul(0x0100_0000_01B3);
+        at += 1;
+    }
+    // The end is a byte of zero.
+    hash.wrapping_mul(0x0100_0000_01B3)
+}
+
+const fn with_kernel(hash: u64, name: &str, wgsl: &str) -> u64 {
+    fnv1a(fnv1a(hash, name), wgsl)
+}
+
 /// Extents of a dispatch of `groups` workgroups numbered row by row: kernels number them as `x + y · num_workgroups.x`
 /// and ignore what lies past the end.
 pub fn linear_dispatch(groups: u64) -> [u32; 3] {
@@ -161,6 +192,22 @@ pub(crate) use params_fields;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_to_any_kernel_changes_the_hash() {
+        let hash = |changed: Option<usize>| {
+            let start = fnv1a(FNV1A_START, env!("CARGO_PKG_VERSION"));
+            KERNELS.iter().enumerate().fold(start, |hash, (index, kernel)| {
+                let more = if changed == Some(index) { " " } else { "" };
+                with_kernel(hash, kernel.name, &format!("{}{more}", kernel.wgsl))
+            })
+        };
+        assert_eq!(hash(None), KERNELS_HASH);
+        for (changed, kernel) in KERNELS.iter().enumerate() {
+            assert_ne!(hash(Some(changed)), KERNELS_HASH, "{}", kernel.name);
+        }
+        assert_ne!(fnv1a(fnv1a(FNV1A_START, "ab"), "c"), fnv1a(fnv1a(FNV1A_START, "a"), "bc"));
+    }
 
     #[test]
     fn dispatches_cover_every_group() {

@@ -274,6 +274,9 @@ pub fn kernel_of(op: &Op) -> &'static str {
 /// Shapes with edges: more than one block, tile and chunk of k, with extents that are multiples of four and not.
 const EDGES: [Shape; 2] = [Shape { m: 36, k: 144, n: 44 }, Shape { m: 35, k: 67, n: 37 }];
 
+/// Deeper than what the tiled variants keep in registers (`matmul::tiled::FOLD`).
+const DEEP: Shape = Shape { m: 12, k: 976, n: 20 };
+
 /// `A · B` and nothing more, as the device runs it.
 pub fn plain_products() -> Vec<Case> {
     EDGES.map(|shape| product(shape, Transposed::default(), Epilogue::None, None)).into()
@@ -281,8 +284,28 @@ pub fn plain_products() -> Vec<Case> {
 
 /// A product by a fixed variant where it takes such shapes.
 pub fn variant_products(transposed: Transposed, epilogues: &[Epilogue], variant: Variant) -> Vec<Case> {
-    let shapes = EDGES.into_iter().filter(|shape| variant.takes(*shape, transposed));
+    let shapes = EDGES.into_iter().chain([DEEP]).filter(|shape| variant.takes(*shape, transposed));
     shapes.flat_map(|shape| epilogues.iter().map(move |&epilogue| product(shape, transposed, epilogue, Some(variant)))).collect()
+}
+
+/// Cases of the pipelines of such calls: their kernels with their constants, at small shapes with edges. Products are of the
+/// variant that their calls name.
+pub fn cases_of(ops: &[Op]) -> Vec<Case> {
+    let (mut cases, mut named) = (Vec::new(), Vec::new());
+    for op in ops {
+        match op {
+            Op::Matmul(Matmul { variant: Some(variant), transposed, epilogue, .. }) => {
+                cases.extend(variant_products(*transposed, &[*epilogue], *variant));
+            }
+            Op::Image(op) => cases.push(image::case_of(op)),
+            Op::Sequence(op) if let Some(case) = sequence::attention_of(op) => cases.push(case),
+            _ => named.push(kernel_of(op)),
+        }
+    }
+    if !named.is_empty() {
+        cases.extend(self_test_cases().into_iter().filter(|case| named.iter().any(|kernel| case.is_of(kernel))));
+    }
+    cases
 }
 
 /// Every pipeline that this build uses, at shapes with edges.

@@ -12,7 +12,7 @@ use crate::control::Control;
 use crate::cpu::{self, CpuTrainer};
 #[cfg(feature = "gpu")]
 use crate::gpu::GpuTrainer;
-use crate::plan::{Buffer, Placement, State, Traced, TrainPlan, check_built, check_bytes};
+use crate::plan::{Buffer, ForwardPlan, Placement, State, Traced, TrainPlan, check_built, check_bytes};
 use crate::tensors::Shard;
 
 /// A run of training steps.
@@ -52,7 +52,7 @@ impl Engine {
         parameters_fit(&plan.program, &plan.forward.parameters, parameters)?;
         shard_fits(work, &plan, shard)?;
         let placement = Placement::shared(&plan.program);
-        check_bytes(placement.bytes(shard.x.len() as u64 * 4))?;
+        check_bytes(placement.bytes(brought(work, &plan.forward, shard.rows).iter().sum()))?;
         Ok(match self {
             Engine::Cpu(cpu) => Trainer::Cpu(Box::new(cpu.trainer(work, plan, placement, parameters, shard))),
             #[cfg(feature = "gpu")]
@@ -78,6 +78,12 @@ impl Engine {
         }
         Ok(Trained { delta, losses })
     }
+}
+
+/// Bytes beside the program's buffers: of the examples and of the labels that the steps of a unit meet, and of its losses.
+pub(crate) fn brought(work: &TrainWork, forward: &ForwardPlan, rows: usize) -> [u64; 3] {
+    let met = (rows as u64).min(u64::from(work.inner_steps) * u64::from(work.batch));
+    [met * u64::from(forward.inputs) * 4, met * u64::from(forward.labels) * 4, u64::from(work.inner_steps) * 4]
 }
 
 impl Trainer<'_> {
@@ -181,6 +187,38 @@ impl Trainer<'_> {
             Trainer::Cpu(trainer) => Ok(trainer.read(buffers)),
             #[cfg(feature = "gpu")]
             Trainer::Gpu(trainer) => trainer.read(buffers).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use manyhands_protocol::ids::BlobHash;
+    use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
+    use manyhands_protocol::work::InnerOptimizer;
+
+    use super::*;
+
+    /// The rows that are met, once, with as many labels as they have; and each step's loss.
+    #[test]
+    fn what_a_unit_brings_is_counted() {
+        let input = Input { shape: vec![7], dtype: InputType::U8, scale: 1.0, offset: 0.0 };
+        let text = vec![Layer::Embedding { vocabulary: 5, width: 4 }, Layer::Dense { outputs: 5 }];
+        for (layers, labels) in [(text, 7), (vec![Layer::Dense { outputs: 5 }], 1)] {
+            let nothing = BlobHash([0; 32]);
+            let work = TrainWork {
+                model: Model { input: input.clone(), layers, loss: Loss::SoftmaxCrossEntropy },
+                checkpoint: nothing,
+                shard: nothing,
+                round: 0,
+                first_row: 0,
+                batch: 3,
+                inner_steps: 4,
+                optimizer: InnerOptimizer::Sgd { learning_rate: 0.1, momentum: 0.9 },
+            };
+            let forward = TrainPlan::compile(&work).unwrap().forward;
+            assert_eq!(brought(&work, &forward, 900), [12 * 7 * 4, 12 * labels * 4, 4 * 4]);
+            assert_eq!(brought(&work, &forward, 6), [6 * 7 * 4, 6 * labels * 4, 4 * 4]);
         }
     }
 }

@@ -6,6 +6,7 @@ use manyhands_protocol::work::{Dtype, Work};
 use manyhands_shaders::matmul::{Shape, Transposed, Variant};
 
 use super::{Engine, EngineError, known};
+use crate::plan::Sharing;
 use crate::tuner::{AdapterClass, Task, kernels_version, tasks, variant_named};
 
 /// What measurements belong to.
@@ -80,6 +81,15 @@ impl Engine {
         }
     }
 
+    /// Names the kernels of this build as this device runs them.
+    pub fn kernels_version(&self) -> String {
+        kernels_version(match self {
+            Engine::Cpu(_) => Sharing::Nothing,
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(gpu) => gpu.sharing(),
+        })
+    }
+
     /// What the products of a unit run on here, for the result to say; none where there is one way to compute them.
     pub fn kernels(&self, work: &Work) -> Result<Option<Kernels>, EngineError> {
         if self.tuned_adapter().is_none() {
@@ -91,13 +101,14 @@ impl Engine {
             ProductKernel { m, k, n, transposed_a: a, transposed_b: b, kernel: variant.name().to_owned() }
         };
         let products = tasks(work)?.into_iter().take(limits::KERNELS_COUNT_MAX).map(product).collect();
-        Ok(Some(Kernels { version: kernels_version(), products }))
+        Ok(Some(Kernels { version: self.kernels_version(), products }))
     }
 
     /// Runs products on the kernels that a result names, so that the same device gives the same bits again.
-    /// [`EngineError::Unsupported`] where this build has other kernels, or the device does not run these.
+    /// [`EngineError::Unsupported`] where this build has other kernels, or the device does not run these, or chooses other ones
+    /// for what is no product.
     pub fn pin(&self, kernels: &Kernels) -> Result<(), EngineError> {
-        if kernels.version != kernels_version() {
+        if kernels.version != self.kernels_version() {
             return Err(EngineError::Unsupported(format!("kernels of version {}", kernels.version)));
         }
         for product in &kernels.products {

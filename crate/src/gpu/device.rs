@@ -15,7 +15,7 @@ use super::choice::Choices;
 use super::fault::{Fault, engine_error};
 use super::pipelines::{Pipeline, PipelineKey};
 use crate::engine::EngineError;
-use crate::plan::{Matmul, Sharing};
+use crate::plan::{Matmul, Op, Sharing};
 
 /// Which adapter to ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,8 +48,8 @@ pub struct GpuEngine {
     pub(super) limits: wgpu::Limits,
     pub(super) pipelines: Mutex<Vec<(PipelineKey, Pipeline)>>,
     pub(super) fault: Fault,
-    /// Kernels that passed their self-test here.
-    tested: Mutex<Vec<&'static str>>,
+    /// What passed its self-test here.
+    tested: Mutex<Vec<PipelineKey>>,
     pub(super) choices: Mutex<Choices>,
     pub(super) info: wgpu::AdapterInfo,
     /// Whether kernels may exchange values within quads.
@@ -135,15 +135,23 @@ impl GpuEngine {
         self.info.device_type == wgpu::DeviceType::Cpu || parts.any(|part| part.eq_ignore_ascii_case(SWIFTSHADER))
     }
 
-    /// Those of these kernels that have not passed their self-test on this device.
-    pub(crate) fn untested(&self, mut kernels: Vec<&'static str>) -> Vec<&'static str> {
+    /// The pipelines of these calls that have not passed their self-test on this device, each with a call of it. Products name
+    /// their variant then.
+    pub(crate) fn untested(&self, ops: &[Op]) -> Vec<(PipelineKey, Op)> {
         let tested = self.tested.lock().expect("no code panics while it holds this lock");
-        kernels.retain(|kernel| !tested.contains(kernel));
-        kernels
+        let mut new: Vec<(PipelineKey, Op)> = Vec::new();
+        for op in ops {
+            let key = PipelineKey::of(&self.call(op));
+            if !tested.contains(&key) && !new.iter().any(|(other, _)| *other == key) {
+                let named = |product: Matmul| Matmul { variant: Some(self.variant(&product)), ..product };
+                new.push((key, if let Op::Matmul(product) = *op { Op::Matmul(named(product)) } else { *op }));
+            }
+        }
+        new
     }
 
-    pub(crate) fn passed(&self, mut kernels: Vec<&'static str>) {
-        self.tested.lock().expect("no code panics while it holds this lock").append(&mut kernels);
+    pub(crate) fn passed(&self, mut pipelines: Vec<PipelineKey>) {
+        self.tested.lock().expect("no code panics while it holds this lock").append(&mut pipelines);
     }
 
     /// Destroys the device, as a crash of its driver would, so that a test can see what follows.
@@ -172,7 +180,7 @@ impl GpuEngine {
     }
 
     /// Which kernels are the faster ones here. SwiftShader's subgroups are one quad.
-    pub(super) fn sharing(&self) -> Sharing {
+    pub(crate) fn sharing(&self) -> Sharing {
         match self.subgroups {
             false => Sharing::Nothing,
             true if self.options.as_device || !self.is_software() => Sharing::Workgroups,

@@ -11,7 +11,9 @@ use crate::engine::EngineError;
 #[derive(Default)]
 struct State {
     error: Option<EngineError>,
-    waiting: Vec<Waker>,
+    /// One for each [`Raised`] that was looked at.
+    waiting: Vec<(u64, Waker)>,
+    raised_count: u64,
 }
 
 /// Shared between an engine and its device's callbacks.
@@ -25,7 +27,10 @@ impl Fault {
         if state.error.is_none() || matches!(error, EngineError::DeviceLost(_)) {
             state.error = Some(error);
         }
-        state.waiting.drain(..).for_each(Waker::wake);
+        let waiting = std::mem::take(&mut state.waiting);
+        // A waker may drop who waits, and with it a [`Raised`].
+        drop(state);
+        waiting.into_iter().for_each(|(_, waker)| waker.wake());
     }
 
     /// Fails if anything was raised. A lost device stays lost; other errors are reported once.
@@ -39,7 +44,9 @@ impl Fault {
 
     /// Resolves once something was raised.
     pub fn raised(&self) -> Raised<'_> {
-        Raised(self)
+        let mut state = self.state();
+        state.raised_count += 1;
+        Raised { fault: self, id: state.raised_count }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -48,18 +55,28 @@ impl Fault {
 }
 
 /// See [`Fault::raised`].
-pub struct Raised<'a>(&'a Fault);
+pub struct Raised<'a> {
+    fault: &'a Fault,
+    id: u64,
+}
 
 impl Future for Raised<'_> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.0.state();
+        let mut state = self.fault.state();
         if state.error.is_some() {
             return Poll::Ready(());
         }
-        state.waiting.push(context.waker().clone());
+        state.waiting.retain(|(id, _)| *id != self.id);
+        state.waiting.push((self.id, context.waker().clone()));
         Poll::Pending
+    }
+}
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.fault.state().waiting.retain(|(id, _)| *id != self.id);
     }
 }
 
@@ -102,5 +119,23 @@ mod tests {
         assert_eq!(fault.check(), Err(EngineError::DeviceLost("d".to_owned())));
         assert_eq!(fault.check(), Err(EngineError::DeviceLost("d".to_owned())));
         pollster::block_on(fault.raised());
+    }
+
+    #[test]
+    fn whoever_waits_is_kept_once_and_until_then() {
+        let fault = Fault::default();
+        let waiting = || fault.state().waiting.len();
+        let mut context = Context::from_waker(Waker::noop());
+        let (mut first, mut second) = (fault.raised(), fault.raised());
+        for _ in 0..3 {
+            assert!(Pin::new(&mut first).poll(&mut context).is_pending());
+            assert!(Pin::new(&mut second).poll(&mut context).is_pending());
+        }
+        assert_eq!(waiting(), 2);
+        drop(first);
+        assert_eq!(waiting(), 1);
+        fault.raise(EngineError::Validation("a".to_owned()));
+        assert_eq!(waiting(), 0);
+        assert!(Pin::new(&mut second).poll(&mut context).is_ready());
     }
 }

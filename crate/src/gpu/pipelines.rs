@@ -54,6 +54,11 @@ impl GpuEngine {
         self.pipelines(&calls).await.map(drop)
     }
 
+    /// How many pipelines were compiled here so far.
+    pub fn pipelines_count(&self) -> usize {
+        self.known().len()
+    }
+
     fn known(&self) -> std::sync::MutexGuard<'_, Vec<(PipelineKey, Pipeline)>> {
         self.pipelines.lock().expect("no code panics while it holds this lock")
     }

@@ -10,11 +10,14 @@ impl GpuEngine {
         self.allocate_plain(bytes, usage).await
     }
 
-    async fn allocate_plain(&self, bytes: u64, usage: wgpu::BufferUsages) -> Result<Memory, EngineError> {
+    /// [`EngineError::TooLarge`] if so many bytes are no buffer of this device.
+    pub(super) fn check_plain(&self, bytes: u64) -> Result<(), EngineError> {
         let most = self.limits.max_buffer_size;
-        if bytes > most {
-            return Err(EngineError::TooLarge { bytes, most });
-        }
+        if bytes > most { Err(EngineError::TooLarge { bytes, most }) } else { Ok(()) }
+    }
+
+    async fn allocate_plain(&self, bytes: u64, usage: wgpu::BufferUsages) -> Result<Memory, EngineError> {
+        self.check_plain(bytes)?;
         let size = bytes.max(4);
         let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
         self.scoped(|| Memory(self.device.create_buffer(&descriptor))).await

@@ -24,6 +24,12 @@ const MEASURED_FLOP_MAX: u64 = 1 << 31;
 const MEASURE_MS_MIN: f64 = 4.0;
 /// A power of four.
 const RUNS_MAX: u32 = 64;
+/// Of the clock: what a measurement may be off by is then as much as a variant must win by.
+const MEASURED_STEPS_MIN: f64 = 32.0;
+/// Readings that may pass until a clock has moved, a tenth of a second in a tab.
+const CLOCK_READS_MAX: u32 = 1 << 20;
+/// Moves of a clock of which the least counts: another may have been held up.
+const CLOCK_MOVES: usize = 2;
 /// Measurements of which the fastest counts.
 const MEASUREMENTS: usize = 2;
 /// With the bias, and with what C held before.
@@ -76,8 +82,10 @@ impl Pace for Unbroken {
 }
 
 impl Bench {
-    /// Runs the usual variant; an error if even that is wrong. `clock` steers nothing here.
-    pub async fn open(engine: &Engine, task: &Task, usual: Variant, clock: &Control) -> Result<Bench, EngineError> {
+    /// Runs the usual variant; an error if even that is wrong, none where the clock is too coarse for such a product.
+    /// `clock` steers nothing here.
+    pub async fn open(engine: &Engine, task: &Task, usual: Variant, clock: &Control) -> Result<Option<Bench>, EngineError> {
+        let Some(step_ms) = clock_step_ms(clock) else { return Ok(None) };
         let shape = first_call(task, engine.call_flop_max().min(MEASURED_FLOP_MAX));
         let (m, k, n) = (shape.m as usize, shape.k as usize, shape.n as usize);
         let (a, b, packed) = match task.dtype {
@@ -101,15 +109,16 @@ impl Bench {
             bench.check(answer, &answer.usual).map_err(|detail| wrong(usual, detail))?;
         }
         bench.usual_ms = bench.time(engine, usual, clock).await?;
-        // Browsers' clocks are coarse.
-        while bench.usual_ms * f64::from(bench.runs) < MEASURE_MS_MIN && bench.runs < RUNS_MAX {
+        let least_ms = MEASURED_STEPS_MIN * step_ms;
+        while bench.measured_ms() < least_ms.max(MEASURE_MS_MIN) && bench.runs < RUNS_MAX {
             bench.runs *= 4;
             bench.usual_ms = bench.time(engine, usual, clock).await?;
         }
-        if bench.usual_ms.partial_cmp(&0.0) != Some(std::cmp::Ordering::Greater) {
-            return Err(EngineError::Input("there is no clock to measure by".to_owned()));
-        }
-        Ok(bench)
+        Ok((bench.measured_ms() >= least_ms).then_some(bench))
+    }
+
+    fn measured_ms(&self) -> f64 {
+        self.usual_ms * f64::from(self.runs)
     }
 
     /// The variant's time as a share of the usual one's, in thousandths. [`EngineError::SelfTest`] where it is wrong.
@@ -123,7 +132,8 @@ impl Bench {
             self.check(answer, result).map_err(|detail| wrong(variant, detail))?;
         }
         let share = self.time(engine, variant, clock).await? / self.usual_ms;
-        Ok((share * 1e3).clamp(0.0, f64::from(u32::MAX)) as u32)
+        // A share of zero could not be beaten.
+        Ok((share * 1e3).clamp(1.0, f64::from(u32::MAX)) as u32)
     }
 
     /// The result under each epilogue.
@@ -229,6 +239,16 @@ impl Bench {
     }
 }
 
+/// By how much the clock moves at a time: browsers' clocks are coarse. None where it stands still.
+fn clock_step_ms(clock: &Control) -> Option<f64> {
+    let mut last_ms = clock.now_ms();
+    let moves = (0..CLOCK_READS_MAX).filter_map(|_| {
+        let before_ms = std::mem::replace(&mut last_ms, clock.now_ms());
+        Some(last_ms - before_ms).filter(|&ms| ms > 0.0)
+    });
+    moves.take(CLOCK_MOVES).reduce(f64::min)
+}
+
 /// The rows that the first call of the product computes: the others are as fast, and calls are timed by themselves.
 fn first_call(task: &Task, call_flop_max: u64) -> Shape {
     let (shape, rows) = (task.shape, Rows { first: 0, end: task.shape.m });
@@ -273,7 +293,49 @@ mod tests {
             dtype,
             epilogues: vec![Epilogue::None, Epilogue::BiasRelu, Epilogue::Accumulate],
         };
-        pollster::block_on(Bench::open(&Engine::cpu(), &task, Variant::Blocked, &Control::new())).unwrap()
+        opened(&task, &Control::new()).expect("a clock")
+    }
+
+    fn opened(task: &Task, clock: &Control) -> Option<Bench> {
+        pollster::block_on(Bench::open(&Engine::cpu(), task, Variant::Blocked, clock)).unwrap()
+    }
+
+    /// A clock that moves by whole steps, `pace` times as fast as time.
+    struct Coarse {
+        origin: std::time::Instant,
+        pace: f64,
+        step_ms: f64,
+    }
+
+    impl Pace for Coarse {
+        fn now_ms(&self) -> f64 {
+            let ms = self.origin.elapsed().as_secs_f64() * 1e3 * self.pace;
+            (ms / self.step_ms).floor() * self.step_ms
+        }
+
+        fn breathe(&self) -> PaceFuture {
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    fn coarse(pace: f64, step_ms: f64) -> Control {
+        Control::with_pace(Coarse { origin: std::time::Instant::now(), pace, step_ms })
+    }
+
+    /// By a coarse clock what is too short is not judged, and what is long enough is as by any other.
+    #[test]
+    fn a_coarse_clock_chooses_nothing_by_chance() {
+        let task = |m, k, n| Task::plain(Shape { m, k, n }, Dtype::F32);
+        for step_ms in [1.0, 17.0] {
+            assert!(opened(&task(1, 1, 1), &coarse(1.0, step_ms)).is_none(), "microseconds by steps of {step_ms} ms");
+            let slow = coarse(100.0, step_ms);
+            let bench = opened(&task(256, 256, 256), &slow).expect("long enough, at a hundredth of the speed");
+            assert!(bench.measured_ms() >= 32.0 * step_ms, "{} runs of {} ms", bench.runs, bench.usual_ms);
+            let beside_slow = Bench { usual_ms: 1e12, ..bench };
+            let share = pollster::block_on(beside_slow.attempt(&Engine::cpu(), Variant::BlockedVec4, &slow));
+            assert_eq!(share, Ok(1), "no share of nothing");
+        }
+        assert!(opened(&task(32, 64, 16), &coarse(0.0, 1.0)).is_none(), "a clock that stands still");
     }
 
     /// Wrong anywhere, by a little or at all.

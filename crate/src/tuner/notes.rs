@@ -50,12 +50,19 @@ impl Notes {
         self.0.iter().map(line).collect()
     }
 
-    /// Adds a try, in the place of an earlier one of the same.
+    /// Adds a try, in the place of an earlier one of the same, or of the oldest share where there are too many. A variant is
+    /// noted as wrong once, so that shares are the most there is.
     pub fn add(&mut self, product: &str, variant: Variant, measured: Measured) {
         self.0.retain(|(name, of, _)| (name.as_str(), *of) != (product, variant));
-        if self.0.len() < TRIES_MAX {
-            self.0.push((product.to_owned(), variant, measured));
+        if measured == Measured::Wrong && self.is_wrong(variant) {
+            return;
         }
+        if self.0.len() >= TRIES_MAX
+            && let Some(oldest) = self.0.iter().position(|(_, _, measured)| *measured != Measured::Wrong)
+        {
+            self.0.remove(oldest);
+        }
+        self.0.push((product.to_owned(), variant, measured));
     }
 
     pub fn get(&self, product: &str, variant: Variant) -> Option<Measured> {
@@ -88,5 +95,23 @@ mod tests {
         }
         let long: String = (0..3 * TRIES_MAX).map(|i| format!("{i} matmul_blocked 5\n")).collect();
         assert_eq!(Notes::parse(&long).0.len(), TRIES_MAX);
+    }
+
+    #[test]
+    fn full_notes_drop_the_oldest_share_and_nothing_wrong() {
+        let mut notes = Notes::default();
+        for product in ["0", "1"] {
+            notes.add(product, Variant::Tiled, Measured::Wrong);
+        }
+        assert_eq!(notes.0.len(), 1, "wrong for one is wrong for all");
+        for product in 1..2 * TRIES_MAX {
+            notes.add(&product.to_string(), Variant::Blocked, Measured::Share(5));
+        }
+        assert_eq!(notes.0.len(), TRIES_MAX);
+        assert!(notes.is_wrong(Variant::Tiled));
+        assert_eq!(notes.get("1", Variant::Blocked), None, "the oldest");
+        let newest = (2 * TRIES_MAX - 1).to_string();
+        assert_eq!(notes.get(&newest, Variant::Blocked), Some(Measured::Share(5)));
+        assert_eq!(Notes::parse(&notes.text()), notes);
     }
 }

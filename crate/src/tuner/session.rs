@@ -76,7 +76,9 @@ impl Tuner {
                 beside(move || async move { Bench::open(&engine, &task, usual, &clock).await })
             });
             let bench = match opened.await {
-                Ok(bench) => Arc::new(bench),
+                Ok(Some(bench)) => Arc::new(bench),
+                // No clock to choose by.
+                Ok(None) => continue,
                 // The unit will say so itself.
                 Err(EngineError::TooLarge { .. } | EngineError::BufferTooLarge { .. } | EngineError::OutOfMemory(_)) => continue,
                 Err(error) => return Err(error),
@@ -118,16 +120,30 @@ impl Tuner {
     }
 
     /// Has the engine run each product on its winner, or on its usual variant where none is, for the rest of the session.
-    /// A winner of an earlier session passes a known-answer test first.
-    pub async fn settle(&mut self, engine: &Arc<Engine>, tasks: &[Task]) -> Result<(), EngineError> {
+    /// A winner of an earlier session passes a known-answer test first, as a try: what it crashes then is not the next visit's.
+    pub async fn settle(
+        &mut self,
+        engine: &Arc<Engine>,
+        tasks: &[Task],
+        mut keep: impl AsyncFnMut(Kept),
+    ) -> Result<(), EngineError> {
         for task in tasks {
             let usual = engine.usual_variant(task);
             let mut choice = usual;
             if let Some(winner) = self.winner(task, usual).filter(|&winner| engine.offers_variant(winner)) {
-                match self.tested(engine, task, winner).await {
+                self.mark(winner);
+                keep(Kept::Marked(self.markers())).await;
+                let tested = self.tested(engine, task, winner).await;
+                if matches!(tested, Err(EngineError::DeviceLost(_))) {
+                    return tested;
+                }
+                self.unmark(winner);
+                keep(Kept::Unmarked(self.markers())).await;
+                match tested {
                     Ok(()) => choice = winner,
                     Err(EngineError::SelfTest { .. } | EngineError::Validation(_)) => {
                         self.notes.add(&task.against(usual), winner, Measured::Wrong);
+                        keep(Kept::Notes(self.notes.text())).await;
                     }
                     Err(error) => return Err(error),
                 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::engine::{Engine, EngineError};
+use crate::plan::PROGRAM_BYTES_MAX;
 use crate::tuner::Tune;
 
 /// GPU devices that may be lost before the CPU path takes over.
@@ -45,7 +46,14 @@ impl Device {
             fault,
             EngineError::DeviceLost(_) | EngineError::OutOfMemory(_) | EngineError::Validation(_) | EngineError::SelfTest { .. }
         );
-        if !self.is_gpu || !device_failed {
+        // Past what any program may take the CPU refuses as well, and an only device is told of as it is.
+        let may_fit_cpu = match fault {
+            EngineError::BufferTooLarge { .. } => true,
+            EngineError::TooLarge { most, .. } => *most < PROGRAM_BYTES_MAX,
+            _ => false,
+        };
+        let gives_way = may_fit_cpu && self.choice == Choice::Auto;
+        if !self.is_gpu || !(device_failed || gives_way) {
             return Ok(Device { is_new: false, ..self });
         }
         let losses = self.losses + 1;
@@ -150,6 +158,24 @@ mod tests {
             let only = pollster::block_on(failing(Choice::Gpu, true, LOSSES_MAX).after(&fault));
             assert_eq!(only.map(|_| ()), Err(fault), "a visitor who asked for the GPU alone");
         }
+    }
+
+    /// What a GPU does not hold the CPU may, which has no such bound on one buffer.
+    #[test]
+    fn what_does_not_fit_the_gpu_is_tried_on_the_cpu_once() {
+        let (bytes, most) = (2 << 30, 1 << 30);
+        let past_device = [EngineError::BufferTooLarge { total: 3 << 30, bytes, most }, EngineError::TooLarge { bytes, most }];
+        for fault in past_device {
+            let next = pollster::block_on(failing(Choice::Auto, true, 0).after(&fault)).unwrap();
+            assert_eq!((next.is_new, next.is_gpu, next.reason.clone()), (true, false, fault.to_string()));
+            let last = pollster::block_on(next.after(&fault)).unwrap();
+            assert_eq!((last.is_new, last.is_gpu), (false, false), "and no way back");
+            let only = pollster::block_on(failing(Choice::Gpu, true, 0).after(&fault)).unwrap();
+            assert_eq!((only.is_new, only.is_gpu), (false, true), "a visitor who asked for the GPU alone");
+        }
+        let nowhere = EngineError::TooLarge { bytes: PROGRAM_BYTES_MAX + 1, most: PROGRAM_BYTES_MAX };
+        let same = pollster::block_on(failing(Choice::Auto, true, 0).after(&nowhere)).unwrap();
+        assert_eq!((same.is_new, same.is_gpu), (false, true), "nothing else holds it either");
     }
 
     #[test]

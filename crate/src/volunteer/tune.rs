@@ -10,7 +10,7 @@ use super::host::Host;
 use super::run::Visit;
 use crate::control::Control;
 use crate::engine::{EngineError, TunedAdapter};
-use crate::tuner::{Budget, Kept, Task, Tune, Tuner, kernels_version, tasks};
+use crate::tuner::{Budget, Kept, Task, Tune, Tuner, tasks};
 
 /// What a visit remembers of its measuring, whatever becomes of the device.
 #[derive(Default)]
@@ -31,12 +31,12 @@ struct Names {
 }
 
 impl Names {
-    fn of(adapter: &TunedAdapter, environment: &str) -> Names {
+    fn of(adapter: &TunedAdapter, kernels_version: &str, environment: &str) -> Names {
         Names {
             // Whatever browser, driver or version of the kernel it was: what did not come back is not tried again.
             markers: format!("tried on {}", adapter.name),
             notes: format!("tuned on {}", adapter.name),
-            stamp: format!("{} {environment} {}", kernels_version(), adapter.driver).replace('\n', " "),
+            stamp: format!("{kernels_version} {environment} {}", adapter.driver).replace('\n', " "),
         }
     }
 }
@@ -55,28 +55,18 @@ impl<H: Host> Visit<'_, H> {
             return Ok(());
         }
         let host = self.client.host;
-        let names = Names::of(&adapter, &host.environment());
-        // Another tab that measures has markers set which say nothing yet, and would be measured along.
-        let lock = host.lock_tuning().await;
+        let names = Names::of(&adapter, &engine.kernels_version(), &host.environment());
+        // Another tab that measures has markers set which say nothing yet, and would be measured along. What it finds out is
+        // for the next unit.
+        let Some(_lock) = host.lock_tuning().await else { return Ok(()) };
         let markers = host.load_tuning(&names.markers).await.unwrap_or_default() + &self.tuning.lost.borrow();
         let kept = host.load_tuning(&names.notes).await.unwrap_or_default();
         let notes = kept.strip_prefix(&names.stamp).and_then(|rest| rest.strip_prefix('\n')).unwrap_or_default();
         let mut tuner = Tuner::new(adapter.class, &markers, notes);
-        if lock.is_some() {
-            self.client.reporter.state(State::Tuning, "");
-            let measured = self.measure(&mut tuner, &tasks, control, &names).await;
-            self.client.reporter.state(State::Working, "");
-            measured?;
-        } else {
-            // What the other tab finds out is for the next unit.
-            tasks.retain(|task| tuner.winner(task, engine.usual_variant(task)).is_some());
-        }
-        let known = tuner.notes.text();
-        tuner.settle(&engine, &tasks).await?;
-        if tuner.notes.text() != known {
-            host.store_tuning(&names.notes, &format!("{}\n{}", names.stamp, tuner.notes.text())).await;
-        }
-        Ok(())
+        self.client.reporter.state(State::Tuning, "");
+        let settled = self.settle(&mut tuner, &tasks, control, &names).await;
+        self.client.reporter.state(State::Working, "");
+        settled
     }
 
     /// The first unit is computed by what is there: nobody waits for it.
@@ -85,10 +75,11 @@ impl<H: Host> Visit<'_, H> {
         settings.tune == Tune::Auto && (settings.begun || self.submitted_count.get() > 0)
     }
 
-    async fn measure(&self, tuner: &mut Tuner, tasks: &[Task], control: &Control, names: &Names) -> Result<(), EngineError> {
+    /// Measures and chooses, keeping what is found out as it comes.
+    async fn settle(&self, tuner: &mut Tuner, tasks: &[Task], control: &Control, names: &Names) -> Result<(), EngineError> {
         let (host, tuning) = (self.client.host, &self.tuning);
         let before = tuner.markers();
-        let keep = async |kept| match kept {
+        let mut keep = async |kept| match kept {
             Kept::Marked(text) => {
                 tuning.before.replace(Some((names.markers.clone(), before.clone())));
                 host.store_tuning(&names.markers, &text).await;
@@ -99,13 +90,17 @@ impl<H: Host> Visit<'_, H> {
             }
             Kept::Notes(text) => host.store_tuning(&names.notes, &format!("{}\n{text}", names.stamp)).await,
         };
-        let measured = tuner.measure(&self.engine(), tasks, control, &tuning.budget, keep).await;
-        if matches!(measured, Err(EngineError::DeviceLost(_))) {
+        let engine = self.engine();
+        let mut settled = tuner.measure(&engine, tasks, control, &tuning.budget, &mut keep).await;
+        if settled.is_ok() {
+            settled = tuner.settle(&engine, tasks, keep).await;
+        }
+        if matches!(settled, Err(EngineError::DeviceLost(_))) {
             tuning.lost.replace(tuner.markers());
         }
         // What ended the try is known: only a visit that is dropped in its middle leaves this behind.
         tuning.before.take();
-        measured
+        settled
     }
 
     /// Takes back the marker of a try that the visitor's Stop cut short: it says nothing against its variant.

@@ -83,6 +83,11 @@ pub async fn kernels(engine: &Engine) {
     }
     println(&format!("products: {count} cases, at most {worst:.3} of the tolerance used"));
     batches(engine, &offered).await;
+    others(engine).await;
+}
+
+/// Every kernel but those of the product, over their tables.
+pub async fn others(engine: &Engine) {
     let mut others = Vec::new();
     others.extend([[1, 1], [64, 64], [65, 63], [3, 200], [200, 3], [4096, 1]].map(|[r, c]| known::column_sums(r, c)));
     for elementwise in [known::sum, known::cleared, known::relu, known::relu_gradient, known::sgd_step] {
@@ -147,10 +152,16 @@ pub async fn slices_change_no_bits(engine: &Engine) {
     use manyhands::plan::Op;
     use manyhands_shaders::matmul::Rows;
     let epilogues = [Epilogue::BiasRelu, Epilogue::BiasGelu, Epilogue::BiasAccumulate];
-    let cases = TRANSPOSED.into_iter().flat_map(|t| [(t, [200, 68, 36]), (t, [199, 67, 37])]);
-    for ((transposed, [m, k, n]), epilogue) in cases.flat_map(|case| epilogues.map(|epilogue| (case, epilogue))) {
-        let both = Matrices { first: 0, end: 2 };
-        let whole = known::products(both, Shape { m, k, n }, transposed, epilogue, None);
+    let usual = epilogues.map(|epilogue| (None, epilogue));
+    let offered = Variant::ALL.into_iter().filter(|&variant| engine.offers_variant(variant));
+    let ways = usual.into_iter().chain(offered.map(|variant| (Some(variant), Epilogue::BiasAccumulate))).collect::<Vec<_>>();
+    let cases = TRANSPOSED.into_iter().flat_map(|t| [(t, [200, 80, 36]), (t, [199, 67, 37])]);
+    for ((transposed, [m, k, n]), (variant, epilogue)) in cases.flat_map(|case| ways.iter().map(move |&way| (case, way))) {
+        let (both, shape) = (Matrices { first: 0, end: 2 }, Shape { m, k, n });
+        if variant.is_some_and(|variant| !variant.takes(shape, transposed)) {
+            continue;
+        }
+        let whole = known::products(both, shape, transposed, epilogue, variant);
         let mut cut = whole.clone();
         let Op::Matmul(product) = cut.program.ops[0] else { panic!("a product") };
         assert_eq!(product.matrices, both, "one call");
@@ -165,7 +176,7 @@ pub async fn slices_change_no_bits(engine: &Engine) {
         let a = engine.run(&whole.program, whole.buffers.clone(), &control).await.unwrap();
         let b = engine.run(&cut.program, cut.buffers.clone(), &control).await.unwrap();
         let bits = |buffers: &[Vec<f32>]| buffers.iter().flatten().map(|v| v.to_bits()).collect::<Vec<_>>();
-        assert_eq!(bits(&a), bits(&b), "{transposed:?} {epilogue:?} {m} {k} {n}");
+        assert_eq!(bits(&a), bits(&b), "{variant:?} {transposed:?} {epilogue:?} {m} {k} {n}");
         engine.answer(&cut).await.unwrap();
     }
 }
@@ -496,6 +507,7 @@ pub async fn all(engine: &Engine, name: &str) {
     vectors::agree(engine, name).await;
     curves::agree(engine, name).await;
     state::cuts_change_no_bits(engine).await;
+    state::cuts_change_no_bits_of_any_variant(engine).await;
     state::replays_are_what_was_committed_to(engine).await;
     state::shared_memory_changes_no_bits(engine).await;
     state::steps_can_be_seen(engine).await;

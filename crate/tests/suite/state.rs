@@ -8,10 +8,12 @@ use manyhands::engine::states::{Layout, Tensors, initial_state, leaves_of, step_
 use manyhands::engine::{Engine, init_parameters};
 use manyhands::plan::{CALL_FLOP_MAX, Placement, State, StateKind, Traced, TrainPlan, What};
 use manyhands::tensors::read_f32;
+use manyhands::tuner::tasks;
 use manyhands_protocol::model::{Layer, Model};
 use manyhands_protocol::states::{Tree, root};
-use manyhands_protocol::work::{InnerOptimizer, TrainWork};
+use manyhands_protocol::work::{InnerOptimizer, TrainWork, Work};
 use manyhands_shaders::compare::relative_distance;
+use manyhands_shaders::matmul::Variant;
 use sha2::{Digest as _, Sha256};
 
 use super::models::{SGD, adamw, dropping, examples, images, text};
@@ -60,6 +62,24 @@ pub async fn cuts_change_no_bits(engine: &Engine) {
         assert!(whole.windows(2).all(|pair| pair[0] != pair[1]), "every step changes the state");
         assert_eq!(states(engine, &work, 1).await, whole, "cut: {:?}", work.optimizer);
         assert_eq!(states(engine, &work, CALL_FLOP_MAX).await, whole, "again: {:?}", work.optimizer);
+    }
+}
+
+/// The same of every variant of the product that the device offers.
+pub async fn cuts_change_no_bits_of_any_variant(engine: &Engine) {
+    if engine.tuned_adapter().is_none() {
+        return;
+    }
+    // Extents that every variant takes, but for those of the last layer.
+    let unit = TrainWork { optimizer: SGD, ..work(model(&[96]), 144, 2) };
+    let products = tasks(&Work::Train(unit.clone())).unwrap();
+    for variant in Variant::ALL.into_iter().filter(|&variant| engine.offers_variant(variant)) {
+        let taken: Vec<_> = products.iter().filter(|task| task.may_run(variant)).collect();
+        assert_eq!(taken.is_empty(), variant.reads_f16(), "{variant:?}");
+        taken.iter().for_each(|task| engine.choose_variant(task, variant));
+        let whole = states(engine, &unit, CALL_FLOP_MAX).await;
+        assert_eq!(states(engine, &unit, 1).await, whole, "{variant:?}");
+        taken.iter().for_each(|task| engine.choose_variant(task, engine.usual_variant(task)));
     }
 }
 

@@ -85,7 +85,7 @@ pub async fn measures_once_and_chooses(engine: Engine, name: &str) {
         let [Kept::Marked(set), Kept::Unmarked(unset), Kept::Notes(_)] = steps else { panic!("{steps:?}") };
         assert!(!set.is_empty() && unset.is_empty(), "{steps:?}");
     }
-    tuner.settle(&engine, &tasks).await.unwrap();
+    tuner.settle(&engine, &tasks, async |_| ()).await.unwrap();
     for task in &tasks {
         let usual = engine.usual_variant(task);
         let expected = tuner.winner(task, usual).unwrap_or(usual);
@@ -111,7 +111,7 @@ pub async fn the_faster_one_wins(engine: Engine) {
     tuner.measure(&engine, &tasks[..1], &clock(), &Budget::of(LONG_MS), async |_| ()).await.unwrap();
     let winner = tuner.winner(&tasks[0], usual_variant).expect("a winner").name();
     assert_ne!(winner, usual.name);
-    tuner.settle(&engine, &tasks[..1]).await.unwrap();
+    tuner.settle(&engine, &tasks[..1], async |_| ()).await.unwrap();
     assert_eq!(engine.chosen_variant(&tasks[0]).map(Variant::name), Some(winner));
 }
 
@@ -136,8 +136,26 @@ pub async fn no_wrong_kernel_wins() {
     let notes = format!("{} {} 100\n", tasks[0].against(usual), other.name());
     let class = honest.tuned_adapter().unwrap().class;
     let honest = shared(honest);
-    Tuner::new(class, "", &notes).settle(&honest, &tasks[..1]).await.unwrap();
+    let kept = RefCell::new(Vec::new());
+    Tuner::new(class, "", &notes).settle(&honest, &tasks[..1], async |k| kept.borrow_mut().push(k)).await.unwrap();
     assert_eq!(honest.chosen_variant(&tasks[0]), Some(other), "by the notes");
+    let marker = format!("{}\n", other.name());
+    assert_eq!(kept.into_inner(), [Kept::Marked(marker.clone()), Kept::Unmarked(String::new())], "a test is a try");
+    // One that the device does not survive is not tested again.
+    let (fragile, kept) = (shared(Engine::gpu_with(GpuOptions::default()).await.unwrap()), RefCell::new(Vec::new()));
+    let losing = async |k| {
+        kept.borrow_mut().push(k);
+        if let Engine::Gpu(gpu) = &*fragile {
+            gpu.destroy();
+        }
+    };
+    let got = Tuner::new(class, "", &notes).settle(&fragile, &tasks[..1], losing).await;
+    assert!(matches!(got, Err(EngineError::DeviceLost(_))), "{got:?}");
+    assert_eq!(kept.into_inner(), [Kept::Marked(marker.clone())]);
+    let untouched = async |k| panic!("tested again: {k:?}");
+    let next = shared(Engine::gpu_with(GpuOptions::default()).await.unwrap());
+    Tuner::new(class, &marker, &notes).settle(&next, &tasks[..1], untouched).await.unwrap();
+    assert_eq!(next.chosen_variant(&tasks[0]), Some(usual));
 
     let changes: [&dyn Fn(&str) -> String; 2] = [&empty, &|_| "nonsense".to_owned()];
     for change in changes {
@@ -146,11 +164,11 @@ pub async fn no_wrong_kernel_wins() {
         tuner.measure(&engine, &tasks, &control, &Budget::of(LONG_MS), async |_| ()).await.unwrap();
         assert_eq!(tuner.notes.get(&tasks[0].against(usual), other), Some(Measured::Wrong));
         assert!(tasks.iter().all(|task| tuner.winner(task, engine.usual_variant(task)) != Some(other)), "{}", tuner.notes.text());
-        tuner.settle(&engine, &tasks).await.unwrap();
+        tuner.settle(&engine, &tasks, async |_| ()).await.unwrap();
         assert_eq!(engine.chosen_variant(&tasks[0]), Some(tuner.winner(&tasks[0], usual).unwrap_or(usual)));
         // Not by old notes either: the kernel is tested before it runs.
         let mut tuner = Tuner::new(class, "", &notes);
-        tuner.settle(&engine, &tasks[..1]).await.unwrap();
+        tuner.settle(&engine, &tasks[..1], async |_| ()).await.unwrap();
         assert_eq!(engine.chosen_variant(&tasks[0]), Some(usual));
     }
 }
@@ -161,7 +179,7 @@ fn empty(wgsl: &str) -> String {
 }
 
 /// A kernel that begins with these statements.
-fn at_main(wgsl: &str, statements: &str) -> String {
+pub fn at_main(wgsl: &str, statements: &str) -> String {
     let main = wgsl.find("fn main(").expect("an entry point");
     let body = main + wgsl[main..].find(") {").expect("its body") + 3;
     format!("{} {statements} {}", &wgsl[..body], &wgsl[body..])

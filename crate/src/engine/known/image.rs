@@ -114,6 +114,44 @@ pub fn average_pool_backward(shape: pool::Shape) -> Case {
     case
 }
 
+/// The case of a call's kernel with its constants: as it is, but for few images, pixels and channels.
+pub(super) fn case_of(op: &ImageOp) -> Case {
+    match *op {
+        ImageOp::Convolution { shape, epilogue, .. } => convolution(small_convolution(shape), epilogue),
+        ImageOp::ConvolutionInputGradient { shape, .. } => convolution_input_gradient(small_convolution(shape)),
+        ImageOp::ConvolutionWeightGradient { shape, .. } => convolution_weight_gradient(small_convolution(shape)),
+        ImageOp::MaxPool { shape, .. } => max_pool(small_pool(shape)),
+        ImageOp::MaxPoolBackward { shape, .. } => max_pool_backward(small_pool(shape)),
+        ImageOp::AveragePool { shape, .. } => average_pool(small_pool(shape)),
+        ImageOp::AveragePoolBackward { shape, .. } => average_pool_backward(small_pool(shape)),
+    }
+}
+
+/// Places of a window along either side at most.
+const PLACES: u32 = 5;
+
+fn small_convolution(shape: convolution::Shape) -> convolution::Shape {
+    let extent = |extent: u32, kernel: u32| extent.min(kernel + (PLACES - 1) * shape.stride);
+    convolution::Shape {
+        batch: 2,
+        height: extent(shape.height, shape.kernel_height),
+        width: extent(shape.width, shape.kernel_width),
+        channels: few(shape.channels),
+        outputs: few(shape.outputs),
+        ..shape
+    }
+}
+
+fn small_pool(shape: pool::Shape) -> pool::Shape {
+    let extent = |extent: u32| extent.min(shape.window + (PLACES - 1) * shape.stride);
+    pool::Shape { batch: 2, height: extent(shape.height), width: extent(shape.width), channels: few(shape.channels), ..shape }
+}
+
+/// Whole vec4 where there were such, and more than a block of eight where there were.
+fn few(count: u32) -> u32 {
+    count.min(if count.is_multiple_of(4) { 12 } else { 9 })
+}
+
 /// Every kernel on images, with edges: padding, stride, widths that are no multiples of four and ones that are.
 pub fn self_test_cases() -> Vec<Case> {
     let odd = convolution::Shape {

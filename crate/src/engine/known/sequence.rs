@@ -208,9 +208,31 @@ pub fn attention_backward(shape: Shape, scale: f32) -> [Case; 2] {
     })
 }
 
+/// A few positions, fewer than whole blocks.
+fn short(width: u32) -> Shape {
+    Shape { sequences: 2, time: 19, heads: 3, width }
+}
+
+/// The case of a call's kernel at its width of a head, where it is one of attention.
+pub(super) fn attention_of(op: &SequenceOp) -> Option<Case> {
+    Some(match *op {
+        SequenceOp::AttentionForward { shape, .. } => attention_forward(short(shape.width), 2.0),
+        SequenceOp::AttentionDelta { shape, .. } => attention_delta(short(shape.width)),
+        SequenceOp::AttentionQueryGradient { shape, .. } => {
+            let [query, _] = attention_backward(short(shape.width), 2.0);
+            query
+        }
+        SequenceOp::AttentionKeyGradient { shape, .. } => {
+            let [_, key] = attention_backward(short(shape.width), 2.0);
+            key
+        }
+        _ => return None,
+    })
+}
+
 /// Every kernel of the family once, at shapes with edges.
 pub fn self_test_cases() -> Vec<Case> {
-    let shape = Shape { sequences: 2, time: 19, heads: 3, width: 8 };
+    let shape = short(8);
     let mut cases = embeddings(2, 35, 5, 6).to_vec();
     cases.extend([layer_norm_forward(35, 67), layer_norm_backward(35, 67, true), layer_norm_backward(35, 67, false)]);
     cases.extend([layer_norm_parameters(67, 35), gelu_forward(301), gelu_backward(301)]);
