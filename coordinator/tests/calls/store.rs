@@ -40,12 +40,16 @@ fn ask(session: i64, now_ms: u64) -> LeaseAsk {
 
 /// A running job of one unit, leased to [`KEY`] with its output uploaded; gives the job and the lease.
 async fn leased(store: &dyn Store) -> (JobId, UnitManifest, Vec<u8>) {
+    leased_in(store, None).await
+}
+
+async fn leased_in(store: &dyn Store, round: Option<NewRound>) -> (JobId, UnitManifest, Vec<u8>) {
     for hash in [BlobHash([2; 32]), OUTPUT, BlobHash([4; 32])] {
         assert!(store.add_blob(hash, 4, 1).await.unwrap());
         assert!(!store.add_blob(hash, 4, 1).await.unwrap(), "known");
     }
     let unit = NewUnit { work: work(), min_quorum: 1, blob_bytes: 4, flop: 2, check_flop: 1 };
-    let new = NewJob { submission: submission(), submitted_ms: 1, units: vec![unit], round: None };
+    let new = NewJob { submission: submission(), submitted_ms: 1, units: vec![unit], round };
     let job = store.create_job(new).await.unwrap();
     for _ in 0..2 {
         store.set_job_state(job, &[JobState::Submitted], JobState::Running).await.unwrap();
@@ -146,7 +150,9 @@ async fn nothing_is_accepted_for_an_open_unit(store: &dyn Store) {
 }
 
 async fn a_round_is_closed_with_what_was_merged(store: &dyn Store) {
-    let (job, manifest, signed) = leased(store).await;
+    let start = BlobHash([2; 32]);
+    let first = NewRound { checkpoint: start, velocity: start, loss: 2.0, loss_error: Some(0.5), accuracy: 0.1, at_ms: 1 };
+    let (job, manifest, signed) = leased_in(store, Some(first)).await;
     let (row, _) = store.add_result(result(&manifest, &signed)).await.unwrap();
     let judgements = vec![Judgement::accept(row.id)];
     let settlement = Settlement { unit: manifest.unit, canonical: OUTPUT, by: SettledBy::Algebra, judgements, now_ms: 5 };
