@@ -165,6 +165,7 @@ async fn a_pause_says_who_paused() -> Result<()> {
     let site = registered(&server, &server.url, "").await?;
     let visitor = Visitor::open(&site.origin).await?;
     visitor.enter_frame("many-hands").await?;
+    visitor.wait_until("document.getElementById('consent-kept').checkVisibility()", LIMIT).await?;
     let kept = seen(&visitor, "consent-kept").await?;
     assert!(kept.contains("apart from any that it has for other sites"), "{kept}");
     visitor.press_seen_start(LIMIT).await?;
