@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use manyhands::TensorError;
 use manyhands_protocol::cose::{self, Kind};
 use manyhands_protocol::log::entry::{
-    Entry, KeyEvent, LogCheckpoint, LogInput, LogJob, LogKey, LogMerge, LogResult, MergeInput, ModelState, Role,
+    Entry, KeyEvent, LogCheckpoint, LogInput, LogJob, LogKey, LogMerge, LogResult, LogRetraction, MergeInput, ModelState, Role,
 };
 use manyhands_protocol::log::note::{self, Checkpoint, Note};
 use manyhands_protocol::log::tile::Edge;
@@ -71,6 +71,7 @@ pub struct Log {
     merges: Vec<LogMerge>,
     /// Points by key, those of replaced keys at their successors.
     pub credit: BTreeMap<KeyId, u64>,
+    successors: BTreeMap<KeyId, KeyId>,
 }
 
 impl Log {
@@ -90,6 +91,7 @@ impl Log {
             checkpoints: Vec::new(),
             merges: Vec::new(),
             credit: BTreeMap::new(),
+            successors: BTreeMap::new(),
         };
         for (index, bytes) in entries.iter().enumerate() {
             edge.append(leaf_hash(bytes));
@@ -112,15 +114,27 @@ impl Log {
                 if (result.credit.flop, result.credit.bytes) != (scheduler::flop(&result.work), bytes) {
                     return Err("credited with more or less than it is worth");
                 }
-                let points = self.credit.entry(volunteer).or_default();
+                let points = self.credit.entry(self.holder(volunteer)).or_default();
                 *points = points.saturating_add(result.credit.points());
                 self.results.push(result);
+            }
+            Some(Kind::LogRetraction) => {
+                let retraction = LogRetraction::read(&entry).ok_or(MALFORMED)?;
+                let retracted = |result: &LogResult| {
+                    (result.job, result.unit, blob_hash(&result.result.0)) == (retraction.job, retraction.unit, retraction.result)
+                };
+                let at = self.results.iter().rposition(retracted).ok_or("takes back a result that is not accepted")?;
+                let result = self.results.remove(at);
+                let (volunteer, _) = open_result(&result)?;
+                let points = self.credit.entry(self.holder(volunteer)).or_default();
+                *points = points.saturating_sub(result.credit.points());
             }
             Some(Kind::LogKey) => {
                 let event = LogKey::read(&entry).ok_or(MALFORMED)?;
                 if let (KeyEvent::Rotated, Some(successor)) = (event.event, event.successor) {
                     let passed = self.credit.remove(&event.key).unwrap_or_default();
                     *self.credit.entry(successor).or_default() += passed;
+                    self.successors.insert(event.key, successor);
                 }
             }
             Some(Kind::LogJob) => self.jobs.push(LogJob::read(&entry).ok_or(MALFORMED)?),
@@ -131,6 +145,18 @@ impl Log {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Who has the credit of this key by now. Replacements form no circle in an honest log, and end here in a dishonest one.
+    fn holder(&self, key: KeyId) -> KeyId {
+        let mut holder = key;
+        for _ in 0..self.successors.len() {
+            match self.successors.get(&holder) {
+                Some(successor) => holder = *successor,
+                None => break,
+            }
+        }
+        holder
     }
 
     /// The merge that gave this state, all its parts joined; none where it is not of a merge.

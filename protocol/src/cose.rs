@@ -26,11 +26,12 @@ pub enum Kind {
     LogRollBack,
     LogKey,
     LogConsent,
+    LogRetraction,
 }
 
 impl Kind {
     /// The kinds of statements in the log.
-    pub const LOGGED: [Kind; 8] = [
+    pub const LOGGED: [Kind; 9] = [
         Kind::LogResult,
         Kind::LogJob,
         Kind::LogInput,
@@ -39,6 +40,7 @@ impl Kind {
         Kind::LogRollBack,
         Kind::LogKey,
         Kind::LogConsent,
+        Kind::LogRetraction,
     ];
 
     /// The protected `content type` header.
@@ -57,6 +59,7 @@ impl Kind {
             Kind::LogRollBack => "application/vnd.manyhands.log-roll-back+cbor",
             Kind::LogKey => "application/vnd.manyhands.log-key+cbor",
             Kind::LogConsent => "application/vnd.manyhands.log-consent+cbor",
+            Kind::LogRetraction => "application/vnd.manyhands.log-retraction+cbor",
         }
     }
 

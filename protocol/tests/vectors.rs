@@ -12,8 +12,8 @@ use manyhands_protocol::challenge::{Answer, Ask, ChallengeAnswer, ChallengeRespo
 use manyhands_protocol::cose::{Kind, open, prepare};
 use manyhands_protocol::ids::{BlobHash, JobId, KeyId, LeaseId, TreeHash, UnitId};
 use manyhands_protocol::log::entry::{
-    self, Credit, Entry, KeyEvent, LogCheckpoint, LogConsent, LogInput, LogJob, LogKey, LogMerge, LogResult, LogRollBack,
-    MergeInput, ModelState, Role,
+    self, Credit, Entry, KeyEvent, LogCheckpoint, LogConsent, LogInput, LogJob, LogKey, LogMerge, LogResult, LogRetraction,
+    LogRollBack, MergeInput, ModelState, Role,
 };
 use manyhands_protocol::log::note::{self, Checkpoint, Note};
 use manyhands_protocol::log::receipt::{self, Receipt};
@@ -282,6 +282,8 @@ fn log_statements() {
     check_entry("log-key", &LogKey { version, key: volunteer(), event: KeyEvent::Rotated, successor });
     let salted: Vec<u8> = (0..32).chain(*b"a signed consent").collect();
     check_entry("log-consent", &LogConsent { version, commitment: hash(salted) });
+    let result = hash(vector("result-matmul"));
+    check_entry("log-retraction", &LogRetraction { version, job, unit: UnitId(41), result });
 }
 
 /// The log of the first seven statements above, and what is proven of it.

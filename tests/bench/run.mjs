@@ -1,5 +1,5 @@
 // Compares our engine with others in one headless Chromium and natively, turn by turn, so that a busy machine slows all
-// alike: `node run.mjs '{"suite":"matmul"|"train"|"workers", …}'`, called by `cargo xtask bench`. Tables go to standard error, one
+// alike: `node run.mjs '{"suite":"matmul"|"train"|"workers"|"receipts", …}'`, called by `cargo xtask bench`. Tables go to standard error, one
 // JSON object to standard output. Each backend has a page of its own; pages are not isolated, so wasm has one thread.
 import fs from "node:fs";
 import http from "node:http";
@@ -8,6 +8,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 
 import { nativeStage } from "./native.mjs";
+import { receipts } from "./receipts.mjs";
 import { workers } from "./workers.mjs";
 
 const here = path.dirname(fileURLToPath(import.meta.url));
@@ -330,6 +331,15 @@ async function main() {
       log(`\none and two at once: medians of ${options.rounds} rounds`);
       const models = await workers(page, options, references(), spread, log);
       Object.assign(result, { backend: "wasm", cores: os.availableParallelism(), models });
+    });
+    process.stdout.write(`${JSON.stringify(result)}\n`);
+    return;
+  }
+  if (options.suite === "receipts") {
+    await inBrowser(async (browser, port) => {
+      const page = await openPage(browser, port);
+      log(`\nchecks of a log in a tab: medians of ${options.rounds} rounds (least–most)`);
+      Object.assign(result, { backend: "wasm", ...(await receipts(page, options, spread, log)) });
     });
     process.stdout.write(`${JSON.stringify(result)}\n`);
     return;

@@ -348,16 +348,24 @@ def provenance(statements, file):
 def check(log, args):
     entries = log.entries()
     expect(len(entries) == log.size, "fewer entries than the checkpoint says")
-    statements, points = [], {}
+    statements, points, accepted, successors = [], {}, [], {}
+    holder = lambda key: holder(successors[key]) if key in successors else key
     for index, entry in enumerate(entries):
         expect(log.tile(0, index // WIDTH)[index % WIDTH] == leaf_hash(entry), f"entry {index} is not its leaf")
         kind, _, payload = open_entry(entry, log.key)
         statements.append((kind, payload))
         if kind == "log-result":
             key, gained = check_result(payload)
-            points[key] = points.get(key, 0) + gained
+            accepted.append((payload[1], payload[2], hashlib.sha256(payload[3]).digest(), key, gained))
+            points[holder(key)] = points.get(holder(key), 0) + gained
+        elif kind == "log-retraction":
+            found = [each for each in accepted if each[:3] == (payload[1], payload[2], payload[3])]
+            expect(found, f"entry {index} takes back a result that is not accepted")
+            accepted.remove(found[-1])
+            points[holder(found[-1][3])] -= found[-1][4]
         elif kind == "log-key" and payload[2] == 0:
             points[payload[3]] = points.get(payload[3], 0) + points.pop(payload[1], 0)
+            successors[payload[1]] = payload[3]
     level, count = 0, log.size
     while count >= WIDTH:
         for number in range(count // WIDTH):

@@ -117,6 +117,7 @@ LOGGED = {
     "log-roll-back": {0: "version", 1: "job", 2: "round", 3: ("from", STATE), 4: ("to", STATE), 5: "reason"},
     "log-key": {0: "version", 1: "key", 2: "event: rotated", 3: "successor"},
     "log-consent": {0: "version", 1: "commitment"},
+    "log-retraction": {0: "version", 1: "job", 2: "unit", 3: "result"},
 }
 
 
@@ -265,6 +266,7 @@ def write_log(result, check):
         "log-roll-back": {0: 1, 1: 7, 2: 11, 3: state("12"), 4: state("11"), 5: "held-out loss"},
         "log-key": {0: 1, 1: VOLUNTEER.public, 2: 0, 3: SUCCESSOR.public},
         "log-consent": {0: 1, 1: hashlib.sha256(salt + b"a signed consent").digest()},
+        "log-retraction": {0: 1, 1: 7, 2: 41, 3: hashlib.sha256(result).digest()},
     }
     entries = []
     for kind, payload in payloads.items():

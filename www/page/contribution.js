@@ -44,6 +44,16 @@ const ANSWERS_MS_MAX = 60_000;
 const WAITING_SHOWN_MS = 4_000;
 /** Units kept for the list of the latest. */
 const RECENT_COUNT = 10;
+/** Receipts on offer, the newest: each is a few kilobytes. */
+const RECEIPTS_COUNT_MAX = 100;
+
+/** Drops what came first. @param {Map<unknown, unknown>} map @param {number} count */
+export function keepNewest(map, count) {
+  for (const oldest of map.keys()) {
+    if (map.size <= count) break;
+    map.delete(oldest);
+  }
+}
 
 /** Held, shared, by every tab at work: the key is changed only by who has it alone. */
 export const AT_WORK = "manyhands-at-work";
@@ -151,7 +161,7 @@ export class Contribution {
   spentMs = 0;
   /** Newest first. @type {UnitMessage[]} */
   recent = [];
-  /** Of this visit's results, as far as they came, by unit. @type {Map<number, ReceiptMessage>} */
+  /** Of this visit's results, as far as they came, by unit, the newest. @type {Map<number, ReceiptMessage>} */
   receipts = new Map();
 
   /** @type {Worker | null} */
@@ -475,6 +485,7 @@ export class Contribution {
         break;
       case "receipt":
         this.receipts.set(message.unit, message);
+        keepNewest(this.receipts, RECEIPTS_COUNT_MAX);
         break;
       case "answers":
       case "sample":

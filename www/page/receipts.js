@@ -6,24 +6,27 @@ import * as text from "./text.js";
 
 /** @typedef {import("../types").ReceiptMessage} ReceiptMessage */
 
-/** Addresses of the files on offer, by unit. @type {Map<number, string>} */
+/** The files on offer, by unit. @type {Map<number, { address: string, item: Element }>} */
 const offered = new Map();
 let language = "";
 
 /** Adds what is not listed yet: a link that somebody is at stays where it is. @param {Map<number, ReceiptMessage>} receipts */
 export function show(receipts) {
   const list = element("receipts-list");
-  if (language !== document.documentElement.lang || [...offered.keys()].some((unit) => !receipts.has(unit))) {
-    language = document.documentElement.lang;
-    offered.forEach((address) => URL.revokeObjectURL(address));
-    offered.clear();
-    list.replaceChildren();
+  const isOther = language !== document.documentElement.lang;
+  language = document.documentElement.lang;
+  for (const [unit, { address, item }] of offered) {
+    if (!isOther && receipts.has(unit)) continue;
+    URL.revokeObjectURL(address);
+    item.remove();
+    offered.delete(unit);
   }
   for (const [unit, { index, receipt }] of receipts) {
     if (offered.has(unit)) continue;
     const address = URL.createObjectURL(new Blob([receipt], { type: "application/cbor" }));
-    offered.set(unit, address);
     const link = build("a", { href: address, download: `manyhands-receipt-${index}.cbor` }, text.say("receipt_line", { index, unit }));
-    list.prepend(build("li", {}, link));
+    const item = build("li", {}, link);
+    offered.set(unit, { address, item });
+    list.prepend(item);
   }
 }

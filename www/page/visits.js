@@ -2,7 +2,7 @@
 // What this browser gave, visit by visit: kept in IndexedDB of this storage partition, the newest VISITS_COUNT_MAX, and sent
 // nowhere. Where the browser refuses storage nothing is kept. Shows nothing.
 
-import { CHANGES, NOTHING } from "./contribution.js";
+import { CHANGES, NOTHING, keepNewest } from "./contribution.js";
 
 /** @typedef {import("../types").UnitMessage} UnitMessage */
 /** @typedef {import("../types").VisitRecord} VisitRecord */
@@ -10,6 +10,8 @@ import { CHANGES, NOTHING } from "./contribution.js";
 const DATABASE = "manyhands-visits";
 const STORE = "visits";
 export const VISITS_COUNT_MAX = 100;
+/** The newest units of a visit, which are known again: one that waited longer counts as pending and by its verdict. */
+const UNITS_COUNT_MAX = 1000;
 
 /** @template T @param {IDBRequest<T>} request @returns {Promise<T>} */
 export function answer(request) {
@@ -73,7 +75,9 @@ export class Visit {
     if (before) record[before] -= 1;
     record[phase] += 1;
     record.credit_flop += credit_flop;
+    this.#units.delete(id);
     this.#units.set(id, phase);
+    keepNewest(this.#units, UNITS_COUNT_MAX);
     this.#save();
   }
 

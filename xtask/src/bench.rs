@@ -107,6 +107,15 @@ pub enum Bench {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// What a tab takes to check a receipt of the public log, and that the log only grew, on a log of a million entries.
+    Receipts {
+        /// Samples of each check.
+        #[arg(long, default_value_t = 7)]
+        rounds: u32,
+        /// Also write the JSON object here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// Build the engine as a module for a benchmark's page, beside tests/bench/ours.mjs; measures nothing.
     Module,
     /// Bytes that a visitor downloads before Start, until the first unit's result, and to train.
@@ -158,6 +167,9 @@ pub fn main(bench: &Bench) -> Result<()> {
         Bench::StepCheck { json } => emit(&step_check::measure()?, json.as_deref()),
         Bench::Detection { json } => emit(&step_check::detection()?, json.as_deref()),
         Bench::Log { json } => emit(&log::measure()?, json.as_deref()),
+        Bench::Receipts { rounds, json } => {
+            emit(&compare::measure("receipts", &compare::Options::wasm_alone(*rounds), &[])?, json.as_deref())
+        }
         Bench::Module => {
             setup::set_up(setup::Purpose::Web)?;
             module::build()

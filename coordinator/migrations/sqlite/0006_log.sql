@@ -5,8 +5,9 @@ CREATE TABLE log_queue (
     id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,
     content_type TEXT NOT NULL,
     payload BLOB NOT NULL,
-    -- Of an accepted result: its lease.
-    lease_id BIGINT UNIQUE REFERENCES leases (id)
+    -- Of a result that was accepted or retracted: its lease, and 1 or -1.
+    lease_id BIGINT REFERENCES leases (id),
+    accepted BIGINT NOT NULL
 );
 
 CREATE TABLE log_entries (
@@ -14,8 +15,11 @@ CREATE TABLE log_entries (
     entry_index INTEGER PRIMARY KEY NOT NULL,
     -- The signed statement.
     entry BLOB NOT NULL,
-    lease_id BIGINT UNIQUE REFERENCES leases (id)
+    lease_id BIGINT REFERENCES leases (id),
+    accepted BIGINT NOT NULL
 );
+CREATE INDEX log_queue_by_lease ON log_queue (lease_id) WHERE lease_id IS NOT NULL;
+CREATE INDEX log_entries_by_lease ON log_entries (lease_id) WHERE lease_id IS NOT NULL;
 
 -- The tree's tiles, derived from the entries: at most 256 hashes each, one after the other.
 CREATE TABLE log_tiles (

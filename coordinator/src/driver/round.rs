@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use manyhands_protocol::BlobHash;
+use manyhands_protocol::log::entry::ModelState;
 use manyhands_protocol::manifest::{Inputs, JobWork, TrainRecipe};
 use manyhands_protocol::rules::merge::{Loss, is_worse};
 use manyhands_protocol::view::JobState;
 
 use super::DriveError;
+use crate::keys::blob_hash;
 use crate::merge::{self, OuterState, Update};
 use crate::referee::{self, Evaluation};
 use crate::scheduler;
 use crate::service::Service;
-use crate::store::{Job, MergedUnit, NewRound, RoundClose};
+use crate::store::{Job, MergedUnit, NewRound, RollBack, RoundClose};
 
 /// Moves on a running job whose units are all settled.
 pub async fn advance(service: &Arc<Service>, job: &Job) -> Result<(), DriveError> {
@@ -65,8 +67,17 @@ async fn close_round(
 /// Leaves the job at the checkpoint that it has, and has the referee compute what keys alone settled. Once at most: after that
 /// the round's updates are the referee's, and go in whatever they make of the model.
 async fn roll_back(service: &Service, job: &Job, current: &NewRound, evaluated: &Evaluated) -> Result<(), DriveError> {
-    let opened = service.store.reopen_round(job.id, job.round).await?;
     let (before, after) = (current.loss, evaluated.evaluation.loss);
+    let opened = service
+        .store
+        .roll_back(RollBack {
+            job: job.id,
+            round: job.round,
+            undone: ModelState { checkpoint: blob_hash(&evaluated.parameters), velocity: blob_hash(&evaluated.velocity) },
+            kept: ModelState { checkpoint: current.checkpoint, velocity: current.velocity },
+            reason: format!("the loss on the held-out data rose from {before} to {after}"),
+        })
+        .await?;
     tracing::warn!(job = %job.id, round = job.round, before, after, opened, "the merge made the model worse; rolled back");
     service.driver.notify_one();
     Ok(())

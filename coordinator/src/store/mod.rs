@@ -16,7 +16,7 @@ pub use challenges::*;
 
 use async_trait::async_trait;
 use manyhands_protocol::log::Hash;
-use manyhands_protocol::log::entry::Statement;
+use manyhands_protocol::log::entry::{ModelState, Statement};
 use manyhands_protocol::manifest::{Category, Submission};
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::rules::standing::Course;
@@ -348,6 +348,18 @@ pub struct RoundClose {
     pub units: Vec<NewUnit>,
 }
 
+/// A merge that is not kept.
+#[derive(Debug, Clone)]
+pub struct RollBack {
+    pub job: JobId,
+    pub round: u32,
+    /// What the merge gave.
+    pub undone: ModelState,
+    /// What the job goes on from.
+    pub kept: ModelState,
+    pub reason: String,
+}
+
 /// A statement that waits to be put into the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Queued {
@@ -460,8 +472,8 @@ pub trait Store: Send + Sync + 'static {
     /// Draws the course of a gradient unit by its first result and, if the key is trusted and the draw lets it, settles the unit
     /// with it. `draw` is uniform on 0 to 1. A unit that has a course keeps it; none is given for a settled unit or a judged result.
     async fn decide(&self, result: i64, draw: f64, now_ms: u64) -> Result<Option<Course>>;
-    /// Opens the units of a round again that keys settled, for the referee: its merge is undone. How many there were.
-    async fn reopen_round(&self, job: JobId, round: u32) -> Result<u64>;
+    /// Opens the units of a round again that keys settled, for the referee: its merge is not kept. How many there were.
+    async fn roll_back(&self, roll_back: RollBack) -> Result<u64>;
 
     /// Draws a challenge for a pending result of an open unit; false where there is one, or the result has no need of it.
     async fn open_challenge(&self, challenge: NewChallenge) -> Result<bool>;

@@ -348,9 +348,9 @@ impl Store for SqliteStore {
         Ok(tx.commit().await?)
     }
 
-    async fn reopen_round(&self, job: JobId, round: u32) -> Result<u64> {
+    async fn roll_back(&self, roll_back: RollBack) -> Result<u64> {
         let mut tx = self.write().await?;
-        let opened = standings::reopen_round(&mut tx, job, round).await?;
+        let opened = standings::roll_back(&mut tx, &roll_back).await?;
         tx.commit().await?;
         Ok(opened)
     }

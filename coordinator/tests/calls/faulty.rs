@@ -134,7 +134,7 @@ delegate! {
     verdict settle(settlement: Settlement) -> ();
     write decide(result: i64, draw: f64, now_ms: u64) -> Option<Course>;
     write forget_prefixes() -> ();
-    write reopen_round(job: JobId, round: u32) -> u64;
+    write roll_back(roll_back: RollBack) -> u64;
     read result_statement(result: i64) -> Option<Vec<u8>>;
     read lease_times(lease: LeaseId) -> [u64; 2];
     write open_challenge(challenge: NewChallenge) -> bool;

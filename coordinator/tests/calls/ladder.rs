@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use manyhands_protocol::log::entry::{self, KeyEvent, LogCheckpoint, LogKey, LogResult, LogRetraction, LogRollBack};
 use manyhands_protocol::manifest::{Inputs, JobWork, MergeRule, Submission};
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::rules::standing::{self, RUN_TRUSTED};
@@ -13,6 +14,7 @@ use reqwest::Client;
 use reqwest::header::{HeaderMap, HeaderValue};
 
 use crate::client::{Leased, Volunteer};
+use crate::log::Log;
 use crate::world::{World, examples, product_file, update_file};
 
 /// Units of a round: enough for a key to prove itself in one.
@@ -196,6 +198,17 @@ async fn a_caught_key_loses_what_nobody_confirmed_and_gets_no_work_for_a_day() {
     assert_eq!(view.quarantined_until_ms, Some(crate::world::NOW_MS + standing::QUARANTINE_MS));
     assert_eq!(run(&view), 0);
     world.check().await;
+    // The log tells both, and credits what is left.
+    world.app().append_log().await.unwrap();
+    let log = Log::read(&second).await;
+    let caught = LogKey { version: entry::VERSION, key: first.id(), event: KeyEvent::Quarantined, successor: None };
+    assert_eq!(log.of::<LogKey>(&second), [caught]);
+    let mut retracted: Vec<_> = log.of(&second).iter().map(|retraction: &LogRetraction| retraction.unit).collect();
+    retracted.sort();
+    assert_eq!(retracted, [leases[1].manifest.unit, leases[2].manifest.unit]);
+    let each = log.of::<LogResult>(&second)[0].credit.points();
+    assert_eq!(log.points(&first).await, view.totals.accepted * each);
+    assert_eq!(log.points(&second).await, key(&second).await.totals.accepted * each);
     // Someone else computes them.
     for lease in leases_of(&second, job).await {
         assert_eq!(submit_right(&second, &lease).await, Verdict::Accepted);
@@ -303,6 +316,18 @@ async fn a_merge_that_makes_the_model_worse_is_undone_and_its_units_are_audited(
         }
         let train: TrainView = view.train.unwrap();
         assert_eq!(train.merges_undone, u32::from(lying));
+        world.app().append_log().await.unwrap();
+        let log = Log::read(&first).await;
+        let undone: Vec<LogRollBack> = log.of(&first);
+        assert_eq!(undone.len(), usize::from(lying));
+        assert!(
+            undone
+                .iter()
+                .all(|undone| (undone.job, undone.round, undone.to) == (job, 0, log.of::<LogCheckpoint>(&first)[0].state))
+        );
+        let retracted = log.of::<LogRetraction>(&first).len();
+        assert_eq!((log.of::<LogResult>(&first).len(), retracted), if lying { (4, 4) } else { (4, 0) });
+        assert_eq!(log.points(&first).await == 0, lying);
         checkpoints.push(train.checkpoint);
         world.finish().await;
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use manyhands_coordinator::clock::ManualClock;
 use manyhands_coordinator::keys::{blob_hash, signed_by};
+use manyhands_coordinator::ledger::{self, LedgerError, Source};
 use manyhands_coordinator::store::sqlite::SqliteStore;
 use manyhands_coordinator::store::{NewSession, SignedEntry, Store};
 use manyhands_coordinator::{App, Config};
@@ -22,7 +23,7 @@ use manyhands_protocol::site::Site;
 use manyhands_protocol::statement::{Consent, ResultStatement};
 use manyhands_protocol::view::JobState;
 use manyhands_protocol::wire::{RotationRequest, SignedBytes};
-use manyhands_protocol::{JobId, KeyId, cbor, limits};
+use manyhands_protocol::{BlobHash, JobId, KeyId, cbor, limits};
 use reqwest::{Method, header};
 
 use crate::client::{Volunteer, details};
@@ -33,12 +34,28 @@ use crate::world::{NOW_MS, World};
 pub struct Log {
     pub entries: Vec<Vec<u8>>,
     pub root: Hash,
+    note: String,
+}
+
+#[async_trait::async_trait]
+impl Source for Log {
+    async fn checkpoint(&self) -> Result<String, LedgerError> {
+        Ok(self.note.clone())
+    }
+
+    async fn entries(&self, size: u64) -> Result<Vec<Vec<u8>>, LedgerError> {
+        Ok(self.entries[..size as usize].to_vec())
+    }
+
+    async fn blob(&self, hash: BlobHash) -> Result<Vec<u8>, LedgerError> {
+        Err(LedgerError::Source(hash.to_string()))
+    }
 }
 
 impl Log {
     /// Reads the newest checkpoint and all before it.
     pub async fn read(volunteer: &Volunteer) -> Log {
-        let checkpoint = checkpoint(volunteer).await;
+        let (note, checkpoint) = checkpoint(volunteer).await;
         let (mut entries, mut edge) = (Vec::new(), Edge::default());
         for number in 0..checkpoint.size.div_ceil(WIDTH) {
             let width = tile::width(0, number, checkpoint.size);
@@ -51,7 +68,13 @@ impl Log {
         }
         entries.iter().for_each(|entry| drop(edge.append(leaf_hash(entry))));
         assert_eq!(edge.root(), checkpoint.root);
-        Log { entries, root: edge.root() }
+        Log { entries, root: edge.root(), note }
+    }
+
+    /// The credit of a key, as whoever reads the log adds it up.
+    pub async fn points(&self, volunteer: &Volunteer) -> u64 {
+        let log = ledger::Log::read(self, volunteer.coordinator).await.unwrap();
+        log.credit.get(&volunteer.id()).copied().unwrap_or_default()
     }
 
     /// The entries of one kind, in order; every signature of the log is checked.
@@ -85,7 +108,7 @@ async fn get(volunteer: &Volunteer, resource: Resource) -> Vec<u8> {
 }
 
 /// The newest checkpoint, its signature checked.
-async fn checkpoint(volunteer: &Volunteer) -> Checkpoint {
+async fn checkpoint(volunteer: &Volunteer) -> (String, Checkpoint) {
     let answer = volunteer.get("/v1/log/checkpoint").await;
     answer.is(200);
     assert_eq!((answer.header("content-type"), answer.header("cache-control")), ("text/plain; charset=utf-8", "no-store"));
@@ -95,7 +118,7 @@ async fn checkpoint(volunteer: &Volunteer) -> Checkpoint {
     assert!(signed_by(volunteer.coordinator, note.text.as_bytes(), signature.try_into().unwrap()));
     let checkpoint = Checkpoint::parse(&note.text).unwrap();
     assert_eq!(checkpoint.origin, origin);
-    checkpoint
+    (String::from_utf8(answer.body).unwrap(), checkpoint)
 }
 
 /// Asks the log for the proof that it begins with an older tree of its, and checks it.
@@ -328,7 +351,7 @@ async fn a_killed_coordinator_goes_on_with_the_same_log() {
         world.check().await;
         let volunteer = world.join(seed).await;
         world.app().append_log().await.unwrap();
-        let newest = checkpoint(&volunteer).await;
+        let (_, newest) = checkpoint(&volunteer).await;
         for &before in &seen {
             grew(&volunteer, before, (newest.size, newest.root)).await;
         }
@@ -371,7 +394,7 @@ async fn failing_appends_lose_nothing_and_never_fork() {
         store.mend();
         app.append_log().await.unwrap();
         assert_eq!(app.check_invariants().await.unwrap(), Vec::<String>::new(), "{fault:?}");
-        let newest = checkpoint(&volunteer).await;
+        let (_, newest) = checkpoint(&volunteer).await;
         // Job, four panels, consent, three results.
         assert_eq!(newest.size, 9, "{fault:?}");
         for head in heads.into_iter().flatten() {

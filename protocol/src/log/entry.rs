@@ -39,7 +39,7 @@ macro_rules! entries {
     };
 }
 
-entries!(LogResult LogJob LogInput LogCheckpoint LogMerge LogRollBack LogKey LogConsent);
+entries!(LogResult LogJob LogInput LogCheckpoint LogMerge LogRollBack LogKey LogConsent LogRetraction);
 
 /// A result that was accepted.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
@@ -213,7 +213,7 @@ pub struct MergeInput {
     pub weight_micro: u64,
 }
 
-/// Rounds that were taken back.
+/// The merge of a round that was not kept: the round's units are open again.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct LogRollBack {
@@ -221,9 +221,10 @@ pub struct LogRollBack {
     pub version: u32,
     #[n(1)]
     pub job: JobId,
-    /// The job goes on from the checkpoint with this many rounds.
+    /// The round, and how many are merged in what the job goes on from.
     #[n(2)]
     pub round: u32,
+    /// What the merge gave; never published.
     #[n(3)]
     pub from: ModelState,
     #[n(4)]
@@ -267,6 +268,21 @@ pub struct LogConsent {
     /// SHA-256 over the salt of 32 bytes and the signed statement.
     #[n(1)]
     pub commitment: BlobHash,
+}
+
+/// A result is accepted no more, and its credit taken away, because its unit is open again. It may be accepted anew.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct LogRetraction {
+    #[n(0)]
+    pub version: u32,
+    #[n(1)]
+    pub job: JobId,
+    #[n(2)]
+    pub unit: UnitId,
+    /// SHA-256 of the volunteer's signed statement, as in [`LogResult::result`].
+    #[n(3)]
+    pub result: BlobHash,
 }
 
 /// The entries of a merge, in parts that each fit.

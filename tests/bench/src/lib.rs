@@ -3,6 +3,7 @@
 #![cfg(target_arch = "wasm32")]
 
 mod models;
+mod receipts;
 
 use js_sys::{Array, Float32Array};
 use manyhands::control::{Control, Pace, PaceFuture};

@@ -38,6 +38,11 @@ impl Options {
         Options { rounds, least_ms, backends: vec!["wasm".to_owned(), "native".to_owned()], gpu: false }
     }
 
+    /// Nothing beside a page.
+    pub fn wasm_alone(rounds: u32) -> Options {
+        Options { backends: vec!["wasm".to_owned()], ..Options::wasm(rounds, 0) }
+    }
+
     pub fn least_ms(&self) -> u32 {
         self.least_ms
     }

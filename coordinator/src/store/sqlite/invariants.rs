@@ -48,11 +48,10 @@ const RULES: &[(&str, &str)] = &[
             OR EXISTS (SELECT 1 FROM sessions s WHERE s.key_id = r.old_key AND s.withdrawn_ms IS NULL)",
     ),
     (
-        "an accepted result is in the log or waits for it, once; no other is that was never accepted, and none twice",
-        "SELECT id FROM (SELECT r.id, r.verdict, u.min_quorum, (SELECT COUNT(*) FROM log_entries e WHERE e.lease_id = r.lease_id)
-            + (SELECT COUNT(*) FROM log_queue q WHERE q.lease_id = r.lease_id) AS logged
-            FROM results r JOIN units u ON u.id = r.unit_id WHERE r.details IS NOT NULL)
-         WHERE logged > 1 OR (verdict = 'accepted' AND logged <> 1) OR (verdict <> 'accepted' AND min_quorum = 1 AND logged <> 0)",
+        "the log, with what waits for it, says of every result whether it is accepted",
+        "SELECT r.id FROM results r WHERE r.details IS NOT NULL AND (r.verdict = 'accepted') <>
+            (SELECT COALESCE(SUM(e.accepted), 0) FROM log_entries e WHERE e.lease_id = r.lease_id)
+            + (SELECT COALESCE(SUM(q.accepted), 0) FROM log_queue q WHERE q.lease_id = r.lease_id)",
     ),
     (
         "a consent that was withdrawn has no salt",

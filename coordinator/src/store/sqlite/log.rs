@@ -2,43 +2,40 @@
 
 use manyhands_protocol::cose::Kind;
 use manyhands_protocol::log::entry::{
-    Credit, Entry, KeyEvent, LogCheckpoint, LogConsent, LogInput, LogJob, LogKey, LogMerge, LogResult, MergeInput, ModelState,
-    Role, Statement, VERSION, merge_parts, micro,
+    Credit, Entry, KeyEvent, LogCheckpoint, LogConsent, LogInput, LogJob, LogKey, LogMerge, LogResult, LogRetraction,
+    LogRollBack, MergeInput, ModelState, Role, Statement, VERSION, merge_parts, micro,
 };
 use manyhands_protocol::log::tile::{ENTRY_BYTES_MAX, Edge, Tile, WIDTH};
 use manyhands_protocol::log::tree::{Hash, leaf_hash};
 use manyhands_protocol::manifest::Inputs;
 use manyhands_protocol::wire::SignedBytes;
-use manyhands_protocol::{JobId, KeyId, LeaseId, cbor};
+use manyhands_protocol::{JobId, KeyId, LeaseId, UnitId, cbor};
 use sqlx::{Row, SqliteConnection};
 
 use super::super::{
-    Job, LogHead, MergedUnit, NewRound, Queued, Result, ResultRow, RoundClose, SignCheckpoint, SignedEntry, StoreError,
+    Job, LogHead, MergedUnit, NewRound, Queued, Result, ResultRow, RollBack, RoundClose, SignCheckpoint, SignedEntry, StoreError,
 };
 use super::rows::{int, uint};
 use crate::keys::blob_hash;
 
-/// Puts a statement into the queue, of an accepted result under its lease.
-async fn queue(tx: &mut SqliteConnection, statement: Statement, lease: Option<LeaseId>) -> Result<()> {
-    sqlx::query("INSERT INTO log_queue (content_type, payload, lease_id) VALUES ($1, $2, $3)")
+/// Puts a statement into the queue.
+async fn queue(tx: &mut SqliteConnection, statement: Statement) -> Result<()> {
+    queue_of(tx, statement, None, 0).await
+}
+
+/// Puts a statement into the queue that adds so many (1 or −1) to the accepted results of a lease.
+async fn queue_of(tx: &mut SqliteConnection, statement: Statement, lease: Option<LeaseId>, accepted: i64) -> Result<()> {
+    sqlx::query("INSERT INTO log_queue (content_type, payload, lease_id, accepted) VALUES ($1, $2, $3, $4)")
         .bind(statement.kind.content_type())
         .bind(statement.payload)
         .bind(lease.map(|lease| int(lease.0)))
+        .bind(accepted)
         .execute(tx)
         .await?;
     Ok(())
 }
 
-/// Once, however often its unit was opened again and settled.
 pub async fn queue_result(tx: &mut SqliteConnection, result: &ResultRow) -> Result<()> {
-    let known =
-        sqlx::query("SELECT 1 FROM log_queue WHERE lease_id = $1 UNION ALL SELECT 1 FROM log_entries WHERE lease_id = $1")
-            .bind(int(result.lease.0))
-            .fetch_optional(&mut *tx)
-            .await?;
-    if known.is_some() {
-        return Ok(());
-    }
     let row = sqlx::query(
         "SELECT r.statement, r.credit_flop, u.work, u.settled_by, p.bytes FROM results r JOIN units u ON u.id = r.unit_id
          JOIN uploads p ON p.lease_id = r.lease_id AND p.hash = r.output WHERE r.id = $1",
@@ -56,7 +53,23 @@ pub async fn queue_result(tx: &mut SqliteConnection, result: &ResultRow) -> Resu
         settled_by: row.try_get("settled_by")?,
         credit: Credit { flop: uint(&row, "credit_flop")?, bytes: uint(&row, "bytes")? },
     };
-    queue(tx, entry.statement(), Some(result.lease)).await
+    queue_of(tx, entry.statement(), Some(result.lease), 1).await
+}
+
+/// Of a result that was accepted and is not any more. Nothing is said of one that was accepted before there was a log.
+pub async fn queue_retraction(tx: &mut SqliteConnection, job: JobId, unit: UnitId, lease: LeaseId, signed: &[u8]) -> Result<()> {
+    let logged = sqlx::query(
+        "SELECT COALESCE(SUM(accepted), 0) AS n FROM
+            (SELECT accepted FROM log_queue WHERE lease_id = $1 UNION ALL SELECT accepted FROM log_entries WHERE lease_id = $1)",
+    )
+    .bind(int(lease.0))
+    .fetch_one(&mut *tx)
+    .await?;
+    if uint(&logged, "n")? == 0 {
+        return Ok(());
+    }
+    let entry = LogRetraction { version: VERSION, job, unit, result: blob_hash(signed) };
+    queue_of(tx, entry.statement(), Some(lease), -1).await
 }
 
 /// A job that was approved, its inputs, and what it begins with.
@@ -67,11 +80,11 @@ pub async fn queue_job(tx: &mut SqliteConnection, job: &Job, round: Option<&NewR
     };
     let manifest = serde_json::to_vec(&job.submission.manifest).map_err(|e| StoreError::Damaged(e.to_string()))?;
     let inputs_count = inputs.iter().map(|(_, blobs)| blobs.len() as u64).sum();
-    queue(tx, LogJob { version: VERSION, job: job.id, manifest, inputs_count }.statement(), None).await?;
+    queue(tx, LogJob { version: VERSION, job: job.id, manifest, inputs_count }.statement()).await?;
     for (role, blobs) in inputs {
         for (place, &hash) in blobs.iter().enumerate() {
             let input = LogInput { version: VERSION, job: job.id, role, place: place as u64, hash };
-            queue(tx, input.statement(), None).await?;
+            queue(tx, input.statement()).await?;
         }
     }
     match round {
@@ -83,7 +96,7 @@ pub async fn queue_job(tx: &mut SqliteConnection, job: &Job, round: Option<&NewR
 async fn queue_checkpoint(tx: &mut SqliteConnection, job: JobId, round: u32, new: &NewRound) -> Result<()> {
     let (loss_micro, accuracy_micro) = (micro(new.loss), micro(new.accuracy));
     let entry = LogCheckpoint { version: VERSION, job, round, state: state(new), loss_micro, accuracy_micro };
-    queue(tx, entry.statement(), None).await
+    queue(tx, entry.statement()).await
 }
 
 fn state(round: &NewRound) -> ModelState {
@@ -108,19 +121,36 @@ pub async fn queue_merge(tx: &mut SqliteConnection, before: &NewRound, close: &R
         inputs: close.merged.iter().map(merge_input).collect(),
     };
     for part in merge_parts(&merge) {
-        queue(tx, part.statement(), None).await?;
+        queue(tx, part.statement()).await?;
     }
     queue_checkpoint(tx, close.job, close.round + 1, &close.next).await
 }
 
+/// A merge that was not kept.
+pub async fn queue_roll_back(tx: &mut SqliteConnection, roll_back: &RollBack) -> Result<()> {
+    let entry = LogRollBack {
+        version: VERSION,
+        job: roll_back.job,
+        round: roll_back.round,
+        from: roll_back.undone,
+        to: roll_back.kept,
+        reason: roll_back.reason.clone(),
+    };
+    queue(tx, entry.statement()).await
+}
+
+pub async fn queue_quarantine(tx: &mut SqliteConnection, key: KeyId) -> Result<()> {
+    queue(tx, LogKey { version: VERSION, key, event: KeyEvent::Quarantined, successor: None }.statement()).await
+}
+
 pub async fn queue_rotation(tx: &mut SqliteConnection, old: KeyId, new: KeyId) -> Result<()> {
     let entry = LogKey { version: VERSION, key: old, event: KeyEvent::Rotated, successor: Some(new) };
-    queue(tx, entry.statement(), None).await
+    queue(tx, entry.statement()).await
 }
 
 pub async fn queue_consent(tx: &mut SqliteConnection, salt: &[u8; 32], consent: &[u8]) -> Result<()> {
     let commitment = blob_hash(&[salt, consent].concat());
-    queue(tx, LogConsent { version: VERSION, commitment }.statement(), None).await
+    queue(tx, LogConsent { version: VERSION, commitment }.statement()).await
 }
 
 pub async fn queued(tx: &mut SqliteConnection, count_max: u32) -> Result<Vec<Queued>> {
@@ -166,8 +196,12 @@ pub async fn entries(tx: &mut SqliteConnection, from: u64, count: u64) -> Result
 }
 
 pub async fn index_of_lease(tx: &mut SqliteConnection, lease: LeaseId) -> Result<Option<u64>> {
-    let row =
-        sqlx::query("SELECT entry_index FROM log_entries WHERE lease_id = $1").bind(int(lease.0)).fetch_optional(tx).await?;
+    let row = sqlx::query(
+        "SELECT MAX(entry_index) AS entry_index FROM log_entries WHERE lease_id = $1 AND accepted = 1 HAVING COUNT(*) > 0",
+    )
+    .bind(int(lease.0))
+    .fetch_optional(tx)
+    .await?;
     row.map(|row| uint(&row, "entry_index")).transpose()
 }
 
@@ -190,7 +224,7 @@ async fn edge(tx: &mut SqliteConnection, size: u64) -> Result<Edge> {
 
 pub async fn append(tx: &mut SqliteConnection, entries: &[SignedEntry], sign: SignCheckpoint<'_>) -> Result<()> {
     let head = head(tx).await?;
-    let waiting = sqlx::query("SELECT id, lease_id FROM log_queue ORDER BY id LIMIT $1")
+    let waiting = sqlx::query("SELECT id, lease_id, accepted FROM log_queue ORDER BY id LIMIT $1")
         .bind(int(entries.len() as u64))
         .fetch_all(&mut *tx)
         .await?;
@@ -205,10 +239,11 @@ pub async fn append(tx: &mut SqliteConnection, entries: &[SignedEntry], sign: Si
         if entry.bytes.len() > ENTRY_BYTES_MAX {
             return Err(StoreError::Damaged(format!("statement {} is too long for the log", entry.id)));
         }
-        sqlx::query("INSERT INTO log_entries (entry_index, entry, lease_id) VALUES ($1, $2, $3)")
+        sqlx::query("INSERT INTO log_entries (entry_index, entry, lease_id, accepted) VALUES ($1, $2, $3, $4)")
             .bind(int(edge.size))
             .bind(entry.bytes.as_slice())
             .bind(row.try_get::<Option<i64>, _>("lease_id")?)
+            .bind(row.try_get::<i64, _>("accepted")?)
             .execute(&mut *tx)
             .await?;
         for full in edge.append(leaf_hash(&entry.bytes)) {

@@ -4,13 +4,13 @@
 use manyhands_protocol::rules::standing::{self, Course};
 use manyhands_protocol::view::StandingView;
 use manyhands_protocol::wire::Verdict;
-use manyhands_protocol::{JobId, KeyId, UnitId};
+use manyhands_protocol::{JobId, KeyId, LeaseId, UnitId};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
-use super::super::{Judgement, Result, ResultRow, SettledBy, Settlement, StoreError};
-use super::results;
+use super::super::{Judgement, Result, ResultRow, RollBack, SettledBy, Settlement, StoreError};
 use super::rows::{int, key as key_column, refresh_unit, touch_job, uint};
+use super::{log, results};
 
 /// What a result of a key that was caught is told, where nobody else confirmed it.
 const TAKEN_OUT: &str = "quarantined: another result of this key was proved wrong, and nobody confirmed this one";
@@ -138,6 +138,7 @@ pub async fn catch(tx: &mut SqliteConnection, key: KeyId, now_ms: u64) -> Result
         .bind(int(now_ms.saturating_add(standing::QUARANTINE_MS)))
         .execute(&mut *tx)
         .await?;
+    log::queue_quarantine(tx, key).await?;
     let leases =
         sqlx::query("UPDATE leases SET state = 'given_back' WHERE key_id = $1 AND state = 'live' RETURNING unit_id, job_id")
             .bind(key.0.as_slice())
@@ -198,13 +199,15 @@ async fn unsettle(tx: &mut SqliteConnection, unit: UnitId, course: Option<Course
         .await?;
     let accepted = sqlx::query(
         "UPDATE results SET verdict = 'pending', judged_ms = NULL, judged_order = NULL, credit_flop = 0
-         WHERE unit_id = $1 AND verdict = 'accepted' RETURNING key_id",
+         WHERE unit_id = $1 AND verdict = 'accepted' RETURNING key_id, lease_id, statement",
     )
     .bind(int(unit.0))
     .fetch_all(&mut *tx)
     .await?;
     for row in &accepted {
         uncount(tx, key_column(row, "key_id")?, job, cost).await?;
+        let lease = LeaseId(uint(row, "lease_id")?);
+        log::queue_retraction(tx, job, unit, lease, row.try_get("statement")?).await?;
     }
     refresh_unit(tx, unit).await?;
     touch_job(tx, job).await?;
@@ -255,7 +258,8 @@ async fn uncount(tx: &mut SqliteConnection, key: KeyId, job: JobId, cost: Cost) 
 }
 
 /// Opens all units of a round again that keys settled, for the referee; counts the roll-back. How many there were.
-pub async fn reopen_round(tx: &mut SqliteConnection, job: JobId, round: u32) -> Result<u64> {
+pub async fn roll_back(tx: &mut SqliteConnection, roll_back: &RollBack) -> Result<u64> {
+    let (job, round) = (roll_back.job, roll_back.round);
     let rows = sqlx::query("SELECT id FROM units WHERE job_id = $1 AND round = $2 AND settled_by = 'quorum' ORDER BY id")
         .bind(int(job.0))
         .bind(i64::from(round))
@@ -269,8 +273,9 @@ pub async fn reopen_round(tx: &mut SqliteConnection, job: JobId, round: u32) -> 
         sqlx::query("UPDATE rounds SET rolled_back = rolled_back + 1 WHERE job_id = $1 AND round = $2")
             .bind(int(job.0))
             .bind(i64::from(round))
-            .execute(tx)
+            .execute(&mut *tx)
             .await?;
+        log::queue_roll_back(tx, roll_back).await?;
     }
     Ok(opened)
 }
