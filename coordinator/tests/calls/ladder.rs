@@ -9,6 +9,7 @@ use manyhands_protocol::problem::Code;
 use manyhands_protocol::rules::standing::{self, RUN_TRUSTED};
 use manyhands_protocol::view::{JobView, KeyView, TrainView};
 use manyhands_protocol::wire::{LeaseResponse, Verdict};
+use manyhands_protocol::work::InnerOptimizer;
 use manyhands_protocol::{JobId, limits};
 use reqwest::Client;
 use reqwest::header::{HeaderMap, HeaderValue};
@@ -168,7 +169,13 @@ async fn an_audit_catches_two_that_agree_on_a_lie() {
 #[tokio::test]
 async fn a_caught_key_loses_what_nobody_confirmed_and_gets_no_work_for_a_day() {
     let world = trusting().await;
-    let job = long_rounds(&world, |_| ()).await;
+    // Steps enough for a unit to be worth a point, and small ones.
+    let long = |submission: &mut Submission| {
+        let JobWork::Train(recipe) = &mut submission.manifest.work else { unreachable!() };
+        recipe.inner_steps = 1_000;
+        recipe.inner_optimizer = InnerOptimizer::Sgd { learning_rate: 0.0009765625, momentum: 0.5 };
+    };
+    let job = long_rounds(&world, long).await;
     let (first, second, third) = (world.join(1).await, world.join(2).await, world.join(3).await);
     prove(&world, job, &first, &second).await;
     let before = world.view(job).await;
@@ -207,6 +214,7 @@ async fn a_caught_key_loses_what_nobody_confirmed_and_gets_no_work_for_a_day() {
     retracted.sort();
     assert_eq!(retracted, [leases[1].manifest.unit, leases[2].manifest.unit]);
     let each = log.of::<LogResult>(&second)[0].credit.points();
+    assert!(each > 0);
     assert_eq!(log.points(&first).await, view.totals.accepted * each);
     assert_eq!(log.points(&second).await, key(&second).await.totals.accepted * each);
     // Someone else computes them.
@@ -327,7 +335,6 @@ async fn a_merge_that_makes_the_model_worse_is_undone_and_its_units_are_audited(
         );
         let retracted = log.of::<LogRetraction>(&first).len();
         assert_eq!((log.of::<LogResult>(&first).len(), retracted), if lying { (4, 4) } else { (4, 0) });
-        assert_eq!(log.points(&first).await == 0, lying);
         checkpoints.push(train.checkpoint);
         world.finish().await;
     }
