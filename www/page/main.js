@@ -26,8 +26,9 @@ const RETRY_MS_MAX = 30_000;
 /** How often a visible page looks for new jobs, and whether the operator stopped or resumed everything. */
 const REFRESH_MS = 20_000;
 
-/** How long a finished job's worker may still hand in what it was about to; it asks for verdicts as it stops. */
-const VERDICTS_MS = 3_000;
+/** How long a finished job's worker may still hand in what it was about to, and fetch its last receipts, which are there within
+ * a second or two; it asks for verdicts as it stops. */
+const VERDICTS_MS = 6_000;
 
 const root = document.documentElement;
 const query = new URLSearchParams(location.search);

@@ -325,9 +325,17 @@ async fn receipts_and_growth_are_proven_for_every_size() {
         volunteer.get(&format!("/v1/log/{path}")).await.refused(Code::BadRequest);
     }
     let wide = count + 1;
-    for path in
-        ["", "x", "tile/0/000", "tile/1/000.p/1", "tile/entries/000", "tile/entries/001.p/1", &format!("tile/0/000.p/{wide}")]
-    {
+    for path in [
+        "",
+        "x",
+        "tile/0/000",
+        "tile/1/000.p/1",
+        "tile/entries/000",
+        "tile/entries/001.p/1",
+        // 2^56: its first entry would be the 2^64th.
+        &format!("tile/entries/x072/x057/x594/x037/x927/936.p/{count}"),
+        &format!("tile/0/000.p/{wide}"),
+    ] {
         volunteer.get(&format!("/v1/log/{path}")).await.refused(Code::NotFound);
     }
     world.finish().await;

@@ -55,6 +55,8 @@ struct Awaited {
 #[derive(Default)]
 pub(super) struct Ledger {
     awaited: RefCell<VecDeque<Awaited>>,
+    /// What this visit verified last, for a host that keeps nothing.
+    seen: RefCell<Option<Checkpoint>>,
     refusals: Cell<u32>,
 }
 
@@ -90,7 +92,9 @@ impl<H: Host> Visit<'_, H> {
         let client = &self.client;
         let Some(coordinator) = client.sessions.coordinator() else { return Ok(()) };
         // Before the newest is asked for: that is no older, however many tabs look.
-        let kept = client.host.load_checkpoint(coordinator).await.and_then(|note| read(&note, coordinator));
+        let stored = client.host.load_checkpoint(coordinator).await.and_then(|note| read(&note, coordinator));
+        let kept = stored.map(|signed| signed.checkpoint).into_iter().chain(self.ledger.seen.borrow().clone());
+        let kept = kept.max_by_key(|checkpoint| checkpoint.size);
         let note = self.get("/v1/log/checkpoint").await?;
         let unread = || VolunteerError::Answer("no checkpoint".to_owned());
         let note = String::from_utf8(note).map_err(|_| unread())?;
@@ -99,10 +103,13 @@ impl<H: Host> Visit<'_, H> {
             return Err(LogFault::Unproven("its checkpoint is not signed").into());
         }
         if let Some(kept) = kept {
-            self.check_growth(coordinator, &kept.checkpoint, &newest.checkpoint).await?;
+            self.check_growth(coordinator, &kept, &newest.checkpoint).await?;
         }
+        self.ledger.seen.replace(Some(newest.checkpoint.clone()));
         client.host.store_checkpoint(coordinator, &note).await;
-        for _ in 0..RECEIPTS_PER_LOOK_MAX {
+        // What goes back to the queue waits for the next look.
+        let waiting = self.ledger.awaited.borrow().len();
+        for _ in 0..waiting.min(RECEIPTS_PER_LOOK_MAX) {
             let Some(awaited) = self.ledger.awaited.borrow_mut().pop_front() else { break };
             match self.receipt(coordinator, &newest.checkpoint, &awaited).await {
                 Ok(event) => client.reporter.tell(Event::Receipt(event)),

@@ -76,7 +76,7 @@ fn number_path(number: u64, width: u64) -> String {
 /// How many of a tile's hashes the tree of `size` leaves has.
 pub fn width(level: u8, number: u64, size: u64) -> u64 {
     let hashes = size >> (8 * u32::from(level));
-    hashes.saturating_sub(number * WIDTH).min(WIDTH)
+    hashes.saturating_sub(number.saturating_mul(WIDTH)).min(WIDTH)
 }
 
 /// Some of a tile's hashes, whose root is that of a perfect subtree.

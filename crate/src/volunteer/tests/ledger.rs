@@ -85,7 +85,10 @@ fn visit(
     faults: &[(&'static str, Fault)],
     bend: impl Fn(&mut History) + 'static,
 ) -> (ScriptHost, Vec<u64>, Result<(), VolunteerError>) {
-    let host = ScriptHost::new(3, faults);
+    visit_of(ScriptHost::new(3, faults), bend)
+}
+
+fn visit_of(host: ScriptHost, bend: impl Fn(&mut History) + 'static) -> (ScriptHost, Vec<u64>, Result<(), VolunteerError>) {
     host.0.history.replace(Some(History::new(5)));
     let (world, mut count) = (host.0.clone(), 0);
     let ended = host.visit_for(settings(), 300_000, move |event| {
@@ -148,6 +151,16 @@ fn a_rewritten_log_ends_the_visit() {
     // Shorter.
     let (_, _, ended) = visit(&[], |history| history.entries.clear());
     assert!(matches!(fault(ended), LogFault::Rewritten { now: 0, .. }));
+}
+
+/// Where the browser keeps nothing, the visit itself remembers.
+#[test]
+fn a_rewritten_log_ends_a_visit_that_keeps_nothing() {
+    let host = ScriptHost::new(3, &[]);
+    host.0.forgets.set(true);
+    let (host, receipts, ended) = visit_of(host, |history| history.entries.clear());
+    assert_eq!((receipts.len(), host.0.checkpoint.borrow().clone()), (3, None));
+    assert!(matches!(fault(ended), LogFault::Rewritten { kept: 3, now: 0 }));
 }
 
 /// The next visit of the same browser compares with what the last one saw.

@@ -93,6 +93,8 @@ pub struct World {
     pub logs_others: Cell<bool>,
     /// The checkpoint that this host keeps.
     pub checkpoint: RefCell<Option<String>>,
+    /// It keeps none.
+    pub forgets: Cell<bool>,
     timers: RefCell<BTreeMap<u64, (u64, Waker)>>,
     timers_count: Cell<u64>,
 }
@@ -187,6 +189,7 @@ impl ScriptHost {
             history: RefCell::default(),
             logs_others: Cell::new(false),
             checkpoint: RefCell::default(),
+            forgets: Cell::default(),
             timers: RefCell::default(),
             timers_count: Cell::new(0),
         }))

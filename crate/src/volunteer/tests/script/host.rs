@@ -171,7 +171,9 @@ impl Host for ScriptHost {
     }
 
     async fn store_checkpoint(&self, _coordinator: KeyId, note: &str) {
-        self.0.checkpoint.replace(Some(note.to_owned()));
+        if !self.0.forgets.get() {
+            self.0.checkpoint.replace(Some(note.to_owned()));
+        }
     }
 
     async fn lock_session(&self, _coordinator: KeyId) -> Self::SessionLock {}
