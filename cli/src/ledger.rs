@@ -18,6 +18,8 @@ use manyhands_protocol::view::InfoView;
 use manyhands_protocol::{BlobHash, KeyId};
 use serde_json::json;
 
+use crate::operator::client::innermost;
+
 /// How long a data folder may be locked by a coordinator that writes.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 
@@ -73,8 +75,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::Credit if args.json => writeln!(out, "{}", json!({ "entries": log.size, "credit": log.credit }))?,
         Command::Credit => {
+            writeln!(out, "{}", holds(&log, key))?;
             for (key, points) in &log.credit {
-                writeln!(out, "{key} {points}")?;
+                writeln!(out, "{key} {points} points")?;
             }
         }
         Command::Verify { model } => {
@@ -89,15 +92,23 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
                 return Ok(());
             }
             let (keys, shards) = (found.keys.len(), found.shards.len());
-            writeln!(out, "the log of {key} holds: {} entries, every signature and the tree", log.size)?;
+            writeln!(out, "{}", holds(&log, key))?;
             writeln!(out, "job {} ({}): {} rounds merged again, to the same bytes", found.job, found.name, found.rounds)?;
-            writeln!(out, "{} units by {keys} keys on {shards} shards; {} by the coordinator", found.units, found.refereed)?;
+            writeln!(
+                out,
+                "{} units by {keys} keys on {shards} shards; {} by the coordinator alone",
+                found.units, found.refereed
+            )?;
             for key in &found.keys {
                 writeln!(out, "  key {key}")?;
             }
         }
     }
     Ok(())
+}
+
+fn holds(log: &Log, key: KeyId) -> String {
+    format!("the log of {key} holds: {} entries, every signature and the tree", log.size)
 }
 
 /// A coordinator that is asked.
@@ -109,7 +120,8 @@ struct Web {
 impl Web {
     async fn get(&self, path: &str) -> Result<Vec<u8>, LedgerError> {
         let failed = |reason: String| LedgerError::Source(format!("{}{path}: {reason}", self.base));
-        let response = self.http.get(format!("{}{path}", self.base)).send().await.map_err(|e| failed(e.to_string()))?;
+        let unanswered = |e| LedgerError::Source(format!("{} does not answer: {}", self.base, innermost(&e)));
+        let response = self.http.get(format!("{}{path}", self.base)).send().await.map_err(unanswered)?;
         if !response.status().is_success() {
             return Err(failed(response.status().to_string()));
         }

@@ -123,7 +123,7 @@ impl App {
         log::sequence(&self.service).await
     }
 
-    /// Waits for calls under way, ends the driver after its current step, and closes.
+    /// Waits for calls under way, ends the driver after its current step, appends what waits for the log, and closes.
     pub async fn shutdown(mut self) {
         self.service.shutdown.cancel();
         let ended = tokio::time::timeout(SHUTDOWN_WAIT, async { while self.tasks.join_next().await.is_some() {} }).await;
@@ -131,6 +131,9 @@ impl App {
             tracing::warn!("calls were still under way; they are cut off");
         }
         self.tasks.shutdown().await;
+        if let Err(error) = self.append_log().await {
+            tracing::error!(%error, "what waits for the log is appended at the next start");
+        }
     }
 }
 

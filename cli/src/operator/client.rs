@@ -41,6 +41,15 @@ pub struct Client {
     token: String,
 }
 
+/// The first cause of an error: reqwest's own text names only the address.
+pub fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
 impl Client {
     pub fn new(coordinator: &str, token: String) -> Result<Client, CommandError> {
         let base = coordinator.trim_end_matches('/').to_owned();
@@ -110,15 +119,8 @@ impl Client {
         format!("{}{path}", self.base)
     }
 
-    /// The whole chain of causes: reqwest's own text names only the address.
     fn unreachable(&self, error: &reqwest::Error) -> CommandError {
-        let mut reason = error.to_string();
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            reason = cause.to_string();
-            source = cause.source();
-        }
-        CommandError::Unreachable { url: self.base.clone(), reason }
+        CommandError::Unreachable { url: self.base.clone(), reason: innermost(error) }
     }
 
     async fn refusal(&self, response: Response) -> CommandError {

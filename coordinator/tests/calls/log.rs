@@ -413,6 +413,24 @@ async fn failing_appends_lose_nothing_and_never_fork() {
     }
 }
 
+/// Whoever ends a coordinator finds in its log all that it did.
+#[tokio::test]
+async fn a_shutdown_appends_what_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = Config::new(folder.path());
+    config.listen.set_port(0);
+    config.clock = Arc::new(ManualClock::new(NOW_MS));
+    let app = App::start(config).await.unwrap();
+    let mut volunteer = Volunteer::new(&app.url(), 1).await;
+    app.append_log().await.unwrap();
+    // The clock stands still, and with it the batches.
+    volunteer.open(&volunteer.consent().await).await;
+    app.shutdown().await;
+    let store = SqliteStore::open(&folder.path().join("manyhands.sqlite3"), Duration::from_secs(5)).await.unwrap();
+    assert!(store.log_queue(9).await.unwrap().is_empty());
+    assert_eq!(store.log_head().await.unwrap().unwrap().size, 1, "the consent");
+}
+
 /// A batch that was appended and reported as failed comes again, when others wait already.
 #[tokio::test]
 async fn a_batch_that_comes_again_changes_nothing() {
