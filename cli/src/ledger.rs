@@ -18,7 +18,7 @@ use manyhands_protocol::view::InfoView;
 use manyhands_protocol::{BlobHash, KeyId};
 use serde_json::json;
 
-use crate::operator::client::innermost;
+use crate::operator::client::{connection, innermost};
 
 /// How long a data folder may be locked by a coordinator that writes.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
@@ -64,7 +64,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             (Box::new(Folder { store, blobs }), Keys::load_or_create(folder)?.id())
         }
         None => {
-            let web = Web { http: reqwest::Client::new(), base: args.coordinator.trim_end_matches('/').to_owned() };
+            let (http, base) = connection(&args.coordinator)?;
+            let web = Web { http, base };
             let info: InfoView = serde_json::from_slice(&web.get("/v1/info").await?).context("no coordinator's answer")?;
             (Box::new(web), info.key)
         }

@@ -10,7 +10,7 @@ use manyhands_protocol::cose::{self, Kind};
 use manyhands_protocol::log::entry::{
     Entry, KeyEvent, LogCheckpoint, LogInput, LogJob, LogKey, LogMerge, LogResult, LogRetraction, MergeInput, ModelState, Role,
 };
-use manyhands_protocol::log::note::{self, Checkpoint, Note};
+use manyhands_protocol::log::note::Signed;
 use manyhands_protocol::log::tile::Edge;
 use manyhands_protocol::log::tree::leaf_hash;
 use manyhands_protocol::manifest::{JobManifest, JobWork, ManifestError, TrainRecipe, parse_json};
@@ -77,7 +77,9 @@ pub struct Log {
 impl Log {
     /// Reads and checks a whole log of the coordinator with this key.
     pub async fn read(source: &dyn Source, key: KeyId) -> Result<Log, LedgerError> {
-        let checkpoint = signed_checkpoint(&source.checkpoint().await?, key).ok_or(LedgerError::Checkpoint(key))?;
+        let signed = Signed::parse(&source.checkpoint().await?, key);
+        let signed = signed.filter(|signed| signed_by(key, signed.text.as_bytes(), &signed.signature));
+        let checkpoint = signed.ok_or(LedgerError::Checkpoint(key))?.checkpoint;
         let entries = source.entries(checkpoint.size).await?;
         if entries.len() as u64 != checkpoint.size {
             return Err(LedgerError::Entries { got: entries.len() as u64, expected: checkpoint.size });
@@ -110,7 +112,7 @@ impl Log {
             Some(Kind::LogResult) => {
                 let result = LogResult::read(&entry).ok_or(MALFORMED)?;
                 let (volunteer, statement) = open_result(&result)?;
-                let bytes = statement.outputs.iter().map(|output| output.bytes).sum::<u64>();
+                let bytes = statement.outputs.iter().fold(0u64, |sum, output| sum.saturating_add(output.bytes));
                 if (result.credit.flop, result.credit.bytes) != (scheduler::flop(&result.work), bytes) {
                     return Err("credited with more or less than it is worth");
                 }
@@ -121,7 +123,8 @@ impl Log {
             Some(Kind::LogRetraction) => {
                 let retraction = LogRetraction::read(&entry).ok_or(MALFORMED)?;
                 let retracted = |result: &LogResult| {
-                    (result.job, result.unit, blob_hash(&result.result.0)) == (retraction.job, retraction.unit, retraction.result)
+                    (result.job, result.unit) == (retraction.job, retraction.unit)
+                        && blob_hash(&result.result.0) == retraction.result
                 };
                 let at = self.results.iter().rposition(retracted).ok_or("takes back a result that is not accepted")?;
                 let result = self.results.remove(at);
@@ -133,7 +136,8 @@ impl Log {
                 let event = LogKey::read(&entry).ok_or(MALFORMED)?;
                 if let (KeyEvent::Rotated, Some(successor)) = (event.event, event.successor) {
                     let passed = self.credit.remove(&event.key).unwrap_or_default();
-                    *self.credit.entry(successor).or_default() += passed;
+                    let points = self.credit.entry(successor).or_default();
+                    *points = points.saturating_add(passed);
                     self.successors.insert(event.key, successor);
                 }
             }
@@ -159,26 +163,19 @@ impl Log {
         holder
     }
 
-    /// The merge that gave this state, all its parts joined; none where it is not of a merge.
-    fn merge_into(&self, job: JobId, state: ModelState) -> Option<LogMerge> {
-        let mut parts: Vec<_> = self.merges.iter().filter(|merge| (merge.job, merge.after) == (job, state)).collect();
+    /// The merge of a round that gave this state, all its parts joined; none where it is not of that merge.
+    fn merge_into(&self, job: JobId, round: u32, state: ModelState) -> Option<LogMerge> {
+        let is_part = |merge: &&LogMerge| (merge.job, merge.round, merge.after) == (job, round, state);
+        let mut parts: Vec<_> = self.merges.iter().filter(is_part).collect();
         parts.sort_by_key(|part| part.first);
         let mut joined = LogMerge { inputs: Vec::new(), ..(*parts.first()?).clone() };
         for part in parts {
-            // A round that was merged again gives the same parts again.
             if part.first == joined.inputs.len() as u64 {
                 joined.inputs.extend(&part.inputs);
             }
         }
         (joined.inputs.len() as u64 == joined.inputs_count).then_some(joined)
     }
-}
-
-fn signed_checkpoint(note: &str, key: KeyId) -> Option<Checkpoint> {
-    let note = Note::parse(note)?;
-    let checkpoint = Checkpoint::parse(&note.text)?;
-    let signature = note.by(&checkpoint.origin, note::ED25519, key).next()?.try_into().ok()?;
-    (checkpoint.origin == note::origin(key) && signed_by(key, note.text.as_bytes(), signature)).then_some(checkpoint)
 }
 
 /// The volunteer that gave a result, and its own statement.
@@ -225,7 +222,7 @@ pub async fn verify(source: &dyn Source, log: &Log, model: &[u8]) -> Result<Prov
     let mut merges = Vec::new();
     let (mut state, mut round) = (found.state, found.round);
     while round > 0 {
-        let merge = log.merge_into(job, state).filter(|merge| merge.round + 1 == round);
+        let merge = log.merge_into(job, round - 1, state);
         let merge = merge.ok_or_else(|| LedgerError::Round { job, round, reason: "no merge in the log gave it".to_owned() })?;
         (state, round) = (merge.before, round - 1);
         merges.push(merge);

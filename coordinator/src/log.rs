@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use manyhands_protocol::log::entry::Statement;
 use manyhands_protocol::log::receipt::{self, Proof};
 use manyhands_protocol::log::tile::subtrees;
 use manyhands_protocol::log::tree::{self, Hash, fold};
@@ -40,7 +41,7 @@ pub async fn sequence(service: &Arc<Service>) -> Result<(), DriveError> {
         let (is_last, signer) = (queued.len() < BATCH_COUNT as usize, service.clone());
         // Outside the transaction, which others wait for. The same statement is signed with the same bytes each time.
         let sign = move || {
-            let sign = |statement: manyhands_protocol::log::entry::Statement| signer.keys.sign(statement.kind, statement.payload);
+            let sign = |statement: Statement| signer.keys.sign(statement.kind, statement.payload);
             queued.into_iter().map(|queued| SignedEntry { id: queued.id, bytes: sign(queued.statement) }).collect()
         };
         let entries = tokio::task::spawn_blocking(sign).await?;

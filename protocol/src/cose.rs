@@ -168,12 +168,6 @@ pub fn open(kind: Kind, bytes: &[u8]) -> Result<Unverified, EnvelopeError> {
     Ok(Unverified { key, payload, signature, to_be_signed: unsigned.to_be_signed() })
 }
 
-/// The content type that an envelope claims, to be opened by.
-pub fn content_type(bytes: &[u8]) -> Option<String> {
-    let (protected, ..) = parts(bytes).ok()?;
-    Some(header(protected).ok()?.content_type?.to_owned())
-}
-
 /// Takes an envelope of any content type apart: for readers of logs, which take kinds that they do not know.
 pub fn open_any(bytes: &[u8]) -> Option<(String, Unverified)> {
     let (protected, payload, signature) = parts(bytes).ok()?;

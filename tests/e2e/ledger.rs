@@ -2,7 +2,7 @@
 //! coordinator that rewrites its log is caught by the tab that it works for, and shown.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use manyhands_protocol::view::JobState;
@@ -37,7 +37,9 @@ async fn a_model_is_walked_back_through_the_log() -> Result<()> {
     let rounds = view.train.as_ref().context("a train job")?.rounds_merged;
 
     // The last statements come with the next batch.
+    let begun = Instant::now();
     let verified = loop {
+        ensure!(begun.elapsed() < LIMIT, "the model is not in the log");
         let output = ledger(&["verify", &model, "--coordinator", &server.url, "--json"])?;
         if output.status.success() {
             break serde_json::from_slice::<Value>(&output.stdout)?;

@@ -319,17 +319,17 @@ def check_result(payload):
 # --- section 9: from a model back ---------------------------------------------------------------------------------
 
 
-def provenance(statements, file):
+def provenance(statements, results, file):
     """What shaped a model: rounds, units, keys, shards, jobs."""
     digest = hashlib.sha256(file).digest()
     of = lambda kind: [payload for name, payload in statements if name == kind]
-    state = next((c[3] for c in of("log-checkpoint") if c[3][0] == digest), None)
+    state, round = next(((c[3], c[2]) for c in of("log-checkpoint") if c[3][0] == digest), (None, 0))
     expect(state is not None, "no checkpoint in the log is this file")
     job = next(c[1] for c in of("log-checkpoint") if c[3] == state)
     expect(any(j[1] == job for j in of("log-job")), "no job in the log")
-    results, rounds, units, keys, shards = of("log-result"), 0, set(), set(), set()
+    rounds, units, keys, shards = 0, set(), set(), set()
     known = {i[4] for i in of("log-input") if i[1] == job}
-    while parts := [m for m in of("log-merge") if m[1] == job and m[5] == state]:
+    while parts := [m for m in of("log-merge") if m[1] == job and m[2] == round - 1 and m[5] == state]:
         parts.sort(key=lambda part: part[7])
         inputs = [each for part in parts for each in part[8]]
         expect(len(inputs) == parts[0][6], "a merge that lacks a part")
@@ -340,7 +340,7 @@ def provenance(statements, file):
                 work = result[4][1]
                 expect(work[1] == parts[0][4][0] and work[2] in known, "a unit of another checkpoint or shard")
                 shards.add(work[2])
-        state, rounds = parts[0][4], rounds + 1
+        state, round, rounds = parts[0][4], round - 1, rounds + 1
     expect(any(c[1] == job and c[2] == 0 and c[3] == state for c in of("log-checkpoint")), "no way back to round 0")
     say("model", job=job, rounds=rounds, units=len(units), keys=len(keys), shards=len(shards))
 
@@ -356,7 +356,7 @@ def check(log, args):
         statements.append((kind, payload))
         if kind == "log-result":
             key, gained = check_result(payload)
-            accepted.append((payload[1], payload[2], hashlib.sha256(payload[3]).digest(), key, gained))
+            accepted.append((payload[1], payload[2], hashlib.sha256(payload[3]).digest(), key, gained, payload))
             points[holder(key)] = points.get(holder(key), 0) + gained
         elif kind == "log-retraction":
             found = [each for each in accepted if each[:3] == (payload[1], payload[2], payload[3])]
@@ -395,7 +395,7 @@ def check(log, args):
     say("proofs", inclusion=log.size, consistency=log.size + 1)
     say("credit", points={key.hex(): value for key, value in sorted(points.items())})
     if args.model:
-        provenance(statements, pathlib.Path(args.model).read_bytes())
+        provenance(statements, [each[5] for each in accepted], pathlib.Path(args.model).read_bytes())
     if args.seen:
         seen = pathlib.Path(args.seen)
         if seen.exists():

@@ -9,10 +9,10 @@
 //!
 //! Worker to page: `ready`, `state {state, detail}`, `adapter {backend: "webgpu"|"wasm", adapter, reason}`,
 //! `key {id, stored}`, `unit {job, unit, kind, phase, step, steps, loss|null, reason, credit_flop, data_bytes}` (`data_bytes`
-//! of the whole visit so far), `receipt {job, unit, index, size, receipt: Uint8Array}`, `totals {accepted, rejected, pending, credit_flop}`, `spent {ms}` now and then, `pace
-//! {duty_percent, reason}` whenever the governor decides otherwise, `answers {rows: [{pixels: Uint8Array, width, height,
-//! label: number|null, answer, probability}], bytes}`, `sample {round, prompt, text, bytes}`, `key_done {id, file|null}`,
-//! `error {code, message, retryable}`. After `state stopped` the worker may be started again.
+//! of the whole visit so far), `receipt {job, unit, index, size, receipt: Uint8Array}`, `totals {accepted, rejected, pending,
+//! credit_flop}`, `spent {ms}` now and then, `pace {duty_percent, reason}` whenever the governor decides otherwise,
+//! `answers {rows: [{pixels: Uint8Array, width, height, label: number|null, answer, probability}], bytes}`,
+//! `sample {round, prompt, text, bytes}`, `key_done {id, file|null}`, `error {code, message, retryable}`. After `state stopped` the worker may be started again.
 //! `ready` comes a second time when the whole worker takes over from the small one that a visit begins with; both speak
 //! the same messages.
 

@@ -41,6 +41,16 @@ pub struct Client {
     token: String,
 }
 
+/// What calls a coordinator, and its address without a slash at the end.
+pub fn connection(coordinator: &str) -> Result<(reqwest::Client, String), CommandError> {
+    let base = coordinator.trim_end_matches('/').to_owned();
+    let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build();
+    match http {
+        Ok(http) if base.starts_with("http://") => Ok((http, base)),
+        _ => Err(CommandError::Address(coordinator.to_owned())),
+    }
+}
+
 /// The first cause of an error: reqwest's own text names only the address.
 pub fn innermost(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
@@ -52,12 +62,8 @@ pub fn innermost(error: &reqwest::Error) -> String {
 
 impl Client {
     pub fn new(coordinator: &str, token: String) -> Result<Client, CommandError> {
-        let base = coordinator.trim_end_matches('/').to_owned();
-        let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build();
-        match http {
-            Ok(http) if base.starts_with("http://") => Ok(Client { http, base, token }),
-            _ => Err(CommandError::Address(coordinator.to_owned())),
-        }
+        let (http, base) = connection(coordinator)?;
+        Ok(Client { http, base, token })
     }
 
     /// Its address, without a slash at the end.

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use manyhands_coordinator::clock::ManualClock;
-use manyhands_coordinator::keys::{blob_hash, signed_by};
+use manyhands_coordinator::keys::{Keys, blob_hash, signed_by};
 use manyhands_coordinator::ledger::{self, LedgerError, Source};
 use manyhands_coordinator::store::sqlite::SqliteStore;
 use manyhands_coordinator::store::{NewSession, SignedEntry, Store};
 use manyhands_coordinator::{App, Config};
 use manyhands_protocol::cose::{self, Kind};
 use manyhands_protocol::log::entry::{
-    Entry, KeyEvent, LogCheckpoint, LogConsent, LogInput, LogJob, LogKey, LogMerge, LogResult, Role,
+    self, Entry, KeyEvent, LogCheckpoint, LogConsent, LogInput, LogJob, LogKey, LogMerge, LogResult, LogRetraction, Role,
 };
 use manyhands_protocol::log::note::{self, Checkpoint, Note, NoteSignature};
 use manyhands_protocol::log::receipt::{self, ReceiptResponse};
@@ -23,7 +23,8 @@ use manyhands_protocol::site::Site;
 use manyhands_protocol::statement::{Consent, ResultStatement};
 use manyhands_protocol::view::JobState;
 use manyhands_protocol::wire::{RotationRequest, SignedBytes};
-use manyhands_protocol::{BlobHash, JobId, KeyId, cbor, limits};
+use manyhands_protocol::work::Work;
+use manyhands_protocol::{BlobHash, JobId, KeyId, UnitId, cbor, limits};
 use reqwest::{Method, header};
 
 use crate::client::{Volunteer, details};
@@ -81,8 +82,8 @@ impl Log {
     pub fn of<T: Entry>(&self, volunteer: &Volunteer) -> Vec<T> {
         let mut found = Vec::new();
         for entry in &self.entries {
-            let kind = Kind::logged(&cose::content_type(entry).unwrap()).unwrap();
-            let opened = cose::open(kind, entry).unwrap();
+            let (content_type, opened) = cose::open_any(entry).unwrap();
+            let kind = Kind::logged(&content_type).unwrap();
             assert_eq!(opened.key, volunteer.coordinator);
             assert!(signed_by(opened.key, &opened.to_be_signed, &opened.signature));
             if kind == T::KIND {
@@ -92,10 +93,49 @@ impl Log {
         found
     }
 
+    /// These entries as the log of this key.
+    fn signed(keys: &Keys, entries: Vec<Vec<u8>>) -> Log {
+        let mut edge = Edge::default();
+        entries.iter().for_each(|entry| drop(edge.append(leaf_hash(entry))));
+        Log { note: keys.sign_checkpoint(edge.size, edge.root()), root: edge.root(), entries }
+    }
+
+    /// The log of a coordinator that says something else in all entries of a kind.
+    fn bent<T: Entry>(&self, keys: &Keys, change: impl Fn(&mut T)) -> Log {
+        let bend = |entry: &Vec<u8>| {
+            let (content_type, opened) = cose::open_any(entry).unwrap();
+            if Kind::logged(&content_type) != Some(T::KIND) {
+                return entry.clone();
+            }
+            let mut value = T::read(&opened).unwrap();
+            change(&mut value);
+            keys.sign(T::KIND, value.statement().payload)
+        };
+        Log::signed(keys, self.entries.iter().map(bend).collect())
+    }
+
     fn root_of(&self, size: u64) -> Hash {
         let mut edge = Edge::default();
         self.entries[..size as usize].iter().for_each(|entry| drop(edge.append(leaf_hash(entry))));
         edge.root()
+    }
+}
+
+/// A log with the coordinator's blobs.
+struct Served<'a>(Log, &'a Volunteer);
+
+#[async_trait::async_trait]
+impl Source for Served<'_> {
+    async fn checkpoint(&self) -> Result<String, LedgerError> {
+        self.0.checkpoint().await
+    }
+
+    async fn entries(&self, size: u64) -> Result<Vec<Vec<u8>>, LedgerError> {
+        self.0.entries(size).await
+    }
+
+    async fn blob(&self, hash: BlobHash) -> Result<Vec<u8>, LedgerError> {
+        Ok(self.1.get(&format!("/v1/blobs/{hash}")).await.body)
     }
 }
 
@@ -411,6 +451,76 @@ async fn failing_appends_lose_nothing_and_never_fork() {
         }
         app.shutdown().await;
     }
+}
+
+/// Whatever a coordinator says in its log and signs, its reader believes nothing that it can compute.
+#[tokio::test]
+async fn a_log_that_lies_is_not_believed() {
+    let world = World::start().await;
+    let job = world.train_job().await;
+    let volunteers = [world.join(1).await, world.join(2).await];
+    work(&volunteers, &world, job).await;
+    world.app().append_log().await.unwrap();
+    let reader = &volunteers[0];
+    let log = Log::read(reader).await;
+    let checkpoint = log.of::<LogCheckpoint>(reader).last().unwrap().state.checkpoint;
+    let model = reader.get(&format!("/v1/blobs/{checkpoint}")).await.body;
+    let keys = Keys::load_or_create(&world.config().data_dir).unwrap();
+    let read = async |log: Log| {
+        let served = Served(log, reader);
+        let log = ledger::Log::read(&served, reader.coordinator).await?;
+        ledger::verify(&served, &log, &model).await
+    };
+    let again = Log::signed(&keys, log.entries.clone());
+    assert_eq!(again.note, log.note, "the same key and entries");
+    assert_eq!(read(again).await.unwrap().rounds, 3);
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let others = Keys::load_or_create(elsewhere.path()).unwrap();
+    let (size, none) = (log.entries.len() as u64, [0; 32]);
+    let noted = |note: String| Log { note, root: log.root, entries: log.entries.clone() };
+    let nothing = LogRetraction { version: entry::VERSION, job, unit: UnitId(1), result: BlobHash([0; 32]) };
+    let retracted = [log.entries.clone(), vec![keys.sign(LogRetraction::KIND, nothing.statement().payload)]].concat();
+    let by_others = log.bent::<LogJob>(&others, |_| ()).entries;
+    let lies: Vec<(&str, Log)> = vec![
+        ("credited with more or less", log.bent(&keys, |result: &mut LogResult| result.credit.flop += 1)),
+        ("credited with more or less", log.bent(&keys, |result: &mut LogResult| result.credit.bytes += 1)),
+        ("not signed by its volunteer", log.bent(&keys, |result: &mut LogResult| *result.result.0.last_mut().unwrap() ^= 1)),
+        ("is of another unit", log.bent(&keys, |result: &mut LogResult| result.unit.0 += 100)),
+        (
+            "another checkpoint than its round's",
+            log.bent(&keys, |result: &mut LogResult| match &mut result.work {
+                Work::Train(work) => work.checkpoint = BlobHash(none),
+                Work::Matmul(_) => unreachable!(),
+            }),
+        ),
+        ("its shard is none of its job's", log.bent(&keys, |input: &mut LogInput| input.hash = BlobHash(none))),
+        ("does not know the rule sum", log.bent(&keys, |merge: &mut LogMerge| merge.rule = "sum".to_owned())),
+        ("in ascending order", log.bent(&keys, |merge: &mut LogMerge| merge.inputs.reverse())),
+        ("in ascending order", log.bent(&keys, |merge: &mut LogMerge| merge.inputs[0].weight_micro = 999_999)),
+        ("gives another state", log.bent(&keys, |merge: &mut LogMerge| merge.inputs[0].weight_micro = 500_000)),
+        ("gives another state", log.bent(&keys, |merge: &mut LogMerge| merge.inputs[0].output = merge.inputs[1].output)),
+        ("no merge in the log gave it", log.bent(&keys, |merge: &mut LogMerge| merge.after.velocity = BlobHash(none))),
+        ("no merge in the log gave it", log.bent(&keys, |merge: &mut LogMerge| merge.round += 1)),
+        (
+            "is not that of its manifest",
+            log.bent(&keys, |job: &mut LogJob| {
+                let manifest = String::from_utf8(job.manifest.clone()).unwrap();
+                assert!(manifest.contains("\"seed\":5"));
+                job.manifest = manifest.replace("\"seed\":5", "\"seed\":6").into_bytes();
+            }),
+        ),
+        ("no checkpoint in the log is this file", log.bent(&keys, |c: &mut LogCheckpoint| c.state.checkpoint = BlobHash(none))),
+        ("takes back a result that is not accepted", Log::signed(&keys, retracted)),
+        ("not signed by the coordinator", Log::signed(&keys, by_others)),
+        ("the checkpoint is not one of", noted(others.sign_checkpoint(size, log.root))),
+        ("not those that the checkpoint was signed for", noted(keys.sign_checkpoint(size, none))),
+    ];
+    for (index, (expected, lie)) in lies.into_iter().enumerate() {
+        let error = read(lie).await.expect_err(expected).to_string();
+        assert!(error.contains(expected), "{index}: {error}, not {expected}");
+    }
+    world.finish().await;
 }
 
 /// Whoever ends a coordinator finds in its log all that it did.

@@ -149,6 +149,20 @@ async fn nothing_is_accepted_for_an_open_unit(store: &dyn Store) {
     assert_eq!(store.check_invariants().await.unwrap(), Vec::<String>::new());
 }
 
+/// A statement from before there was a log names its device, and stays out of it.
+async fn old_statements_stay_out_of_the_log(store: &dyn Store, database: &sqlx::SqlitePool) {
+    let (_, manifest, signed) = leased(store).await;
+    let (row, _) = store.add_result(result(&manifest, &signed)).await.unwrap();
+    sqlx::query("UPDATE results SET details = NULL").execute(database).await.unwrap();
+    let before = store.log_queue(100).await.unwrap().len();
+    let judgements = vec![Judgement::accept(row.id)];
+    let settlement = Settlement { unit: manifest.unit, canonical: OUTPUT, by: SettledBy::Algebra, judgements, now_ms: 5 };
+    store.settle(settlement).await.unwrap();
+    assert_eq!(store.totals(KEY).await.unwrap().accepted, 1);
+    assert_eq!(store.log_queue(100).await.unwrap().len(), before);
+    assert_eq!(store.check_invariants().await.unwrap(), Vec::<String>::new());
+}
+
 async fn a_round_is_closed_with_what_was_merged(store: &dyn Store) {
     let start = BlobHash([2; 32]);
     let first = NewRound { checkpoint: start, velocity: start, loss: 2.0, loss_error: Some(0.5), accuracy: 0.1, at_ms: 1 };
@@ -233,6 +247,13 @@ async fn sqlite_accepts_nothing_for_an_open_unit() {
 async fn sqlite_closes_rounds_with_what_was_merged() {
     let (_folder, store) = sqlite().await;
     a_round_is_closed_with_what_was_merged(&store).await;
+}
+
+#[tokio::test]
+async fn sqlite_keeps_old_statements_out_of_the_log() {
+    let (folder, store) = sqlite().await;
+    let database = format!("sqlite:{}", folder.path().join("s.sqlite3").display());
+    old_statements_stay_out_of_the_log(&store, &sqlx::SqlitePool::connect(&database).await.unwrap()).await;
 }
 
 #[tokio::test]

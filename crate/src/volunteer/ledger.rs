@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use manyhands_protocol::log::entry::{Entry, LogResult};
-use manyhands_protocol::log::note::{self, Checkpoint, Note};
+use manyhands_protocol::log::note::{Checkpoint, Signed};
 use manyhands_protocol::log::receipt::{self, Receipt, ReceiptResponse};
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::wire::ResultRequest;
@@ -92,13 +92,13 @@ impl<H: Host> Visit<'_, H> {
         let client = &self.client;
         let Some(coordinator) = client.sessions.coordinator() else { return Ok(()) };
         // Before the newest is asked for: that is no older, however many tabs look.
-        let stored = client.host.load_checkpoint(coordinator).await.and_then(|note| read(&note, coordinator));
+        let stored = client.host.load_checkpoint(coordinator).await.and_then(|note| Signed::parse(&note, coordinator));
         let kept = stored.map(|signed| signed.checkpoint).into_iter().chain(self.ledger.seen.borrow().clone());
         let kept = kept.max_by_key(|checkpoint| checkpoint.size);
         let note = self.get("/v1/log/checkpoint").await?;
         let unread = || VolunteerError::Answer("no checkpoint".to_owned());
         let note = String::from_utf8(note).map_err(|_| unread())?;
-        let newest = read(&note, coordinator).ok_or_else(unread)?;
+        let newest = Signed::parse(&note, coordinator).ok_or_else(unread)?;
         if !client.host.verify(coordinator, newest.text.as_bytes(), &newest.signature).await? {
             return Err(LogFault::Unproven("its checkpoint is not signed").into());
         }
@@ -184,18 +184,4 @@ impl<H: Host> Visit<'_, H> {
 
 fn is_of(receipt: &Receipt, place: u64) -> bool {
     matches!(receipt.proof, receipt::Proof::Inclusion { index, .. } if index == place)
-}
-
-/// A checkpoint of this coordinator's log, and its signature, which is not checked yet.
-struct Signed {
-    checkpoint: Checkpoint,
-    text: String,
-    signature: [u8; 64],
-}
-
-fn read(note: &str, coordinator: KeyId) -> Option<Signed> {
-    let note = Note::parse(note)?;
-    let checkpoint = Checkpoint::parse(&note.text)?;
-    let signature = note.by(&checkpoint.origin, note::ED25519, coordinator).next()?.try_into().ok()?;
-    (checkpoint.origin == note::origin(coordinator)).then_some(Signed { checkpoint, text: note.text, signature })
 }

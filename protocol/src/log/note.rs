@@ -1,5 +1,5 @@
-//! Checkpoints (C2SP tlog-checkpoint) as signed notes (C2SP signed-note), by Ed25519, and witnesses' cosignatures (C2SP
-//! tlog-cosignature). This module makes the bytes to be signed and takes notes apart; signatures are the caller's business.
+//! Checkpoints (C2SP tlog-checkpoint) as signed notes (C2SP signed-note), by Ed25519. This module makes the bytes to be signed
+//! and takes notes apart; signatures are the caller's business.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,9 +12,8 @@ use crate::ids::KeyId;
 pub const NOTE_BYTES_MAX: usize = 16 * 1024;
 /// Most signatures of a note that are read.
 pub const SIGNATURES_COUNT_MAX: usize = 32;
-/// Signature types of a signed note: a log's Ed25519 over the text, and a witness's over time and text.
+/// The signature type of Ed25519 over a note's text; others may stand beside it.
 pub const ED25519: u8 = 0x01;
-pub const COSIGNATURE: u8 = 0x04;
 /// What begins a line with a signature.
 const DASH: &str = "\u{2014} ";
 
@@ -47,6 +46,24 @@ impl Checkpoint {
             root: STANDARD.decode(root).ok()?.try_into().ok()?,
         };
         (!origin.is_empty() && checkpoint.text() == text).then_some(checkpoint)
+    }
+}
+
+/// A checkpoint of a coordinator's log as it is sent, and the signature over its text, which is the caller's to check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signed {
+    pub checkpoint: Checkpoint,
+    pub text: String,
+    pub signature: [u8; 64],
+}
+
+impl Signed {
+    /// None where the note is no checkpoint of this coordinator's log, or has no signature by its key.
+    pub fn parse(note: &str, coordinator: KeyId) -> Option<Signed> {
+        let note = Note::parse(note)?;
+        let checkpoint = Checkpoint::parse(&note.text)?;
+        let signature = note.by(&checkpoint.origin, ED25519, coordinator).next()?.try_into().ok()?;
+        (checkpoint.origin == origin(coordinator)).then_some(Signed { checkpoint, text: note.text, signature })
     }
 }
 
@@ -124,39 +141,12 @@ pub fn key_hash(name: &str, kind: u8, key: KeyId) -> [u8; 4] {
     digest[..4].try_into().expect("a digest has 32 bytes")
 }
 
-/// A key as verifiers are told of it: name, hash and key.
-pub fn verifier_key(name: &str, kind: u8, key: KeyId) -> String {
-    let bytes = [&[kind][..], &key.0].concat();
-    format!("{name}+{}+{}", hex::encode(key_hash(name, kind, key)), STANDARD.encode(bytes))
-}
-
-/// Name, type and key of what [`verifier_key`] gives.
-pub fn parse_verifier_key(text: &str) -> Option<(String, u8, KeyId)> {
-    let (name, rest) = text.split_once('+')?;
-    let bytes = STANDARD.decode(rest.split_once('+')?.1).ok()?;
-    let (&kind, key) = bytes.split_first()?;
-    let key = KeyId(key.try_into().ok()?);
-    (is_name(name) && verifier_key(name, kind, key) == text).then(|| (name.to_owned(), kind, key))
-}
-
-/// What a witness signs: that it saw this checkpoint, at this time in seconds since the Unix epoch.
-pub fn cosigned(text: &str, time_s: u64) -> Vec<u8> {
-    format!("cosignature/v1\ntime {time_s}\n{text}").into_bytes()
-}
-
-/// A witness's signature as a note carries it, and back.
-pub fn cosignature(time_s: u64, signature: [u8; 64]) -> Vec<u8> {
-    [&time_s.to_be_bytes()[..], &signature].concat()
-}
-
-pub fn parse_cosignature(bytes: &[u8]) -> Option<(u64, [u8; 64])> {
-    let (time, signature) = bytes.split_first_chunk()?;
-    Some((u64::from_be_bytes(*time), signature.try_into().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Another type of signature.
+    const OTHER: u8 = 0x04;
 
     fn checkpoint() -> Checkpoint {
         Checkpoint { origin: origin(KeyId([0xab; 32])), size: 1_000_000, root: [3; 32] }
@@ -181,27 +171,17 @@ mod tests {
         let key = KeyId([7; 32]);
         let signatures = vec![
             NoteSignature::new("log", ED25519, key, vec![1; 64]),
-            NoteSignature::new("witness.example", COSIGNATURE, key, cosignature(5, [2; 64])),
+            NoteSignature::new("other.example", OTHER, key, vec![2; 72]),
         ];
         let note = Note { text: checkpoint().text(), signatures };
         let encoded = note.encode();
         assert_eq!(Note::parse(&encoded), Some(note.clone()));
         assert_eq!(note.by("log", ED25519, key).count(), 1);
-        assert_eq!(note.by("log", COSIGNATURE, key).count() + note.by("other", ED25519, key).count(), 0);
+        assert_eq!(note.by("log", OTHER, key).count() + note.by("other", ED25519, key).count(), 0);
         for cut in (0..encoded.len()).filter(|&cut| encoded.is_char_boundary(cut)) {
             assert!(Note::parse(&encoded[..cut]).is_none_or(|cut| cut.signatures.len() == 1), "{cut}");
         }
         let many = Note { signatures: vec![note.signatures[0].clone(); SIGNATURES_COUNT_MAX + 1], ..note };
         assert_eq!(Note::parse(&many.encode()), None);
-        assert_eq!(parse_cosignature(&cosignature(5, [2; 64])), Some((5, [2; 64])));
-        assert_eq!(parse_cosignature(&[0; 71]), None);
-    }
-
-    #[test]
-    fn verifier_keys_are_read_back() {
-        let text = verifier_key("witness.example/1", COSIGNATURE, KeyId([9; 32]));
-        assert_eq!(parse_verifier_key(&text), Some(("witness.example/1".to_owned(), COSIGNATURE, KeyId([9; 32]))));
-        assert_eq!(parse_verifier_key(&text.replace("witness", "another")), None, "the hash is of the name, too");
-        assert_eq!(parse_verifier_key("witness"), None);
     }
 }

@@ -23,8 +23,8 @@ const PLAIN: &str = "\" : \"";
 const WASM: &str = "fetch(new URL(\"";
 /// Where the languages' words are, of which a visitor loads one file at once: the largest counts, and no other is measured.
 const WORDS: &str = "words/";
-/// What the first unit does without: what shows the visitor's key and visits, and the receipts that come after it, what tries the model, and the page for owners of
-/// other sites, which takes the style sheet under its plain name.
+/// What the first unit does without: what shows the visitor's key and visits, and the receipts that come after it, what tries
+/// the model, and the page for owners of other sites, which takes the style sheet under its plain name.
 const ASIDE: [&str; 6] = ["page/mine.js", "page/receipts.js", "page/tryout.js", "page/pad.js", "embed/", "styles.css"];
 /// Jobs by what they compute.
 const FAMILIES: [(&str, Phase); 4] =

@@ -5,6 +5,7 @@ use manyhands_protocol::log::entry::{
     Credit, Entry, KeyEvent, LogCheckpoint, LogConsent, LogInput, LogJob, LogKey, LogMerge, LogResult, LogRetraction,
     LogRollBack, MergeInput, ModelState, Role, Statement, VERSION, merge_parts, micro,
 };
+use manyhands_protocol::log::note::{Checkpoint, Note};
 use manyhands_protocol::log::tile::{ENTRY_BYTES_MAX, Edge, Tile, WIDTH};
 use manyhands_protocol::log::tree::{Hash, leaf_hash};
 use manyhands_protocol::manifest::Inputs;
@@ -304,8 +305,7 @@ pub async fn check(tx: &mut SqliteConnection) -> Result<Vec<String>> {
     if uint(&count, "n")? != tiles.len() as u64 {
         broken.push("the log has tiles that its entries do not fill".to_owned());
     }
-    let note = manyhands_protocol::log::note::Note::parse(&head.note);
-    let checkpoint = note.and_then(|note| manyhands_protocol::log::note::Checkpoint::parse(&note.text));
+    let checkpoint = Note::parse(&head.note).and_then(|note| Checkpoint::parse(&note.text));
     if checkpoint.is_none_or(|checkpoint| (checkpoint.size, checkpoint.root) != (edge.size, edge.root()))
         || head.size != edge.size
     {

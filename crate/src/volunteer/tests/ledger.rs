@@ -136,6 +136,19 @@ fn a_log_that_is_not_reached_is_asked_again() {
     assert_eq!((receipts, host.0.faults.borrow().len()), (vec![1, 2, 3], 0));
 }
 
+/// What is not there yet is asked for once a look.
+#[test]
+fn a_receipt_that_does_not_come_is_asked_for_once_a_look() {
+    let faults = [(); 5].map(|()| ("GET /v1/log/receipts", Fault::Problem(Code::NotLogged, None)));
+    let host = ScriptHost::new(1, &faults);
+    host.0.history.replace(Some(History::new(5)));
+    host.visit_for(settings(), 90_000, |_| ()).unwrap();
+    let calls = host.0.log.borrow();
+    let asked: Vec<_> = calls.iter().filter(|call| call.starts_with("GET /v1/log/")).collect();
+    let twice = asked.windows(2).any(|two| two.iter().all(|call| call.contains("/receipts/")));
+    assert!(!twice && asked.iter().filter(|call| call.contains("/receipts/")).count() == 6, "{asked:?}");
+}
+
 #[test]
 fn a_rewritten_log_ends_the_visit() {
     // The entry is another, and the log has gone on since.

@@ -86,7 +86,6 @@ pub struct World {
     pub stop_at: Cell<Option<&'static str>>,
     /// Whether signatures are beyond this platform and its build.
     pub lacks_ed25519: Cell<bool>,
-    /// Waits in progress: when they end, and whom to wake.
     /// The public log; without one nobody looks at it.
     pub history: RefCell<Option<History>>,
     /// Whether the log has other statements in the place of ours.
@@ -95,6 +94,7 @@ pub struct World {
     pub checkpoint: RefCell<Option<String>>,
     /// It keeps none.
     pub forgets: Cell<bool>,
+    /// Waits in progress: when they end, and whom to wake.
     timers: RefCell<BTreeMap<u64, (u64, Waker)>>,
     timers_count: Cell<u64>,
 }
