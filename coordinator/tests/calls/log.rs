@@ -453,6 +453,45 @@ async fn failing_appends_lose_nothing_and_never_fork() {
     }
 }
 
+/// Batches that fill a tile, end one short of it and go past it, each by a store that was opened anew.
+#[tokio::test]
+async fn a_log_grows_past_whole_tiles() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = Keys::load_or_create(folder.path()).unwrap();
+    let mut size = 0u64;
+    for count in [255, 1, 1, 200, 55, 300] {
+        let store = SqliteStore::open(&folder.path().join("s"), Duration::from_secs(5)).await.unwrap();
+        for _ in 0..count {
+            let mut unique = [0; 32];
+            unique[..8].copy_from_slice(&size.to_be_bytes());
+            let session = NewSession {
+                token_hash: unique,
+                key: KeyId(unique),
+                nonce: unique.to_vec(),
+                consent: vec![7],
+                consent_salt: unique,
+                job: None,
+                category: None,
+                site: None,
+                opened_ms: 1,
+                expires_ms: 1000,
+            };
+            store.open_session(session).await.unwrap();
+            size += 1;
+        }
+        let queued = store.log_queue(1_000).await.unwrap().into_iter();
+        let sign = |statement: entry::Statement| keys.sign(statement.kind, statement.payload);
+        let entries = queued.map(|queued| SignedEntry { id: queued.id, bytes: sign(queued.statement) }).collect();
+        store.append_log(entries, &|size, root| keys.sign_checkpoint(size, root)).await.unwrap();
+        assert_eq!(store.log_head().await.unwrap().unwrap().size, size);
+        assert_eq!(store.check_invariants().await.unwrap(), Vec::<String>::new(), "{size}");
+    }
+    let store = SqliteStore::open(&folder.path().join("s"), Duration::from_secs(5)).await.unwrap();
+    for (level, number, hashes) in [(0, 0, 256), (0, 1, 256), (0, 2, 256), (0, 3, 44), (1, 0, 3)] {
+        assert_eq!(store.log_tile(level, number).await.unwrap().unwrap().len(), hashes, "tile {level}/{number}");
+    }
+}
+
 /// Whatever a coordinator says in its log and signs, its reader believes nothing that it can compute.
 #[tokio::test]
 async fn a_log_that_lies_is_not_believed() {
