@@ -2,12 +2,16 @@
 //! on the native CPU engine. It blocks for as long as that takes and decides nothing.
 
 use futures::executor::block_on;
-use manyhands::tensors::{self, TensorError};
+use manyhands::tensors::{self, Shard, TensorError};
 use manyhands::{Control, Engine, EngineError, MatmulShape};
 use manyhands_protocol::model::Model;
+use manyhands_protocol::rules::settle::{ROUNDING_RUNS, tolerance};
 use manyhands_protocol::work::{MatmulWork, TrainWork};
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use crate::merge;
+use crate::verify::gradient;
 
 /// Examples whose logits are computed at once.
 const EVALUATION_ROWS: usize = 512;
@@ -32,8 +36,42 @@ pub enum RefereeError {
 pub fn compute_update(work: &TrainWork, checkpoint_bytes: &[u8], shard_bytes: &[u8]) -> Result<Vec<Vec<f32>>, RefereeError> {
     let checkpoint = merge::read_tensors(&work.model, checkpoint_bytes).map_err(RefereeError::Checkpoint)?;
     let shard = tensors::read_shard(shard_bytes, &work.model).map_err(RefereeError::Examples)?;
-    let trained = block_on(Engine::cpu().train(work, &checkpoint, &shard, &Control::new()))?;
-    Ok(trained.delta)
+    train(work, &checkpoint, &shard)
+}
+
+fn train(work: &TrainWork, checkpoint: &[Vec<f32>], shard: &Shard) -> Result<Vec<Vec<f32>>, RefereeError> {
+    Ok(block_on(Engine::cpu().train(work, checkpoint, shard, &Control::new()))?.delta)
+}
+
+/// Whether an honest execution may have given `update`, though the referee's own gave another: whether the unit gives it, within
+/// the tolerance, from one of [`ROUNDING_RUNS`] checkpoints in which each parameter that is not zero is the next f32 above or
+/// below, drawn by the run's number. Where a sum is zero but for its rounding, a ReLU passes it in one execution and not in
+/// another, and what follows differs by more than rounding.
+pub fn rounding_gives(
+    work: &TrainWork,
+    checkpoint_bytes: &[u8],
+    shard_bytes: &[u8],
+    update: &[Vec<f32>],
+) -> Result<bool, RefereeError> {
+    let checkpoint = merge::read_tensors(&work.model, checkpoint_bytes).map_err(RefereeError::Checkpoint)?;
+    let shard = tensors::read_shard(shard_bytes, &work.model).map_err(RefereeError::Examples)?;
+    for run in 0..ROUNDING_RUNS {
+        if gradient::compare(&train(work, &neighbour(&checkpoint, run), &shard)?, update, tolerance(&work.model)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The parameters, each moved by its last bit.
+pub fn neighbour(checkpoint: &[Vec<f32>], run: u64) -> Vec<Vec<f32>> {
+    let mut numbers = ChaCha20Rng::seed_from_u64(run);
+    let mut moved = |value: f32| match numbers.next_u32() & 1 {
+        _ if value == 0.0 => value,
+        0 => value.next_down(),
+        _ => value.next_up(),
+    };
+    checkpoint.iter().map(|tensor| tensor.iter().map(|&value| moved(value)).collect()).collect()
 }
 
 /// The unit's product as an output file.

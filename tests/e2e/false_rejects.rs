@@ -23,7 +23,7 @@ const LONG_FACTOR: u64 = 50;
 /// The jobs, and rounds of each on each backend.
 fn families(folder: &Path) -> Result<[(JobFiles, u64); 3]> {
     let cnn = JobFiles { manifest: manyhands_tests::root().join("demo/fashion-cnn/manifest.json"), ..jobs::demo() };
-    Ok([(jobs::demo(), 3), (cnn, 1), (jobs::model(folder, Kind::Text)?, 1)])
+    Ok([(cnn, 1), (jobs::demo(), 3), (jobs::model(folder, Kind::Text)?, 1)])
 }
 
 /// A coordinator that audits every unit: the referee computes it as soon as it has a result.
@@ -72,8 +72,10 @@ impl Auditor {
     /// A native volunteer that computes `units` units of the job.
     async fn native(&self, device: &str, job: JobId, units: u64) -> Result<()> {
         let mut command = self.command(&["volunteer", device, "--job", &job.to_string(), "--units", &units.to_string()])?;
-        let mut volunteer = Process::start(&mut command, &self.folder.join("volunteer.log"))?;
-        ensure!(tokio::task::spawn_blocking(move || volunteer.wait(LIMIT)).await??, "the volunteer failed");
+        let log = self.folder.join("volunteer.log");
+        let mut volunteer = Process::start(&mut command, &log)?;
+        let well = tokio::task::spawn_blocking(move || volunteer.wait(LIMIT)).await??;
+        ensure!(well, "the volunteer failed: {}", std::fs::read_to_string(&log)?);
         Ok(())
     }
 
