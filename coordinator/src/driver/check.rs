@@ -88,7 +88,9 @@ async fn check_update(service: &Service, result: &ResultRow, unit: &Unit, work: 
     };
     let Some(canonical) = unit.canonical else {
         if !challenge::draw(service, result, unit, work).await? {
-            service.store.decide(result.id, (service.config.draw)()?, now_ms).await?;
+            // Whoever computed nothing agrees with all others who did: that goes to the referee, which a draw of 0 always means.
+            let draw = if gradient::norm(&update) == 0.0 { 0.0 } else { (service.config.draw)()? };
+            service.store.decide(result.id, draw, now_ms).await?;
         }
         return Ok(());
     };
