@@ -172,6 +172,7 @@ fn the_self_test_catches_each_wrong_kernel() {
         ("relu_forward", "max(x[i], vec4f())", "x[i]"),
         ("sgd_momentum", "params.momentum * velocity[i]", "velocity[i]"),
         ("softmax_cross_entropy", "select(0.0, 1.0, i == hit)", "select(0.0, 0.999, i == hit)"),
+        ("accuracy", "other < own", "other <= own"),
         ("convolution_forward", "tap = (ky * params.width + kx)", "tap = (kx * params.width + ky)"),
         ("convolution_input_gradient", "i < vec4u(params.out_height)", "i <= vec4u(params.out_height)"),
         ("convolution_quad", "quadBroadcast(u, 3u)", "quadBroadcast(u, 2u)"),

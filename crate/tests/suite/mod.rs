@@ -96,6 +96,7 @@ pub async fn others(engine: &Engine) {
     others.extend([[1, 2], [31, 10], [32, 10], [33, 7], [2, 1000]].map(|[r, c]| known::cross_entropy(r, c, 4.0)));
     others.push(known::cross_entropy(40, 10, 80.0));
     others.push(known::cross_entropy(5, 3, 0.0));
+    others.extend([[1, 1], [1, 2], [31, 10], [32, 3], [33, 2], [2, 1000], [65_600, 2]].map(|[r, c]| known::accuracy(r, c)));
     others.extend(sequence::cases());
     others.extend(image::cases());
     others.extend(dropout::cases());
@@ -504,6 +505,7 @@ pub async fn all(engine: &Engine, name: &str) {
     models::units(engine, name).await;
     models::gradients(engine).await;
     models::clipping(engine).await;
+    models::evaluation(engine).await;
     vectors::agree(engine, name).await;
     curves::agree(engine, name).await;
     state::cuts_change_no_bits(engine).await;

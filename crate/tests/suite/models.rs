@@ -2,7 +2,7 @@
 //! finite differences of its own losses.
 
 use manyhands::control::Control;
-use manyhands::engine::{Engine, init_parameters, known};
+use manyhands::engine::{Engine, EngineError, init_parameters, known};
 use manyhands::tensors::Shard;
 use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
 use manyhands_protocol::work::{InnerOptimizer, TrainWork};
@@ -174,6 +174,31 @@ pub async fn gradients(engine: &Engine) {
 
 /// Mean loss in f64 from the engine's logits.
 async fn loss_of(engine: &Engine, model: &Model, parameters: &[Vec<f32>], shard: &Shard) -> f64 {
+/// Hits are those of the logits, of equals the first, in whole batches and in what is left of one; and what is refused.
+pub async fn evaluation(engine: &Engine) {
+    let net = super::model(&[16]);
+    let flat = |model: &Model| init_parameters(model, 3).into_iter().map(|p| vec![0.0; p.len()]).collect::<Vec<_>>();
+    for (model, rows) in [(net.clone(), 600), (net.clone(), 256), (net.clone(), 1), (images(), 5), (text(8, 2), 3)] {
+        let (shard, control) = (examples(&model, rows), Control::new());
+        for parameters in [init_parameters(&model, 3), flat(&model)] {
+            let got = engine.evaluate(&model, &parameters, &shard.x, &shard.y, &control).await.unwrap();
+            assert_eq!(got.logits, engine.logits(&model, &parameters, &shard.x, rows, &control).await.unwrap());
+            let answers = got.logits.chunks_exact(model.classes() as usize).map(|z| {
+                let larger = |best: usize, i: usize| if z[i] > z[best] { i } else { best };
+                (0..z.len()).fold(0, larger) as u32
+            });
+            let hits = answers.zip(&shard.y).filter(|(answer, label)| answer == *label).count() as u64;
+            assert_eq!(got.hits, hits, "{rows} rows, {} layers", model.layers.len());
+        }
+    }
+    let (model, control) = (text(8, 2), Control::new());
+    let (parameters, shard) = (init_parameters(&model, 3), examples(&model, 3));
+    for (x, y) in [(&shard.x[1..], &shard.y[..]), (&shard.x[..], &shard.y[1..]), (&shard.x[..], &[])] {
+        let got = engine.evaluate(&model, &parameters, x, y, &control).await;
+        assert!(matches!(got, Err(EngineError::Input(_))), "{got:?}");
+    }
+}
+
     let logits = engine.logits(model, parameters, &shard.x, shard.rows, &Control::new()).await.unwrap();
     let rows = logits.chunks_exact(model.classes() as usize).zip(&shard.y);
     let losses = rows.map(|(z, &label)| {
