@@ -57,7 +57,7 @@ fn work(first_row: u32, inner_steps: u32) -> TrainWork {
         first_row,
         batch: 4,
         inner_steps,
-        optimizer: InnerOptimizer::Sgd { learning_rate: 0.1, momentum: 0.9 },
+        optimizer: InnerOptimizer::Sgd { learning_rate: 0.1, momentum: 0.9, clip_norm: 0.0 },
     }
 }
 
