@@ -2,6 +2,7 @@
 //! on the native CPU engine. It blocks for as long as that takes and decides nothing.
 
 use futures::executor::block_on;
+use manyhands::engine::Evaluated;
 use manyhands::tensors::{self, Shard, TensorError};
 use manyhands::{Control, Engine, EngineError, MatmulShape};
 use manyhands_protocol::model::Model;
@@ -103,18 +104,18 @@ pub fn evaluate(model: &Model, parameters_bytes: &[u8], test_bytes: &[u8]) -> Re
     let test = tensors::read_shard(test_bytes, model).map_err(RefereeError::Examples)?;
     let (engine, classes) = (Engine::cpu(), model.classes() as usize);
     let (width, each) = (test.x.len() / test.rows, model.labels_count() as usize);
-    let (mut losses, mut right) = (Vec::with_capacity(test.rows), 0usize);
+    let (mut losses, mut right) = (Vec::with_capacity(test.rows), 0);
     for (x, labels) in test.x.chunks(EVALUATION_ROWS * width).zip(test.y.chunks(EVALUATION_ROWS * each)) {
         let rows = labels.len() / each;
-        let logits = block_on(engine.logits(model, &parameters, x, rows, &Control::new()))?;
+        let Evaluated { logits, hits } = block_on(engine.evaluate(model, &parameters, x, labels, &Control::new()))?;
         if logits.len() != labels.len() * classes {
             return Err(RefereeError::Logits { got: logits.len(), rows, classes });
         }
+        right += hits;
         for (logits, labels) in logits.chunks_exact(each * classes).zip(labels.chunks_exact(each)) {
             let mut loss = 0.0;
             for (logits, &label) in logits.chunks_exact(classes).zip(labels) {
                 loss += cross_entropy(logits, label as usize);
-                right += usize::from(largest(logits) == Some(label as usize));
             }
             losses.push(loss / each as f64);
         }
@@ -134,14 +135,6 @@ fn cross_entropy(logits: &[f32], label: usize) -> f64 {
     let most = logits.iter().fold(f64::NEG_INFINITY, |most, &v| most.max(f64::from(v)));
     let sum: f64 = logits.iter().map(|&v| (f64::from(v) - most).exp()).sum();
     sum.ln() + most - f64::from(logits[label])
-}
-
-/// Index of the largest value, the first of equals; none where a NaN is among them.
-fn largest(logits: &[f32]) -> Option<usize> {
-    if logits.iter().any(|v| v.is_nan()) {
-        return None;
-    }
-    (0..logits.len()).rev().max_by(|&i, &j| logits[i].total_cmp(&logits[j]))
 }
 
 #[cfg(test)]
