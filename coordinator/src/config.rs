@@ -10,9 +10,13 @@ use manyhands_protocol::limits;
 
 use crate::clock::{Clock, SystemClock};
 use crate::keys::{self, KeyError};
+use crate::log::witnesses::WitnessAddress;
 
 /// Port that `manyhands serve` listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 8787;
+
+/// A note with so many cosignatures is one that every reader takes.
+pub const WITNESSES_COUNT_MAX: usize = 16;
 
 /// Share of the results that commit to their training states which is challenged, unless the operator says otherwise: none, for
 /// a small model's commitments take more than the 2 % of a unit that they may (docs/performance.md). At 0.091 fabricated steps are
@@ -57,8 +61,12 @@ pub struct Config {
     pub checks_waiting_max: usize,
     /// Which share of results that commit to their training states is asked to show a step. At 0 no unit asks for commitments.
     pub challenge_rate: f64,
+    /// Sessions that callers of one network may open within an hour: each is an entry of the public log, for ever.
+    pub sessions_per_network_max: u32,
     /// Opening units that each running train job has in stock; with none, sessions begin with its other units.
     pub opening_units_count: u32,
+    /// Whoever is asked to cosign the log; at most [`WITNESSES_COUNT_MAX`].
+    pub witnesses: Vec<WitnessAddress>,
 }
 
 impl Config {
@@ -83,7 +91,9 @@ impl Config {
             checks_count_max: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             checks_waiting_max: 256,
             challenge_rate: CHALLENGE_RATE,
+            sessions_per_network_max: 1_000,
             opening_units_count: 8,
+            witnesses: Vec::new(),
         }
     }
 }

@@ -45,8 +45,7 @@ pub async fn ask(
         units_max: request.units_max,
         blob_bytes_max: request.blob_bytes_max,
         backend: request.backend.name(),
-        prefix: prefix::address(peer, &headers, service.config.forwarded_header.as_ref())
-            .and_then(|address| service.prefixes.tag(address)),
+        prefix: prefix::tag_of(&service, peer, &headers),
         challenges: service.config.challenge_rate > 0.0,
         now_ms: service.now_ms(),
     };

@@ -21,4 +21,5 @@ mod start;
 mod store;
 mod surface;
 mod training;
+mod witnesses;
 mod world;
