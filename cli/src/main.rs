@@ -1,4 +1,4 @@
-//! The `manyhands` command: serve, volunteer, job, ledger, site. Parses arguments and sets up logging; the work is elsewhere.
+//! The `manyhands` command: serve, volunteer, job, ledger, witness, site. Parses arguments and sets up logging; the work is elsewhere.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod job;
@@ -7,6 +7,7 @@ mod operator;
 mod serve;
 mod site;
 mod volunteer;
+mod witness;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -32,6 +33,8 @@ enum Command {
     Job(job::Args),
     /// Check a coordinator's public log, and where a model comes from.
     Ledger(ledger::Args),
+    /// Cosign the public logs of other coordinators.
+    Witness(witness::Args),
     /// Register sites that embed the page, and read their totals.
     Site(site::Args),
 }
@@ -48,6 +51,7 @@ async fn main() -> ExitCode {
         Command::Volunteer(args) => volunteer::run(args).await,
         Command::Job(args) => job::run(args).await,
         Command::Ledger(args) => ledger::run(args).await,
+        Command::Witness(args) => witness::run(args).await,
         Command::Site(args) => site::run(args).await,
     };
     match ended {

@@ -4,9 +4,9 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use manyhands_coordinator::config::HeaderName;
-use manyhands_coordinator::{App, Config, config};
+use manyhands_coordinator::{App, Config, WitnessAddress, config};
 use manyhands_protocol::rules::challenge::COMMIT_SHARE;
 
 #[derive(clap::Args)]
@@ -33,6 +33,10 @@ pub struct Args {
     /// Units whose commitments would take more than this share of their time, by an estimate, are not asked for them.
     #[arg(long, default_value_t = COMMIT_SHARE, value_parser = share)]
     commit_share: f64,
+    /// A witness that cosigns the public log, and where it is asked: KEY=http://ADDRESS, with the key that `manyhands witness`
+    /// prints (may be given several times).
+    #[arg(long = "witness", value_name = "KEY=URL")]
+    witnesses: Vec<WitnessAddress>,
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -46,6 +50,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     config.forwarded_header = args.forwarded_header;
     config.challenge_rate = args.challenge_rate;
     config.commit_share_max = args.commit_share;
+    config.witnesses = args.witnesses;
+    if config.witnesses.len() > config::WITNESSES_COUNT_MAX {
+        bail!("--witness: at most {}", config::WITNESSES_COUNT_MAX);
+    }
     if let Some(name) = args.name {
         config.name = name;
     }
@@ -66,7 +74,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
 /// Resolves at the first request to stop.
 #[cfg(unix)]
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+pub fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     Ok(async move {
@@ -78,7 +86,7 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
 }
 
 #[cfg(not(unix))]
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+pub fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     Ok(async {
         let _ = tokio::signal::ctrl_c().await;
     })

@@ -38,6 +38,8 @@ pub enum StartError {
     Blobs(#[from] BlobError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("{0:?} is no name for a witness: one word without a plus, such as its address")]
+    WitnessName(String),
     #[error("looking for blobs that no row names: {0}")]
     Sweep(Box<DriveError>),
 }
@@ -60,7 +62,7 @@ impl App {
     pub async fn start(config: Config) -> Result<App, StartError> {
         // First of all, so that a start on a taken address leaves nothing behind.
         let listener = listen(config.listen).await?;
-        let lock = lock_data_dir(&config.data_dir)?;
+        let lock = lock_folder(&config.data_dir)?;
         let store = SqliteStore::open(&config.data_dir.join("manyhands.sqlite3"), config.database_lock_wait).await?;
         App::start_locked(config, Arc::new(store), listener, lock).await
     }
@@ -68,7 +70,7 @@ impl App {
     /// Starts on another store; keys and blobs are in the data folder all the same.
     pub async fn start_with(config: Config, store: Arc<dyn Store>) -> Result<App, StartError> {
         let listener = listen(config.listen).await?;
-        let lock = lock_data_dir(&config.data_dir)?;
+        let lock = lock_folder(&config.data_dir)?;
         App::start_locked(config, store, listener, lock).await
     }
 
@@ -93,6 +95,9 @@ impl App {
         });
         tasks.spawn(driver::run(service.clone()));
         tasks.spawn(log::run(service.clone()));
+        if !service.config.witnesses.is_empty() {
+            tasks.spawn(log::witnesses::run(service.clone()));
+        }
         let (router, connections) = (http::router(service.clone()), service.config.connections_count_max);
         tasks.spawn(server::run(listener, router, connections, service.shutdown.clone()));
         Ok(App { addr, key, admin_token_path, service, tasks, _lock: lock })
@@ -152,11 +157,11 @@ impl App {
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|error| StartError::Listen { address, error })
 }
 
-fn lock_data_dir(path: &Path) -> Result<File, StartError> {
+pub(crate) fn lock_folder(path: &Path) -> Result<File, StartError> {
     let failed = |error| StartError::DataDir { path: path.to_owned(), error };
     std::fs::create_dir_all(path).map_err(failed)?;
     let file = File::options().create(true).truncate(false).write(true).open(path.join("manyhands.lock")).map_err(failed)?;

@@ -61,6 +61,12 @@ impl Blobs {
         Ok(blobs)
     }
 
+    /// The blobs of a folder that may be another process's: nothing in it is changed.
+    pub fn read_folder(folder: &Path) -> Result<Blobs, BlobError> {
+        let local = LocalFileSystem::new_with_prefix(folder).map_err(BlobError::Storage)?;
+        Ok(Blobs { objects: Arc::new(local) })
+    }
+
     /// Stores bytes under their hash.
     pub async fn put(&self, bytes: Vec<u8>) -> Result<BlobHash, BlobError> {
         let hash = blob_hash(&bytes);

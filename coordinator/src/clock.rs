@@ -12,6 +12,9 @@ pub trait Clock: Send + Sync {
 
     /// Returns once `now_ms` is at least `until_ms`.
     async fn wait_until(&self, until_ms: u64);
+
+    /// Returns once so much time has passed, whatever becomes of `now_ms` meanwhile.
+    async fn wait(&self, ms: u64);
 }
 
 /// The machine's clock.
@@ -36,6 +39,10 @@ impl Clock for SystemClock {
             }
             tokio::time::sleep(Duration::from_millis(left.min(TIMER_MS_MAX))).await;
         }
+    }
+
+    async fn wait(&self, ms: u64) {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
     }
 }
 
@@ -62,6 +69,10 @@ impl Clock for ManualClock {
     async fn wait_until(&self, until_ms: u64) {
         // The sender is in `self`, so the channel cannot close while this waits.
         let _ = self.0.subscribe().wait_for(|now| *now >= until_ms).await;
+    }
+
+    async fn wait(&self, ms: u64) {
+        self.wait_until(self.now_ms() + ms).await;
     }
 }
 

@@ -11,9 +11,13 @@ use manyhands_protocol::rules::challenge::COMMIT_SHARE;
 
 use crate::clock::{Clock, SystemClock};
 use crate::keys::{self, KeyError};
+use crate::log::witnesses::WitnessAddress;
 
 /// Port that `manyhands serve` listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 8787;
+
+/// A note with so many cosignatures is one that every reader takes.
+pub const WITNESSES_COUNT_MAX: usize = 16;
 
 /// Share of the results that commit to their training states which is challenged, unless the operator says otherwise: none, for
 /// challenges come on top of what the ladder repeats and cost more than they find (docs/verification.md). At 0.091 fabricated
@@ -60,8 +64,12 @@ pub struct Config {
     pub challenge_rate: f64,
     /// Units whose commitments would take more than this share of their time are not asked for them.
     pub commit_share_max: f64,
+    /// Sessions that callers of one network may open within an hour: each is an entry of the public log, for ever.
+    pub sessions_per_network_max: u32,
     /// Opening units that each running train job has in stock; with none, sessions begin with its other units.
     pub opening_units_count: u32,
+    /// Whoever is asked to cosign the log; at most [`WITNESSES_COUNT_MAX`].
+    pub witnesses: Vec<WitnessAddress>,
 }
 
 impl Config {
@@ -87,7 +95,9 @@ impl Config {
             checks_waiting_max: 256,
             challenge_rate: CHALLENGE_RATE,
             commit_share_max: COMMIT_SHARE,
+            sessions_per_network_max: 1_000,
             opening_units_count: 8,
+            witnesses: Vec::new(),
         }
     }
 }

@@ -92,6 +92,13 @@ impl Keys {
         })
     }
 
+    /// The public key of a data folder, in which nothing is changed; none where it has no `coordinator.key`.
+    pub fn read_id(data_dir: &Path) -> Result<Option<KeyId>, KeyError> {
+        let path = data_dir.join("coordinator.key");
+        let seed = read_secret(&path)?;
+        Ok(seed.map(|seed| KeyId(SigningKey::from_bytes(&seed).verifying_key().to_bytes())))
+    }
+
     /// The coordinator's public key.
     pub fn id(&self) -> KeyId {
         KeyId(self.signing.verifying_key().to_bytes())
@@ -151,37 +158,45 @@ impl Keys {
     }
 }
 
-fn load_or_create_secret(path: &Path) -> Result<Zeroizing<[u8; 32]>, KeyError> {
-    let io = |error| KeyError::Io { path: path.to_owned(), error };
+pub(crate) fn load_or_create_secret(path: &Path) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+    if let Some(secret) = read_secret(path)? {
+        return Ok(secret);
+    }
+    let secret = Zeroizing::new(random32()?);
+    let text = Zeroizing::new(format!("{}\n", hex::encode(secret.as_slice())));
+    replace_file(path, text.as_bytes()).map_err(|error| KeyError::Io { path: path.to_owned(), error })?;
+    Ok(secret)
+}
+
+/// None where there is no such file.
+fn read_secret(path: &Path) -> Result<Option<Zeroizing<[u8; 32]>>, KeyError> {
     let text = match fs::read_to_string(path) {
         Ok(text) => Zeroizing::new(text),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let secret = Zeroizing::new(random32()?);
-            write_secret(path, &hex::encode(secret.as_slice())).map_err(io)?;
-            return Ok(secret);
-        }
-        Err(e) => return Err(io(e)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(KeyError::Io { path: path.to_owned(), error }),
     };
     warn_if_readable_by_others(path);
     let mut secret = Zeroizing::new([0; 32]);
     hex::decode_to_slice(text.trim(), secret.as_mut_slice()).map_err(|_| KeyError::Malformed { path: path.to_owned() })?;
-    Ok(secret)
+    Ok(Some(secret))
 }
 
-/// Writes beside and renames, so that a crash leaves no half-written key.
-fn write_secret(path: &Path, text: &str) -> io::Result<()> {
-    let staged = path.with_extension("new");
+/// Writes beside and renames, so that a crash leaves the file as it was or as it is to be; on the disk when this returns. For its
+/// owner's eyes alone.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let staged = path.with_added_extension("new");
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file: File = options.open(&staged)?;
-    file.write_all(text.as_bytes())?;
-    file.write_all(b"\n")?;
+    file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&staged, path)?;
     #[cfg(unix)]
     if let Some(folder) = path.parent() {
+        // Of a bare name it is empty.
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         File::open(folder)?.sync_all()?;
     }
     Ok(())

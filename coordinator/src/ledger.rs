@@ -1,32 +1,35 @@
-//! A model's way back through the public log: every round, unit, key and shard that shaped it, and the merges done again, from
-//! log and blobs alone (docs/ledger.md, section 9). It trusts the coordinator's key for who said what, and its words for nothing
-//! that it can compute.
+//! Reads a whole public log and checks it (docs/ledger.md): signatures, tree, credit, that it goes on from what was seen before,
+//! and who cosigned it. It trusts the coordinator's key for who said what, and its words for nothing that it can compute. What
+//! shaped a model is in `walk`.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod walk;
+
+pub use walk::{Provenance, verify};
+
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use manyhands::TensorError;
 use manyhands_protocol::cose::{self, Kind};
 use manyhands_protocol::log::entry::{
-    Entry, KeyEvent, LogCheckpoint, LogInput, LogJob, LogKey, LogMerge, LogResult, LogRetraction, MergeInput, ModelState, Role,
+    Entry, KeyEvent, LogCheckpoint, LogInput, LogJob, LogKey, LogMerge, LogResult, LogRetraction, ModelState,
 };
-use manyhands_protocol::log::note::Signed;
+use manyhands_protocol::log::note::{Checkpoint, ED25519, Note, origin};
 use manyhands_protocol::log::tile::Edge;
 use manyhands_protocol::log::tree::leaf_hash;
-use manyhands_protocol::manifest::{JobManifest, JobWork, ManifestError, TrainRecipe, parse_json};
+use manyhands_protocol::log::witness::{Cosignature, WitnessKey, cosigned};
+use manyhands_protocol::manifest::ManifestError;
 use manyhands_protocol::statement::ResultStatement;
-use manyhands_protocol::work::Work;
 use manyhands_protocol::{BlobHash, JobId, KeyId, UnitId, cbor};
 
 use crate::keys::{blob_hash, signed_by};
-use crate::merge::{self, OuterState, Update};
 use crate::scheduler;
 
 /// Where a log and its blobs come from.
 #[async_trait]
 pub trait Source: Sync {
-    /// The newest checkpoint, a signed note.
-    async fn checkpoint(&self) -> Result<String, LedgerError>;
+    /// The newest checkpoint that so many witnesses cosigned, a signed note.
+    async fn checkpoint(&self, cosignatures_count: usize) -> Result<String, LedgerError>;
     /// The first `size` entries.
     async fn entries(&self, size: u64) -> Result<Vec<Vec<u8>>, LedgerError>;
     async fn blob(&self, hash: BlobHash) -> Result<Vec<u8>, LedgerError>;
@@ -37,16 +40,22 @@ pub trait Source: Sync {
 pub enum LedgerError {
     #[error("cannot be read: {0}")]
     Source(String),
-    #[error("the checkpoint is not one of {0}'s log")]
-    Checkpoint(KeyId),
+    #[error("the checkpoint {reason}; the log that is asked for is that of key {key}")]
+    Checkpoint { key: KeyId, reason: String },
+    #[error("the log shrank: {seen} entries were signed before, {now} are signed now")]
+    Shrank { seen: u64, now: u64 },
+    #[error("the log was rewritten: its first {seen} entries are not those that were signed before")]
+    Rewritten { seen: u64 },
+    #[error("{got} of the {expected} witnesses that are asked for cosigned the checkpoint of {size} entries")]
+    Cosignatures { got: usize, expected: usize, size: u64 },
     #[error("the log has {got} entries, its checkpoint says {expected}")]
     Entries { got: u64, expected: u64 },
     #[error("the entries are not those that the checkpoint was signed for")]
     Root,
     #[error("entry {index}: {reason}")]
     Entry { index: u64, reason: &'static str },
-    #[error("no checkpoint in the log is this file")]
-    UnknownModel,
+    #[error("no checkpoint in the log is this file, whose SHA-256 is {0}")]
+    UnknownModel(BlobHash),
     #[error("job {job}: {reason}")]
     Job { job: JobId, reason: String },
     #[error("job {job}, round {round}: {reason}")]
@@ -61,9 +70,59 @@ pub enum LedgerError {
     Manifest(#[from] ManifestError),
 }
 
+/// What a log must be to be believed.
+#[derive(Debug)]
+pub struct Trust {
+    /// The coordinator's key.
+    pub key: KeyId,
+    /// A checkpoint of it that was verified before, from which it must go on.
+    pub seen: Option<Checkpoint>,
+    pub witnesses: Vec<WitnessKey>,
+    /// How many of them must have cosigned it.
+    pub cosignatures_count: usize,
+}
+
+impl Trust {
+    /// Of whoever has seen nothing of the log yet and knows no witness.
+    pub fn of(key: KeyId) -> Trust {
+        Trust { key, seen: None, witnesses: Vec::new(), cosignatures_count: 0 }
+    }
+
+    fn check_cosignatures(&self, note: &str, size: u64) -> Result<(), LedgerError> {
+        let got =
+            Note::parse(note).map_or(0, |note| self.witnesses.iter().filter(|witness| has_cosigned(witness, &note)).count());
+        let expected = self.cosignatures_count;
+        if got < expected { Err(LedgerError::Cosignatures { got, expected, size }) } else { Ok(()) }
+    }
+}
+
+/// Whether this witness signed a checkpoint.
+pub fn has_cosigned(witness: &WitnessKey, note: &Note) -> bool {
+    let holds = |c: &Cosignature| signed_by(witness.key, &cosigned(&note.text, c.time_s), &c.signature);
+    witness.cosignatures(note).iter().any(holds)
+}
+
+/// A checkpoint of the log with this key, its signature checked.
+pub fn read_checkpoint(note: &str, key: KeyId) -> Result<Checkpoint, LedgerError> {
+    let wrong = |reason: &str| LedgerError::Checkpoint { key, reason: reason.to_owned() };
+    let note = Note::parse(note).ok_or_else(|| wrong("is no signed note"))?;
+    let checkpoint = Checkpoint::parse(&note.text).ok_or_else(|| wrong("is a note about something else"))?;
+    if checkpoint.origin != origin(key) {
+        return Err(wrong(&format!("is of the log {}", checkpoint.origin)));
+    }
+    let signature = note.by(&checkpoint.origin, ED25519, key).next().and_then(|signature| signature.try_into().ok());
+    let signature = signature.ok_or_else(|| wrong("has no signature by its log's key"))?;
+    if !signed_by(key, note.text.as_bytes(), signature) {
+        return Err(wrong("has a false signature"));
+    }
+    Ok(checkpoint)
+}
+
 /// A log whose signatures and tree hold.
 pub struct Log {
     pub size: u64,
+    /// The checkpoint that it was read by.
+    pub note: String,
     results: Vec<LogResult>,
     jobs: Vec<LogJob>,
     inputs: Vec<LogInput>,
@@ -75,11 +134,15 @@ pub struct Log {
 }
 
 impl Log {
-    /// Reads and checks a whole log of the coordinator with this key.
-    pub async fn read(source: &dyn Source, key: KeyId) -> Result<Log, LedgerError> {
-        let signed = Signed::parse(&source.checkpoint().await?, key);
-        let signed = signed.filter(|signed| signed_by(key, signed.text.as_bytes(), &signed.signature));
-        let checkpoint = signed.ok_or(LedgerError::Checkpoint(key))?.checkpoint;
+    /// Reads and checks a whole log.
+    pub async fn read(source: &dyn Source, trust: &Trust) -> Result<Log, LedgerError> {
+        let key = trust.key;
+        let note = source.checkpoint(trust.cosignatures_count).await?;
+        let checkpoint = read_checkpoint(&note, key)?;
+        trust.check_cosignatures(&note, checkpoint.size)?;
+        if let Some(seen) = trust.seen.as_ref().filter(|seen| seen.size > checkpoint.size) {
+            return Err(LedgerError::Shrank { seen: seen.size, now: checkpoint.size });
+        }
         let entries = source.entries(checkpoint.size).await?;
         if entries.len() as u64 != checkpoint.size {
             return Err(LedgerError::Entries { got: entries.len() as u64, expected: checkpoint.size });
@@ -87,6 +150,7 @@ impl Log {
         let mut edge = Edge::default();
         let mut log = Log {
             size: checkpoint.size,
+            note,
             results: Vec::new(),
             jobs: Vec::new(),
             inputs: Vec::new(),
@@ -95,11 +159,21 @@ impl Log {
             credit: BTreeMap::new(),
             successors: BTreeMap::new(),
         };
+        let mut seen_root = trust.seen.as_ref().filter(|seen| seen.size == 0).map(|_| edge.root());
         for (index, bytes) in entries.iter().enumerate() {
             edge.append(leaf_hash(bytes));
+            if trust.seen.as_ref().is_some_and(|seen| seen.size == edge.size) {
+                seen_root = Some(edge.root());
+            }
             log.add(bytes, key).map_err(|reason| LedgerError::Entry { index: index as u64, reason })?;
         }
-        if edge.root() != checkpoint.root { Err(LedgerError::Root) } else { Ok(log) }
+        if edge.root() != checkpoint.root {
+            return Err(LedgerError::Root);
+        }
+        match &trust.seen {
+            Some(seen) if seen_root != Some(seen.root) => Err(LedgerError::Rewritten { seen: seen.size }),
+            _ => Ok(log),
+        }
     }
 
     fn add(&mut self, bytes: &[u8], key: KeyId) -> Result<(), &'static str> {
@@ -189,125 +263,4 @@ fn open_result(result: &LogResult) -> Result<(KeyId, ResultStatement), &'static 
         return Err("the result in it is of another unit");
     }
     Ok((opened.key, statement))
-}
-
-/// What shaped a model.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Provenance {
-    pub job: u64,
-    pub name: String,
-    pub rounds: u32,
-    pub units: u64,
-    /// Units that the coordinator computed itself.
-    pub refereed: u64,
-    pub keys: BTreeSet<KeyId>,
-    pub shards: BTreeSet<BlobHash>,
-}
-
-/// Walks from a model's file back to its job, does all merges again, and compares every state with the log's, and the last with
-/// the file.
-pub async fn verify(source: &dyn Source, log: &Log, model: &[u8]) -> Result<Provenance, LedgerError> {
-    let file = blob_hash(model);
-    let found = log.checkpoints.iter().find(|checkpoint| checkpoint.state.checkpoint == file);
-    let found = found.ok_or(LedgerError::UnknownModel)?;
-    let job = found.job;
-    let wrong = |reason: &str| LedgerError::Job { job, reason: reason.to_owned() };
-    let logged = log.jobs.iter().find(|logged| logged.job == job).ok_or_else(|| wrong("its manifest is not in the log"))?;
-    let manifest: JobManifest = parse_json(&logged.manifest)?;
-    manifest.validate()?;
-    let JobWork::Train(recipe) = manifest.work else { return Err(wrong("it trains nothing")) };
-    let shards =
-        log.inputs.iter().filter(|input| (input.job, input.role) == (job, Role::Shard)).map(|input| input.hash).collect();
-
-    let mut merges = Vec::new();
-    let (mut state, mut round) = (found.state, found.round);
-    while round > 0 {
-        let merge = log.merge_into(job, round - 1, state);
-        let merge = merge.ok_or_else(|| LedgerError::Round { job, round, reason: "no merge in the log gave it".to_owned() })?;
-        (state, round) = (merge.before, round - 1);
-        merges.push(merge);
-    }
-    merges.reverse();
-
-    let mut provenance = Provenance { job: job.0, name: manifest.name, rounds: found.round, ..Provenance::default() };
-    let mut outer = OuterState::new(merge::initial_parameters(&recipe.model, recipe.seed));
-    if state_of(&recipe, &outer) != state {
-        return Err(wrong("its first checkpoint is not that of its manifest"));
-    }
-    for logged in &merges {
-        outer = merge_again(source, log, &recipe, logged, outer, &shards, &mut provenance).await?;
-    }
-    if merge::write_tensors(&recipe.model, &outer.parameters) != model {
-        return Err(wrong("the merges give other bytes than the file's"));
-    }
-    Ok(provenance)
-}
-
-fn state_of(recipe: &TrainRecipe, outer: &OuterState) -> ModelState {
-    let hash = |tensors| blob_hash(&merge::write_tensors(&recipe.model, tensors));
-    ModelState { checkpoint: hash(&outer.parameters), velocity: hash(&outer.velocity) }
-}
-
-async fn merge_again(
-    source: &dyn Source,
-    log: &Log,
-    recipe: &TrainRecipe,
-    logged: &LogMerge,
-    before: OuterState,
-    shards: &BTreeSet<BlobHash>,
-    provenance: &mut Provenance,
-) -> Result<OuterState, LedgerError> {
-    let wrong = |reason: String| LedgerError::Round { job: logged.job, round: logged.round, reason };
-    if logged.rule != merge::rule_name(recipe.merge) {
-        return Err(wrong(format!("this program does not know the rule {}", logged.rule)));
-    }
-    let in_order = logged.inputs.windows(2).all(|pair| pair[0].unit < pair[1].unit);
-    if !in_order
-        || !logged.inputs.iter().all(|input| matches!(input.weight_micro, 1..=1_000_000) && input.weight_micro % 1_000 == 0)
-    {
-        return Err(wrong("units are merged in ascending order, each once, by thousandths of 1".to_owned()));
-    }
-    let mut updates = Vec::with_capacity(logged.inputs.len());
-    for input in &logged.inputs {
-        trace(log, logged, input, shards, provenance)?;
-        let bytes = source.blob(input.output).await?;
-        if blob_hash(&bytes) != input.output {
-            return Err(LedgerError::Blob(input.output));
-        }
-        let weight = (input.weight_micro / 1_000) as f64 / 1000.0;
-        updates.push(Update { unit: input.unit, weight, tensors: merge::read_tensors(&recipe.model, &bytes)? });
-    }
-    let after = merge::step(recipe.merge, &recipe.outer_optimizer, &before, &updates);
-    if state_of(recipe, &after) != logged.after {
-        return Err(wrong("merging its updates again gives another state than the log says".to_owned()));
-    }
-    Ok(after)
-}
-
-/// Who gave an update, out of what: every result of its unit is of the round's own checkpoint and of the job's data.
-fn trace(
-    log: &Log,
-    logged: &LogMerge,
-    input: &MergeInput,
-    shards: &BTreeSet<BlobHash>,
-    provenance: &mut Provenance,
-) -> Result<(), LedgerError> {
-    let wrong = |reason| LedgerError::Unit { unit: input.unit, reason };
-    let mut given = false;
-    for result in log.results.iter().filter(|result| result.unit == input.unit) {
-        let Work::Train(work) = &result.work else { return Err(wrong("it trains nothing")) };
-        if (result.job, work.checkpoint, work.round) != (logged.job, logged.before.checkpoint, logged.round) {
-            return Err(wrong("it begins from another checkpoint than its round's"));
-        }
-        if !shards.contains(&work.shard) {
-            return Err(wrong("its shard is none of its job's"));
-        }
-        let (key, statement) = open_result(result).map_err(wrong)?;
-        given |= statement.outputs.iter().any(|output| output.hash == input.output);
-        provenance.keys.insert(key);
-        provenance.shards.insert(work.shard);
-    }
-    provenance.units += 1;
-    provenance.refereed += u64::from(!given);
-    Ok(())
 }

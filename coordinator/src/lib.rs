@@ -24,6 +24,8 @@ mod server;
 mod service;
 pub mod store;
 pub mod verify;
+pub mod witness;
 
 pub use app::{App, StartError};
 pub use config::Config;
+pub use log::witnesses::WitnessAddress;

@@ -1,5 +1,8 @@
 //! The public log's sequencer and its proofs. Statements come into the queue with the transactions that they tell of; here they
-//! are signed and appended, once a second. What the log holds is in the store; this remembers nothing.
+//! are signed and appended, once a second. What the log holds is in the store; this remembers nothing. Who cosigns it is asked in
+//! `witnesses`.
+
+pub mod witnesses;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,18 +18,21 @@ use crate::store::{SignedEntry, Store};
 
 /// Between two batches.
 pub const BATCH_MS: u64 = 1_000;
-/// Most statements that one transaction appends: others wait for it.
-const BATCH_COUNT: u32 = 1_024;
+/// Most statements that one transaction appends, a whole tile: others wait for it, and go between two.
+const BATCH_COUNT: u32 = 256;
 
-/// Appends what is queued, once a second, until the shutdown.
+/// Appends what is queued, and takes what withdrawals deleted out of the files, once a second, until the shutdown.
 pub async fn run(service: Arc<Service>) {
     loop {
         if let Err(error) = sequence(&service).await {
             tracing::error!(%error, "appending to the log failed; it is tried again");
         }
+        if let Err(error) = service.store.scrub().await {
+            tracing::error!(%error, "what withdrawals deleted is still in the store's files; it is tried again");
+        }
         tokio::select! {
             () = service.shutdown.cancelled() => return,
-            () = service.config.clock.wait_until(service.now_ms() + BATCH_MS) => {}
+            () = service.config.clock.wait(BATCH_MS) => {}
         }
     }
 }
@@ -46,6 +52,7 @@ pub async fn sequence(service: &Arc<Service>) -> Result<(), DriveError> {
         };
         let entries = tokio::task::spawn_blocking(sign).await?;
         service.store.append_log(entries, &|size, root| service.keys.sign_checkpoint(size, root)).await?;
+        service.witnesses.grown.send_replace(());
         if is_last {
             return Ok(());
         }

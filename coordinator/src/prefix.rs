@@ -2,6 +2,7 @@
 //! address's prefix (/24, /48) under a random key. The key is in memory alone and is replaced after 24 hours; then no tag can
 //! be made or compared with the old ones again, and the store forgets them.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
@@ -11,9 +12,12 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::keys::{self, KeyError};
+use crate::service::Service;
 
 /// How long a key of tags lives.
 const KEY_MS: u64 = 24 * 3_600_000;
+/// How long what a network opened is counted.
+const COUNT_MS: u64 = 3_600_000;
 
 /// The tag of an address's prefix.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,11 +39,15 @@ pub struct Prefixes(Mutex<Key>);
 struct Key {
     bytes: Zeroizing<[u8; 32]>,
     made_ms: u64,
+    /// Sessions by tag, and since when.
+    opened: HashMap<[u8; 32], u32>,
+    counted_ms: u64,
 }
 
 impl Key {
     fn new(now_ms: u64) -> Result<Key, KeyError> {
-        Ok(Key { bytes: Zeroizing::new(keys::random32()?), made_ms: now_ms })
+        let bytes = Zeroizing::new(keys::random32()?);
+        Ok(Key { bytes, made_ms: now_ms, opened: HashMap::new(), counted_ms: now_ms })
     }
 }
 
@@ -57,6 +65,20 @@ impl Prefixes {
     pub fn replace(&self, now_ms: u64) -> Result<(), KeyError> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Key::new(now_ms)?;
         Ok(())
+    }
+
+    /// Counts a session that a network is about to open; false where it opened so many within the hour.
+    pub fn admit(&self, tag: PrefixTag, most: u32, now_ms: u64) -> bool {
+        let mut key = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Also where the clock was set back.
+        if now_ms.abs_diff(key.counted_ms) >= COUNT_MS {
+            key.opened.clear();
+            key.counted_ms = now_ms;
+        }
+        let opened = key.opened.entry(tag.0).or_default();
+        let is_free = *opened < most;
+        *opened += u32::from(is_free);
+        is_free
     }
 
     /// The tag of an address; none of the computer itself, which says nothing of who calls.
@@ -83,6 +105,11 @@ pub fn address(peer: Peer, headers: &HeaderMap, forwarded: Option<&HeaderName>) 
     last.parse().ok()
 }
 
+/// The tag of the network that a caller comes from, as far as that is known.
+pub fn tag_of(service: &Service, peer: Peer, headers: &HeaderMap) -> Option<PrefixTag> {
+    service.prefixes.tag(address(peer, headers, service.config.forwarded_header.as_ref())?)
+}
+
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
@@ -106,6 +133,16 @@ mod tests {
         assert_eq!(prefixes.due_ms(), 9 + KEY_MS);
         assert_ne!(Prefixes::new(5).unwrap().tag("192.0.2.1".parse().unwrap()), before, "keys are random");
         assert_eq!(format!("{:?}", before.unwrap()), "PrefixTag(…)");
+    }
+
+    #[test]
+    fn a_network_opens_so_many_sessions_an_hour() {
+        let prefixes = Prefixes::new(5).unwrap();
+        let admit = |address: &str, now_ms| prefixes.admit(prefixes.tag(address.parse().unwrap()).unwrap(), 2, now_ms);
+        assert_eq!([6, 7, 8].map(|now_ms| admit("192.0.2.1", now_ms)), [true, true, false]);
+        assert!(!admit("192.0.2.254", 9) && admit("192.0.3.1", 9));
+        assert!(!admit("192.0.2.1", 4 + COUNT_MS) && admit("192.0.2.1", 5 + COUNT_MS));
+        assert!(admit("192.0.2.1", 5) && admit("192.0.2.1", 5) && !admit("192.0.2.1", 5), "the clock was set back");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::driver::DriveError;
 use crate::events::Hub;
 use crate::keys::{KeyError, Keys};
+use crate::log::witnesses::Witnesses;
 use crate::prefix::Prefixes;
 use crate::store::Store;
 
@@ -44,6 +45,7 @@ pub struct Service {
     pub checks: Semaphore,
     pub checks_waiting: AtomicUsize,
     pub prefixes: Prefixes,
+    pub witnesses: Witnesses,
     /// One referee's or evaluator's computation at a time.
     pub referee: Semaphore,
 }
@@ -71,6 +73,7 @@ impl Service {
             events: Hub::default(),
             driver: Notify::new(),
             turns: watch::Sender::default(),
+            witnesses: Witnesses::default(),
             shutdown: CancellationToken::new(),
             uploading: InFlight::default(),
             key_uploads: InFlight::default(),

@@ -163,6 +163,24 @@ async fn tabs_share_a_session_under_its_lock() {
     assert!(one.load_session("s").await.is_none());
 }
 
+/// A tab that was slower than another does not take back what that one saw of the log.
+#[wasm_bindgen_test]
+async fn tabs_keep_the_larger_checkpoint() {
+    let name = fresh("checkpoint");
+    let options = KeyOptions { database: Some(&name), webcrypto_ed25519: true, unstored: None };
+    let host = WebHost::open(options.clone(), free(), 0).await.expect("a tab");
+    let other = WebHost::open(options, free(), 0).await.expect("a tab");
+    let log = KeyId([9; 32]);
+    let note = |size: u64| format!("manyhands/{log}\n{size}\nroot\n");
+    host.store_checkpoint(log, &note(9)).await;
+    assert_eq!(other.load_checkpoint(log).await, Some(note(9)));
+    other.store_checkpoint(log, &note(10)).await;
+    host.store_checkpoint(log, &note(9)).await;
+    assert_eq!(host.load_checkpoint(log).await, Some(note(10)));
+    host.store_checkpoint(log, &note(100)).await;
+    assert_eq!(other.load_checkpoint(log).await, Some(note(100)));
+}
+
 #[wasm_bindgen_test]
 async fn an_answer_is_read_no_further_than_its_bound() {
     let host =

@@ -1,4 +1,4 @@
-//! The coordinator's public log: statements, Merkle tree, tiles, checkpoints and receipts, as docs/ledger.md specifies them.
+//! The coordinator's public log: statements, Merkle tree, tiles, checkpoints, receipts and witnesses, as docs/ledger.md specifies them.
 //! Pure: whoever signs, stores or fetches is elsewhere.
 
 pub mod entry;
@@ -6,5 +6,6 @@ pub mod note;
 pub mod receipt;
 pub mod tile;
 pub mod tree;
+pub mod witness;
 
 pub use tree::Hash;

@@ -13,7 +13,7 @@ use manyhands_protocol::cose::{Kind, open, prepare};
 use manyhands_protocol::ids::{BlobHash, JobId, KeyId, LeaseId, TreeHash, UnitId};
 use manyhands_protocol::log::entry::{
     self, Credit, Entry, KeyEvent, LogCheckpoint, LogConsent, LogInput, LogJob, LogKey, LogMerge, LogResult, LogRetraction,
-    LogRollBack, MergeInput, ModelState, Role,
+    LogRollBack, MergeInput, MergedBy, ModelState, Role,
 };
 use manyhands_protocol::log::note::{self, Checkpoint, Note};
 use manyhands_protocol::log::receipt::{self, Receipt};
@@ -268,7 +268,10 @@ fn log_statements() {
     let checkpoint =
         LogCheckpoint { version, job, round: 12, state: state("12"), loss_micro: 1_098_612, accuracy_micro: 812_500 };
     check_entry("log-checkpoint", &checkpoint);
-    let input = |unit| MergeInput { unit: UnitId(unit), output: hash(format!("delta {unit}")), weight_micro: 1_000_000 };
+    let input = |unit, settled_by| {
+        let output = hash(format!("delta {unit}"));
+        MergeInput { unit: UnitId(unit), output, weight_micro: 1_000_000, settled_by }
+    };
     let merge = LogMerge {
         version,
         job,
@@ -278,7 +281,7 @@ fn log_statements() {
         after: state("12"),
         inputs_count: 2,
         first: 0,
-        inputs: vec![input(42), input(43)],
+        inputs: vec![input(42, MergedBy::Quorum), input(43, MergedBy::Referee)],
     };
     check_entry("log-merge", &merge);
     let reason = "held-out loss".to_owned();

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Checks a coordinator's whole public log, written from docs/ledger.md alone: no code of Many Hands is used or read.
 
-    check_log.py URL [--model FILE] [--seen FILE]
+    check_log.py URL [--model FILE] [--seen FILE] [--witness-key KEY]
 
 Reads the checkpoint, every tile and every entry; checks every signature, every tile's hashes, the root, a receipt for each
 entry, and growth from every earlier size, with proofs that it computes from the tiles alone. Recomputes all credit. With
 `--model` it walks from the file back to its job. With `--seen` it keeps the checkpoint in that file, and takes a later one only
-with proof that it continues the kept one. Prints one JSON line per step and exits with 1 at the first surprise.
+with proof that it continues the kept one. With `--witness-key` the checkpoint must be cosigned by that witness. Prints one JSON line per step and exits with 1 at the first surprise.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import hashlib
 import http.client
 import json
 import pathlib
+import struct
 import sys
 import urllib.parse
 
@@ -174,14 +175,16 @@ def grouped(number):
 
 
 class Log:
-    def __init__(self, url):
+    def __init__(self, url, witness=None):
         parts = urllib.parse.urlsplit(url)
         expect(parts.scheme == "http", "this reader speaks plain HTTP, to loopback")
         self.host = parts.netloc
         self.key = bytes.fromhex(json.loads(self.get("/v1/info"))["key"])
         self.origin = f"manyhands/{self.key.hex()}"
-        self.note = self.get("/v1/log/checkpoint").decode()
+        self.note = self.get("/v1/log/checkpoint" + ("?cosignatures=1" if witness else "")).decode()
         self.size, self.root = self.checkpoint(self.note)
+        if witness:
+            say("cosigned", time_s=cosigned(self.note, witness))
         self.tiles = {}
         self.tree = Tree(self.size, self.tile)
 
@@ -248,6 +251,23 @@ class Log:
         ((kind, (proof,)),) = proofs.items()
         expect(label == 396, "another unprotected header")
         return kind, uncbor(proof)
+
+
+def cosigned(note, witness):
+    """When the witness with this verifier key says that it signed the note."""
+    name, key_hash, key = witness.split("+", 2)
+    key = base64.b64decode(key, validate=True)
+    expect(key[0] == 4 and len(key) == 33, "a key that is no witness's")
+    expect(hashlib.sha256(name.encode() + b"\n" + key).digest()[:4].hex() == key_hash, "a key with another's hash")
+    text, lines = note.rsplit("\n\n", 1)
+    for line in lines.splitlines():
+        _, signer, data = line.split(" ")
+        data = base64.b64decode(data, validate=True)
+        if (signer, data[:4].hex(), len(data)) == (name, key_hash, 4 + 8 + 64):
+            time = int.from_bytes(data[4:12], "big")
+            expect(signed_by(key[1:], data[12:], f"cosignature/v1\ntime {time}\n{text}\n".encode()), "a false cosignature")
+            return time
+    raise Surprise("the witness did not cosign the checkpoint")
 
 
 def open_entry(entry, key=None):
@@ -319,6 +339,21 @@ def check_result(payload):
 # --- section 9: from a model back ---------------------------------------------------------------------------------
 
 
+def check_work(work, recipe, data, checkpoint, round, at):
+    """That a unit is what the manifest makes the unit at this place of the round; the model alone is not compared."""
+    kind, fields = work
+    turn = round * recipe["units_per_round"] + at
+    rows, steps, batch = recipe["rows_per_shard"], recipe["inner_steps"], recipe["batch"]
+    first_row = turn // len(data) % rows * steps * batch % rows
+    expected = {1: checkpoint, 2: data[turn % len(data)], 3: round, 4: first_row, 5: batch, 6: steps}
+    expect(kind == 1 and {at: fields[at] for at in expected} == expected, f"a unit of other work: {fields}")
+    optimizer = recipe["inner_optimizer"]
+    names = {"sgd": ["learning_rate", "momentum"],
+             "adamw": ["learning_rate", "beta1", "beta2", "epsilon", "weight_decay", "clip_norm"]}[optimizer["type"]]
+    same = all(struct.pack("<f", a) == struct.pack("<f", optimizer[name]) for a, name in zip(fields[7][1:], names, strict=True))
+    expect(same and fields[7][0] == (optimizer["type"] == "adamw"), "a unit of another optimizer")
+
+
 def provenance(statements, results, file):
     """What shaped a model: rounds, units, keys, shards, jobs."""
     digest = hashlib.sha256(file).digest()
@@ -326,23 +361,35 @@ def provenance(statements, results, file):
     state, round = next(((c[3], c[2]) for c in of("log-checkpoint") if c[3][0] == digest), (None, 0))
     expect(state is not None, "no checkpoint in the log is this file")
     job = next(c[1] for c in of("log-checkpoint") if c[3] == state)
-    expect(any(j[1] == job for j in of("log-job")), "no job in the log")
-    rounds, units, keys, shards = 0, set(), set(), set()
-    known = {i[4] for i in of("log-input") if i[1] == job}
+    logged = [j for j in of("log-job") if j[1] == job]
+    expect(logged, "no job in the log")
+    recipe = json.loads(logged[0][2])["work"]
+    inputs = [i for i in of("log-input") if i[1] == job]
+    expect(len(inputs) == logged[0][3], "data that is not all in the log")
+    data = sorted((i[3], i[4]) for i in inputs if i[2] == 0)
+    expect([place for place, _ in data] == list(range(len(data))), "shards that are not in order")
+    data = [hash for _, hash in data]
+    rounds, units, refereed, keys, shards = 0, set(), 0, set(), set()
     while parts := [m for m in of("log-merge") if m[1] == job and m[2] == round - 1 and m[5] == state]:
         parts.sort(key=lambda part: part[7])
         inputs = [each for part in parts for each in part[8]]
         expect(len(inputs) == parts[0][6], "a merge that lacks a part")
-        for each in inputs:
+        expect(len(inputs) == recipe["units_per_round"], "a merge of more or fewer units than the manifest says")
+        for at, each in enumerate(inputs):
             units.add(each[0])
+            given = False
             for result in (r for r in results if r[2] == each[0]):
-                keys.add(open_entry(result[3])[1])
-                work = result[4][1]
-                expect(work[1] == parts[0][4][0] and work[2] in known, "a unit of another checkpoint or shard")
-                shards.add(work[2])
+                expect(result[5] == ("quorum", "referee")[each[3]], "a unit that is settled by others than its merge says")
+                _, key, statement = open_entry(result[3])
+                keys.add(key)
+                given |= any(output[1] == each[1] for output in statement[5])
+                check_work(result[4], recipe, data, parts[0][4][0], round - 1, at)
+                shards.add(result[4][1][2])
+            expect(given or each[3] == 1, "an update that nobody gave and the coordinator did not compute")
+            refereed += not given
         state, round, rounds = parts[0][4], round - 1, rounds + 1
     expect(any(c[1] == job and c[2] == 0 and c[3] == state for c in of("log-checkpoint")), "no way back to round 0")
-    say("model", job=job, rounds=rounds, units=len(units), keys=len(keys), shards=len(shards))
+    say("model", job=job, rounds=rounds, units=len(units), refereed=refereed, keys=len(keys), shards=len(shards))
 
 
 def check(log, args):
@@ -412,9 +459,10 @@ def main():
     parser.add_argument("url")
     parser.add_argument("--model")
     parser.add_argument("--seen")
+    parser.add_argument("--witness-key")
     args = parser.parse_args()
     try:
-        log = Log(args.url)
+        log = Log(args.url, args.witness_key)
         say("checkpoint", size=log.size, root=log.root.hex())
         check(log, args)
     except Surprise as surprise:

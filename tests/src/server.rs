@@ -79,17 +79,27 @@ impl Server {
 
     /// Starts it again on the same folder and port, after [`Server::kill_9`].
     pub fn restart(&mut self) -> Result<()> {
+        self.restart_with(&[])
+    }
+
+    /// The same with further arguments.
+    pub fn restart_with(&mut self, further: &[&str]) -> Result<()> {
         self.process.kill_9();
-        let again = Server::listen(&self.data_dir, &self.address()?.to_string(), &[])?;
+        let again = Server::listen(&self.data_dir, &self.address()?.to_string(), further)?;
         ensure!(again.key == self.key, "another key after the restart");
         *self = again;
         Ok(())
     }
 
     /// Starts one with the same key on another folder, in its place, after [`Server::kill_9`].
-    pub fn replace(&mut self, data_dir: &Path) -> Result<()> {
+    pub fn replace(&mut self, data_dir: &Path, further: &[&str]) -> Result<()> {
         self.data_dir = data_dir.to_owned();
-        self.restart()
+        self.restart_with(further)
+    }
+
+    /// What it wrote to its own log.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(log_path(&self.data_dir)).unwrap_or_default()
     }
 
     /// `manyhands ARGS` with this coordinator's address and token.

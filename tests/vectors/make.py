@@ -112,7 +112,7 @@ LOGGED = {
     "log-checkpoint": {0: "version", 1: "job", 2: "round", 3: ("state", STATE), 4: "loss_micro", 5: "accuracy_micro"},
     "log-merge": {
         0: "version", 1: "job", 2: "round", 3: "rule", 4: ("before", STATE), 5: ("after", STATE), 6: "inputs_count", 7: "first",
-        8: ("inputs", ["inputs", {0: "unit", 1: "output", 2: "weight_micro"}]),
+        8: ("inputs", ["inputs", {0: "unit", 1: "output", 2: "weight_micro", 3: "settled_by"}]),
     },
     "log-roll-back": {0: "version", 1: "job", 2: "round", 3: ("from", STATE), 4: ("to", STATE), 5: "reason"},
     "log-key": {0: "version", 1: "key", 2: "event: rotated", 3: "successor"},
@@ -261,7 +261,9 @@ def write_log(result, check):
         "log-checkpoint": {0: 1, 1: 7, 2: 12, 3: state("12"), 4: 1_098_612, 5: 812_500},
         "log-merge": {
             0: 1, 1: 7, 2: 11, 3: "mean-nesterov", 4: state("11"), 5: state("12"), 6: 2, 7: 0,
-            8: [{0: 42, 1: blob("delta 42"), 2: 1_000_000}, {0: 43, 1: blob("delta 43"), 2: 1_000_000}],
+            8: [
+                {0: 42, 1: blob("delta 42"), 2: 1_000_000, 3: 0}, {0: 43, 1: blob("delta 43"), 2: 1_000_000, 3: 1},
+            ],
         },
         "log-roll-back": {0: 1, 1: 7, 2: 11, 3: state("12"), 4: state("11"), 5: "held-out loss"},
         "log-key": {0: 1, 1: VOLUNTEER.public, 2: 0, 3: SUCCESSOR.public},

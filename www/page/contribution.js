@@ -484,6 +484,7 @@ export class Contribution {
         this.#takeUnit(message);
         break;
       case "receipt":
+        if (this.#fault?.code === "log_silent") this.#fault = null;
         this.receipts.set(message.unit, message);
         keepNewest(this.receipts, RECEIPTS_COUNT_MAX);
         break;
@@ -514,7 +515,7 @@ export class Contribution {
     this.#kept?.take(unit);
     if (unit.phase === "submitted") this.done += 1;
     // Work that goes on shows that an earlier failure is over.
-    if (unit.phase === "computing" || unit.phase === "accepted") this.#fault = null;
+    if ((unit.phase === "computing" || unit.phase === "accepted") && this.#fault?.code !== "log_silent") this.#fault = null;
   }
 
   /** @param {VisitState} state @param {string} [detail] */

@@ -46,7 +46,7 @@ pub fn connection(coordinator: &str) -> Result<(reqwest::Client, String), Comman
     let base = coordinator.trim_end_matches('/').to_owned();
     let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build();
     match http {
-        Ok(http) if base.starts_with("http://") => Ok((http, base)),
+        Ok(http) if base.starts_with("http://") && reqwest::Url::parse(&base).is_ok_and(|url| url.has_host()) => Ok((http, base)),
         _ => Err(CommandError::Address(coordinator.to_owned())),
     }
 }

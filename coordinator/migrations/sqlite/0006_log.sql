@@ -40,5 +40,9 @@ CREATE TABLE log_head (
 -- What the volunteer told of how it computed, as received: not in the log, whose statements name its hash. None of results
 -- from before there was one.
 ALTER TABLE results ADD COLUMN details BLOB;
--- With this, and the consent, its statement in the log can be found. Deleted when the consent is withdrawn.
-ALTER TABLE sessions ADD COLUMN consent_salt BLOB;
+-- With this, and the consent, its statement in the log can be found. Overwritten with zeros when the consent is withdrawn: rows
+-- of one length that only ever come at the end are changed in place, so that no copy is left in the file.
+CREATE TABLE consent_salts (
+    session_id INTEGER PRIMARY KEY NOT NULL REFERENCES sessions (id),
+    salt BLOB NOT NULL CHECK (length(salt) = 32)
+);

@@ -45,9 +45,8 @@ pub async fn ask(
         units_max: request.units_max,
         blob_bytes_max: request.blob_bytes_max,
         backend: request.backend.name(),
-        prefix: prefix::address(peer, &headers, service.config.forwarded_header.as_ref())
-            .and_then(|address| service.prefixes.tag(address)),
         commit_share_max: (service.config.challenge_rate > 0.0).then_some(service.config.commit_share_max),
+        prefix: prefix::tag_of(&service, peer, &headers),
         now_ms: service.now_ms(),
     };
     let sign = |manifest: &UnitManifest| service.keys.sign(cose::Kind::UnitManifest, cbor::encode(manifest));

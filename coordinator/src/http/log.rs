@@ -18,14 +18,32 @@ const TEXT: &str = "text/plain; charset=utf-8";
 /// What is named by its place in the log never changes.
 const FOREVER: &str = "public, max-age=31536000, immutable";
 
+#[derive(Deserialize)]
+pub struct CheckpointQuery {
+    /// Of the newest checkpoint that so many witnesses cosigned; the newest of all where that is not said.
+    cosignatures: Option<usize>,
+}
+
 /// `GET /v1/log/{path}`: what C2SP tlog-tiles lays out.
-pub async fn resource(State(service): Shared, Checked(Path(path)): Checked<Path<String>>) -> Result<Response, Failure> {
+pub async fn resource(
+    State(service): Shared,
+    Checked(Path(path)): Checked<Path<String>>,
+    Checked(Query(query)): Checked<Query<CheckpointQuery>>,
+) -> Result<Response, Failure> {
     let nothing = || Failure::new(Code::NotFound, format!("the log has no {path}"));
     let resource = Resource::parse(&path).ok_or_else(nothing)?;
     let head = head(&service).await?;
     let has = |level, number, width| width <= tile::width(level, number, head.size);
     match resource {
-        Resource::Checkpoint => Ok(([(header::CONTENT_TYPE, HeaderValue::from_static(TEXT))], head.note).into_response()),
+        Resource::Checkpoint => {
+            let note = match query.cosignatures {
+                None | Some(0) => service.witnesses.on(&head),
+                Some(count) => service.witnesses.newest_with(count).ok_or_else(|| {
+                    Failure::new(Code::NotLogged, format!("no checkpoint has {count} cosignatures of witnesses yet"))
+                })?,
+            };
+            Ok(([(header::CONTENT_TYPE, HeaderValue::from_static(TEXT))], note).into_response())
+        }
         Resource::Tile { level, number, width } if has(level, number, width) => {
             let hashes = service.store.log_tile(level, number).await?.ok_or_else(nothing)?;
             Ok(unchanging(hashes[..width as usize].concat()))

@@ -1,5 +1,6 @@
 //! Consent in, session out; and withdrawal.
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -13,6 +14,7 @@ use manyhands_protocol::{KeyId, cbor, limits};
 
 use super::{Failure, Shared, auth, body};
 use crate::keys;
+use crate::prefix::{self, Peer};
 use crate::service::Service;
 use crate::store::NewSession;
 
@@ -36,7 +38,12 @@ pub fn open_signed(kind: cose::Kind, bytes: &[u8]) -> Result<(KeyId, Vec<u8>), F
 }
 
 /// `POST /v1/sessions`.
-pub async fn open(State(service): Shared, headers: HeaderMap, request: Body) -> Result<Response, Failure> {
+pub async fn open(
+    State(service): Shared,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+    request: Body,
+) -> Result<Response, Failure> {
     let statement = body::read(&headers, request, body::COSE, limits::CBOR_BODY_BYTES_MAX).await?;
     let (key, payload) = open_signed(cose::Kind::Consent, &statement)?;
     let consent: Consent = cbor::decode_strict(&payload).map_err(|e| Failure::new(Code::BadCbor, e.to_string()))?;
@@ -50,6 +57,10 @@ pub async fn open(State(service): Shared, headers: HeaderMap, request: Body) -> 
     }
     check_job(&service, &consent).await?;
     check_site(&service, &consent).await?;
+    let network = prefix::tag_of(&service, peer, &headers);
+    if network.is_some_and(|tag| !service.prefixes.admit(tag, service.config.sessions_per_network_max, now_ms)) {
+        return Err(Failure::new(Code::TooManyRequests, "too many sessions were opened from this network within the hour"));
+    }
     let token = hex::encode(keys::random32()?);
     service
         .store

@@ -38,6 +38,8 @@ pub enum StoreError {
     Locked { path: String },
     #[error("{path}: made by a newer version of this program (schema {version}); use that version")]
     NewerSchema { path: String, version: i64 },
+    #[error("{path}: made by an older version of this program (schema {version}), which had no public log")]
+    OlderSchema { path: String, version: i64 },
     #[error("{path}: schema version {version} was changed or left half-applied; restore the file from a backup")]
     DamagedSchema { path: String, version: i64 },
     #[error("{path}: {error}")]
@@ -411,6 +413,9 @@ pub trait Store: Send + Sync + 'static {
     async fn session(&self, token_hash: [u8; 32]) -> Result<Option<Session>>;
     /// Ends a session and gives its leases back; gives the jobs they were of.
     async fn withdraw_session(&self, session: i64, now_ms: u64) -> Result<Vec<JobId>>;
+    /// Takes what withdrawals deleted out of the store's files, too; nothing to do where none came since. Once this returns well, no
+    /// salt of a withdrawn consent is in them.
+    async fn scrub(&self) -> Result<()>;
     /// Forgets the address prefixes of all sessions: the key that they are made with is gone.
     async fn forget_prefixes(&self) -> Result<()>;
     /// Puts a key in another's place and ends the sessions of the old one; gives the jobs of its leases. Refuses a key that has

@@ -21,6 +21,7 @@ mod units;
 mod uploads;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -32,13 +33,15 @@ use manyhands_protocol::wire::{HeartbeatResponse, Totals};
 use manyhands_protocol::{BlobHash, JobId, KeyId, LeaseId, UnitId};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Sqlite, SqlitePool, Transaction};
+use sqlx::{Row, Sqlite, SqlitePool, Transaction};
 
 use self::blobs::Owner;
 use super::*;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
+/// The first schema with the log's tables.
+const LOG_SCHEMA: i64 = 6;
 /// Connections that read at once.
 const READERS_COUNT: u32 = 4;
 /// How long a call waits for a connection before it fails.
@@ -48,6 +51,8 @@ const ACQUIRE_WAIT: Duration = Duration::from_secs(10);
 pub struct SqliteStore {
     writer: SqlitePool,
     reader: SqlitePool,
+    /// A consent was withdrawn, and the files may still hold its salt.
+    withdrawn: AtomicBool,
 }
 
 type Tx = Transaction<'static, Sqlite>;
@@ -64,7 +69,7 @@ impl SqliteStore {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
-            // What is deleted, a consent's salt above all, is not left in the file.
+            // What is deleted is not left in the file.
             .pragma("secure_delete", "FAST")
             .busy_timeout(lock_wait);
         let pool =
@@ -75,7 +80,25 @@ impl SqliteStore {
         probe.rollback().await.map_err(failed)?;
         MIGRATIONS.run(&writer).await.map_err(|e| migrate_error(&shown, e))?;
         let reader = pool(READERS_COUNT).connect_with(options.pragma("query_only", "1")).await.map_err(failed)?;
-        Ok(SqliteStore { writer, reader })
+        // Of the last run it is not known.
+        Ok(SqliteStore { writer, reader, withdrawn: AtomicBool::new(true) })
+    }
+
+    /// Opens the file of a coordinator, which may be at work, to read its log: changes nothing, its schema neither.
+    pub async fn open_to_read(path: &Path, lock_wait: Duration) -> Result<SqliteStore> {
+        let shown = path.display().to_string();
+        let failed = |e| open_error(&shown, e);
+        let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(lock_wait);
+        let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_WAIT.max(lock_wait * 2));
+        let reader = pool.connect_with(options).await.map_err(failed)?;
+        let row = sqlx::query("SELECT COALESCE(MAX(version), 0) AS version FROM _sqlx_migrations").fetch_one(&reader).await;
+        let version: i64 = row.and_then(|row| row.try_get("version")).map_err(failed)?;
+        let newest = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default();
+        match version {
+            ..LOG_SCHEMA => Err(StoreError::OlderSchema { path: shown, version }),
+            _ if version > newest => Err(StoreError::NewerSchema { path: shown, version }),
+            _ => Ok(SqliteStore { writer: reader.clone(), reader, withdrawn: AtomicBool::new(false) }),
+        }
     }
 
     /// Closes all connections; later calls fail.
@@ -180,7 +203,21 @@ impl Store for SqliteStore {
         let mut tx = self.write().await?;
         let jobs = sessions::withdraw(&mut tx, session, now_ms).await?;
         tx.commit().await?;
+        self.withdrawn.store(true, Ordering::Release);
         Ok(jobs)
+    }
+
+    async fn scrub(&self) -> Result<()> {
+        if !self.withdrawn.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        // The write-ahead log has the pages as they were before.
+        let checkpoint = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&self.writer).await;
+        let is_done = checkpoint.and_then(|row| row.try_get::<i64, _>("busy")).map(|busy| busy == 0);
+        if !matches!(is_done, Ok(true)) {
+            self.withdrawn.store(true, Ordering::Release);
+        }
+        is_done.map(drop).map_err(StoreError::from)
     }
 
     async fn rotate(&self, rotation: NewRotation) -> Result<Vec<JobId>> {

@@ -108,6 +108,7 @@ delegate! {
     write open_session(session: NewSession) -> ();
     read session(token_hash: [u8; 32]) -> Option<Session>;
     write withdraw_session(session: i64, now_ms: u64) -> Vec<JobId>;
+    read scrub() -> ();
     write rotate(rotation: NewRotation) -> Vec<JobId>;
     read key(key: KeyId) -> Option<KeyView>;
     read totals(key: KeyId) -> Totals;

@@ -2,34 +2,37 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use manyhands_coordinator::clock::ManualClock;
+use manyhands_coordinator::clock::{Clock, ManualClock, SystemClock};
 use manyhands_coordinator::keys::{Keys, blob_hash, signed_by};
-use manyhands_coordinator::ledger::{self, LedgerError, Source};
+use manyhands_coordinator::ledger::{self, LedgerError, Source, Trust};
 use manyhands_coordinator::store::sqlite::SqliteStore;
 use manyhands_coordinator::store::{NewSession, SignedEntry, Store};
-use manyhands_coordinator::{App, Config};
+use manyhands_coordinator::{App, Config, scheduler};
 use manyhands_protocol::cose::{self, Kind};
 use manyhands_protocol::log::entry::{
-    self, Entry, KeyEvent, LogCheckpoint, LogConsent, LogInput, LogJob, LogKey, LogMerge, LogResult, LogRetraction, Role,
+    self, Entry, KeyEvent, LogCheckpoint, LogConsent, LogInput, LogJob, LogKey, LogMerge, LogResult, LogRetraction, MergedBy,
+    Role,
 };
 use manyhands_protocol::log::note::{self, Checkpoint, Note, NoteSignature};
 use manyhands_protocol::log::receipt::{self, ReceiptResponse};
 use manyhands_protocol::log::tile::{self, Edge, Resource, WIDTH};
 use manyhands_protocol::log::tree::{Hash, leaf_hash};
+use manyhands_protocol::log::witness::{Cosignature, WitnessKey, cosigned};
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::site::Site;
 use manyhands_protocol::statement::{Consent, ResultStatement};
 use manyhands_protocol::view::JobState;
 use manyhands_protocol::wire::{RotationRequest, SignedBytes};
-use manyhands_protocol::work::Work;
+use manyhands_protocol::work::{InnerOptimizer, TrainWork, Work};
 use manyhands_protocol::{BlobHash, JobId, KeyId, UnitId, cbor, limits};
 use reqwest::{Method, header};
 
 use crate::client::{Volunteer, details};
 use crate::faulty::{Fault, Faulty};
-use crate::world::{NOW_MS, World};
+use crate::world::{NOW_MS, PATIENCE, World};
 
 /// A whole log as anyone reads it, verified.
 pub struct Log {
@@ -40,7 +43,7 @@ pub struct Log {
 
 #[async_trait::async_trait]
 impl Source for Log {
-    async fn checkpoint(&self) -> Result<String, LedgerError> {
+    async fn checkpoint(&self, _: usize) -> Result<String, LedgerError> {
         Ok(self.note.clone())
     }
 
@@ -74,7 +77,7 @@ impl Log {
 
     /// The credit of a key, as whoever reads the log adds it up.
     pub async fn points(&self, volunteer: &Volunteer) -> u64 {
-        let log = ledger::Log::read(self, volunteer.coordinator).await.unwrap();
+        let log = ledger::Log::read(self, &Trust::of(volunteer.coordinator)).await.unwrap();
         log.credit.get(&volunteer.id()).copied().unwrap_or_default()
     }
 
@@ -126,8 +129,8 @@ struct Served<'a>(Log, &'a Volunteer);
 
 #[async_trait::async_trait]
 impl Source for Served<'_> {
-    async fn checkpoint(&self) -> Result<String, LedgerError> {
-        self.0.checkpoint().await
+    async fn checkpoint(&self, count: usize) -> Result<String, LedgerError> {
+        self.0.checkpoint(count).await
     }
 
     async fn entries(&self, size: u64) -> Result<Vec<Vec<u8>>, LedgerError> {
@@ -284,33 +287,86 @@ async fn rotate(old: &Volunteer, new: &Volunteer) {
     old.post("/v1/rotations", "application/cbor", body).await.is(204);
 }
 
-/// A consent is found with its statement and its salt, and by nobody once it is withdrawn.
-#[tokio::test]
-async fn a_withdrawn_consent_leaves_no_salt() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(&folder.path().join("s"), Duration::from_secs(5)).await.unwrap();
-    let session = NewSession {
-        token_hash: [1; 32],
+fn session(number: u8) -> NewSession {
+    NewSession {
+        token_hash: [number; 32],
         key: KeyId([2; 32]),
-        nonce: vec![3],
+        nonce: vec![number],
         consent: b"a signed consent".to_vec(),
-        consent_salt: [4; 32],
+        consent_salt: [number, !number, 0xa5, number].repeat(8).try_into().unwrap(),
         job: None,
         category: None,
         site: None,
         opened_ms: NOW_MS,
         expires_ms: NOW_MS + 1,
+    }
+}
+
+/// A consent is found with its statement and its salt, and by nobody once it is withdrawn: not even in what the files keep of
+/// pages as they were before.
+#[tokio::test]
+async fn a_withdrawn_consent_leaves_no_salt() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("s"), Duration::from_secs(5)).await.unwrap();
+    let in_files = |salt: [u8; 32]| {
+        let files = std::fs::read_dir(folder.path()).unwrap().map(|file| std::fs::read(file.unwrap().path()).unwrap());
+        files.flat_map(|bytes| bytes.windows(32).map(|window| window == salt).collect::<Vec<_>>()).any(|found| found)
     };
-    store.open_session(session.clone()).await.unwrap();
-    let queued = store.log_queue(10).await.unwrap();
+    // More than a page of salts.
+    let numbers = 1..=200;
+    for number in numbers.clone() {
+        store.open_session(session(number)).await.unwrap();
+    }
+    let queued = store.log_queue(1).await.unwrap();
     let [queued] = queued.as_slice() else { panic!("{queued:?}") };
     let consent: LogConsent = cbor::decode_strict(&queued.statement.payload).unwrap();
-    assert_eq!(consent.commitment, blob_hash(&[&[4; 32], b"a signed consent".as_slice()].concat()));
-    let opened = store.session([1; 32]).await.unwrap().unwrap();
-    store.withdraw_session(opened.id, NOW_MS).await.unwrap();
-    store.close().await;
-    let bytes = std::fs::read(folder.path().join("s")).unwrap();
-    assert!(!bytes.windows(32).any(|window| window == [4; 32]), "the salt is still in the file");
+    assert_eq!(consent.commitment, blob_hash(&[session(1).consent_salt.as_slice(), b"a signed consent"].concat()));
+    store.scrub().await.unwrap();
+    for number in numbers.clone().filter(|number| number % 3 == 0) {
+        let opened = store.session(session(number).token_hash).await.unwrap().unwrap();
+        store.withdraw_session(opened.id, NOW_MS).await.unwrap();
+    }
+    assert!(in_files(session(3).consent_salt), "the search finds what is still there");
+    store.scrub().await.unwrap();
+    for number in numbers {
+        assert_eq!(in_files(session(number).consent_salt), number % 3 != 0, "{number}");
+    }
+    assert_eq!(store.check_invariants().await.unwrap(), Vec::<String>::new());
+}
+
+/// A clock that somebody sets back after the start: what waits for a time on it waits for ever.
+struct SetBack(AtomicU64);
+
+#[async_trait::async_trait]
+impl Clock for SetBack {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    async fn wait_until(&self, _: u64) {
+        std::future::pending().await
+    }
+
+    async fn wait(&self, ms: u64) {
+        SystemClock.wait(ms).await;
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_holds_no_batch_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = Config::new(folder.path());
+    config.listen.set_port(0);
+    let clock = Arc::new(SetBack(AtomicU64::new(NOW_MS)));
+    config.clock = clock.clone();
+    let app = App::start(config).await.unwrap();
+    let mut volunteer = Volunteer::new(&app.url(), 1).await;
+    while !volunteer.get("/v1/log/checkpoint").await.status.is_success() {}
+    clock.0.store(NOW_MS - 86_400_000, Ordering::Relaxed);
+    volunteer.open(&volunteer.consent().await).await;
+    let appended = async { while checkpoint(&volunteer).await.1.size == 0 {} };
+    tokio::time::timeout(PATIENCE, appended).await.expect("a batch comes");
+    app.shutdown().await;
 }
 
 #[tokio::test]
@@ -469,7 +525,7 @@ async fn a_log_grows_past_whole_tiles() {
                 key: KeyId(unique),
                 nonce: unique.to_vec(),
                 consent: vec![7],
-                consent_salt: unique,
+                consent_salt: [7; 32],
                 job: None,
                 category: None,
                 site: None,
@@ -492,6 +548,77 @@ async fn a_log_grows_past_whole_tiles() {
     }
 }
 
+/// What a coordinator could say of a model's way back.
+fn lies_about_a_model(log: &Log, keys: &Keys) -> Vec<(&'static str, Log)> {
+    let without =
+        |gone: &dyn Fn(&[u8]) -> bool| Log::signed(keys, log.entries.iter().filter(|entry| !gone(entry)).cloned().collect());
+    let is = |entry: &[u8], kind: Kind| Kind::logged(&cose::open_any(entry).unwrap().0) == Some(kind);
+    let work = |change: fn(&mut TrainWork)| {
+        log.bent(keys, move |result: &mut LogResult| match &mut result.work {
+            Work::Train(work) => {
+                change(work);
+                result.credit.flop = scheduler::flop(&result.work);
+            }
+            Work::Matmul(_) => unreachable!(),
+        })
+    };
+    let manifest = |from: &'static str, to: &'static str| {
+        log.bent(keys, move |job: &mut LogJob| {
+            let manifest = String::from_utf8(job.manifest.clone()).unwrap();
+            assert!(manifest.contains(from), "{manifest}");
+            job.manifest = manifest.replace(from, to).into_bytes();
+        })
+    };
+    let input = |change: fn(&mut LogInput)| log.bent(keys, change);
+    let merge = |change: fn(&mut LogMerge)| log.bent(keys, change);
+    vec![
+        ("another checkpoint than its round's", work(|work| work.checkpoint = BlobHash([0; 32]))),
+        ("another checkpoint than its round's", work(|work| work.round += 1)),
+        ("its shard or its rows", work(|work| work.shard = BlobHash([0; 32]))),
+        ("its shard or its rows", work(|work| work.first_row += 1)),
+        ("its model is not", work(|work| work.model.input.scale *= 2.0)),
+        ("its batch, its steps or its optimizer", work(|work| work.batch += 1)),
+        ("its batch, its steps or its optimizer", work(|work| work.inner_steps -= 1)),
+        (
+            "its batch, its steps or its optimizer",
+            work(|work| match &mut work.optimizer {
+                InnerOptimizer::Sgd { learning_rate, .. } | InnerOptimizer::AdamW { learning_rate, .. } => *learning_rate *= 2.0,
+            }),
+        ),
+        (
+            "its shard or its rows",
+            input(|input| {
+                if input.role == Role::Shard {
+                    input.place = 1 - input.place
+                }
+            }),
+        ),
+        ("not all in the log, or more", log.bent(keys, |job: &mut LogJob| job.inputs_count += 1)),
+        ("not all in the log, or more", without(&|entry| is(entry, Kind::LogInput))),
+        ("shards in order", input(|input| input.place = 0)),
+        ("shards in order", input(|input| input.role = Role::Shard)),
+        ("its rule is sum", merge(|merge| merge.rule = "sum".to_owned())),
+        ("in ascending order", merge(|merge| merge.inputs.reverse())),
+        ("in ascending order", merge(|merge| merge.inputs[0].weight_micro = 999_999)),
+        (
+            "2 units a round",
+            merge(|merge| {
+                merge.inputs.truncate(1);
+                merge.inputs_count = 1;
+            }),
+        ),
+        ("no merge in the log gave it", merge(|merge| merge.inputs_count += 1)),
+        ("gives another state", merge(|merge| merge.inputs[0].weight_micro = 500_000)),
+        ("gave its update", merge(|merge| merge.inputs[0].output = merge.inputs[1].output)),
+        ("gave its update", without(&|entry| is(entry, Kind::LogResult))),
+        ("do not agree on who settled it", merge(|merge| merge.inputs[0].settled_by = MergedBy::Referee)),
+        ("do not agree on who settled it", log.bent(keys, |result: &mut LogResult| result.settled_by = "referee".to_owned())),
+        ("no merge in the log gave it", merge(|merge| merge.after.velocity = BlobHash([0; 32]))),
+        ("no merge in the log gave it", merge(|merge| merge.round += 1)),
+        ("is not that of its manifest", manifest("\"seed\":5", "\"seed\":6")),
+    ]
+}
+
 /// Whatever a coordinator says in its log and signs, its reader believes nothing that it can compute.
 #[tokio::test]
 async fn a_log_that_lies_is_not_believed() {
@@ -505,61 +632,98 @@ async fn a_log_that_lies_is_not_believed() {
     let checkpoint = log.of::<LogCheckpoint>(reader).last().unwrap().state.checkpoint;
     let model = reader.get(&format!("/v1/blobs/{checkpoint}")).await.body;
     let keys = Keys::load_or_create(&world.config().data_dir).unwrap();
-    let read = async |log: Log| {
+    let read = async |log: Log, trust: &Trust| {
         let served = Served(log, reader);
-        let log = ledger::Log::read(&served, reader.coordinator).await?;
+        let log = ledger::Log::read(&served, trust).await?;
         ledger::verify(&served, &log, &model).await
     };
-    let again = Log::signed(&keys, log.entries.clone());
-    assert_eq!(again.note, log.note, "the same key and entries");
-    assert_eq!(read(again).await.unwrap().rounds, 3);
+    let trust = Trust::of(reader.coordinator);
+    let again = || Log::signed(&keys, log.entries.clone());
+    assert_eq!(again().note, log.note, "the same key and entries");
+    let honest = read(again(), &trust).await.unwrap();
+    assert_eq!((honest.rounds, honest.units, honest.refereed), (3, 6, 0));
 
     let elsewhere = tempfile::tempdir().unwrap();
     let others = Keys::load_or_create(elsewhere.path()).unwrap();
     let (size, none) = (log.entries.len() as u64, [0; 32]);
     let noted = |note: String| Log { note, root: log.root, entries: log.entries.clone() };
     let nothing = LogRetraction { version: entry::VERSION, job, unit: UnitId(1), result: BlobHash([0; 32]) };
-    let retracted = [log.entries.clone(), vec![keys.sign(LogRetraction::KIND, nothing.statement().payload)]].concat();
+    let and = |more: Vec<u8>| Log::signed(&keys, [log.entries.clone(), vec![more]].concat());
     let by_others = log.bent::<LogJob>(&others, |_| ()).entries;
-    let lies: Vec<(&str, Log)> = vec![
+    let mut lies: Vec<(&str, Log)> = vec![
         ("credited with more or less", log.bent(&keys, |result: &mut LogResult| result.credit.flop += 1)),
         ("credited with more or less", log.bent(&keys, |result: &mut LogResult| result.credit.bytes += 1)),
         ("not signed by its volunteer", log.bent(&keys, |result: &mut LogResult| *result.result.0.last_mut().unwrap() ^= 1)),
         ("is of another unit", log.bent(&keys, |result: &mut LogResult| result.unit.0 += 100)),
-        (
-            "another checkpoint than its round's",
-            log.bent(&keys, |result: &mut LogResult| match &mut result.work {
-                Work::Train(work) => work.checkpoint = BlobHash(none),
-                Work::Matmul(_) => unreachable!(),
-            }),
-        ),
-        ("its shard is none of its job's", log.bent(&keys, |input: &mut LogInput| input.hash = BlobHash(none))),
-        ("does not know the rule sum", log.bent(&keys, |merge: &mut LogMerge| merge.rule = "sum".to_owned())),
-        ("in ascending order", log.bent(&keys, |merge: &mut LogMerge| merge.inputs.reverse())),
-        ("in ascending order", log.bent(&keys, |merge: &mut LogMerge| merge.inputs[0].weight_micro = 999_999)),
-        ("gives another state", log.bent(&keys, |merge: &mut LogMerge| merge.inputs[0].weight_micro = 500_000)),
-        ("gives another state", log.bent(&keys, |merge: &mut LogMerge| merge.inputs[0].output = merge.inputs[1].output)),
-        ("no merge in the log gave it", log.bent(&keys, |merge: &mut LogMerge| merge.after.velocity = BlobHash(none))),
-        ("no merge in the log gave it", log.bent(&keys, |merge: &mut LogMerge| merge.round += 1)),
-        (
-            "is not that of its manifest",
-            log.bent(&keys, |job: &mut LogJob| {
-                let manifest = String::from_utf8(job.manifest.clone()).unwrap();
-                assert!(manifest.contains("\"seed\":5"));
-                job.manifest = manifest.replace("\"seed\":5", "\"seed\":6").into_bytes();
-            }),
-        ),
         ("no checkpoint in the log is this file", log.bent(&keys, |c: &mut LogCheckpoint| c.state.checkpoint = BlobHash(none))),
-        ("takes back a result that is not accepted", Log::signed(&keys, retracted)),
+        ("takes back a result that is not accepted", and(keys.sign(LogRetraction::KIND, nothing.statement().payload))),
         ("not signed by the coordinator", Log::signed(&keys, by_others)),
-        ("the checkpoint is not one of", noted(others.sign_checkpoint(size, log.root))),
+        ("is no signed note", noted("nothing".to_owned())),
+        ("is a note about something else", noted(log.note.replacen('\n', "\n0", 1))),
+        ("is of the log manyhands/", noted(others.sign_checkpoint(size, log.root))),
+        ("has no signature by its log's key", noted(log.note.replace("\u{2014} manyhands", "\u{2014} elsewhere"))),
+        ("has a false signature", noted(log.note.replacen(&format!("\n{size}\n"), &format!("\n{}\n", size + 1), 1))),
         ("not those that the checkpoint was signed for", noted(keys.sign_checkpoint(size, none))),
     ];
+    lies.extend(lies_about_a_model(&log, &keys));
+    let mut believed = Vec::new();
     for (index, (expected, lie)) in lies.into_iter().enumerate() {
-        let error = read(lie).await.expect_err(expected).to_string();
-        assert!(error.contains(expected), "{index}: {error}, not {expected}");
+        let found = read(lie, &trust).await.map_or_else(|error| error.to_string(), |_| "believed".to_owned());
+        if !found.contains(expected) {
+            believed.push(format!("{index}: {found}, not {expected}"));
+        }
+    }
+    assert_eq!(believed, Vec::<String>::new());
+
+    world.finish().await;
+}
+
+/// A log that is true in itself is believed by nobody who saw it otherwise before.
+#[tokio::test]
+async fn a_log_goes_on_from_what_was_seen() {
+    let world = World::start().await;
+    let (log, size, _, key) = small_log(&world).await;
+    let seen = |size: u64, root| Trust { seen: Some(Checkpoint { origin: String::new(), size, root }), ..Trust::of(key) };
+    for before in 0..=size {
+        ledger::Log::read(&log, &seen(before, log.root_of(before))).await.unwrap();
+        let error = ledger::Log::read(&log, &seen(before, [0; 32])).await.err().unwrap();
+        assert!(matches!(error, LedgerError::Rewritten { seen } if seen == before), "{error}");
+    }
+    let error = ledger::Log::read(&log, &seen(size + 1, [0; 32])).await.err().unwrap();
+    assert!(matches!(error, LedgerError::Shrank { .. }), "{error}");
+    world.finish().await;
+}
+
+/// A reader who knows witnesses believes no log that they did not cosign.
+#[tokio::test]
+async fn a_log_has_the_cosignatures_that_a_reader_asks_for() {
+    let world = World::start().await;
+    let (log, _, witness, key) = small_log(&world).await;
+    let known = WitnessKey { name: "witness.example".to_owned(), key: witness.id() };
+    let text = Note::parse(&log.note).unwrap().text;
+    let noted = |time_s, signed_s| {
+        let signature = witness.sign_bytes(&cosigned(&text, signed_s));
+        let note = format!("{}{}", log.note, known.line(&Cosignature { time_s, signature }));
+        Log { note, root: log.root, entries: log.entries.clone() }
+    };
+    let by = |count| Trust { witnesses: vec![known.clone()], cosignatures_count: count, ..Trust::of(key) };
+    ledger::Log::read(&noted(7, 7), &by(1)).await.unwrap();
+    ledger::Log::read(&log, &by(0)).await.unwrap();
+    for lie in [&log, &noted(8, 7)] {
+        let error = ledger::Log::read(lie, &by(1)).await.err().unwrap();
+        assert!(matches!(error, LedgerError::Cosignatures { got: 0, expected: 1, .. }), "{error}");
     }
     world.finish().await;
+}
+
+/// A log of a few entries, its size, somebody else's keys, and the coordinator's.
+async fn small_log(world: &World) -> (Log, u64, Keys, KeyId) {
+    world.product_job().await;
+    let volunteer = world.join(1).await;
+    world.app().append_log().await.unwrap();
+    let log = Log::read(&volunteer).await;
+    let size = log.entries.len() as u64;
+    (log, size, Keys::load_or_create(tempfile::tempdir().unwrap().path()).unwrap(), volunteer.coordinator)
 }
 
 /// Whoever ends a coordinator finds in its log all that it did.
@@ -589,26 +753,14 @@ async fn a_batch_that_comes_again_changes_nothing() {
         let text = Checkpoint { origin: "test".to_owned(), size, root }.text();
         Note { signatures: vec![NoteSignature::new("test", note::ED25519, KeyId([1; 32]), vec![0; 64])], text }.encode()
     };
-    let consent = |nonce| NewSession {
-        token_hash: [nonce; 32],
-        key: KeyId([2; 32]),
-        nonce: vec![nonce],
-        consent: vec![nonce],
-        consent_salt: [nonce; 32],
-        job: None,
-        category: None,
-        site: None,
-        opened_ms: NOW_MS,
-        expires_ms: NOW_MS + 1,
-    };
     let batch = async || {
         let queued = store.log_queue(9).await.unwrap();
         queued.into_iter().map(|queued| SignedEntry { id: queued.id, bytes: queued.statement.payload }).collect::<Vec<_>>()
     };
-    store.open_session(consent(1)).await.unwrap();
+    store.open_session(session(1)).await.unwrap();
     let first = batch().await;
     store.append_log(first.clone(), &sign).await.unwrap();
-    store.open_session(consent(2)).await.unwrap();
+    store.open_session(session(2)).await.unwrap();
     store.append_log(first, &sign).await.unwrap();
     assert_eq!(store.log_head().await.unwrap().unwrap().size, 1);
     let second = batch().await;

@@ -22,4 +22,5 @@ mod start;
 mod store;
 mod surface;
 mod training;
+mod witnesses;
 mod world;

@@ -197,3 +197,29 @@ async fn withdrawal_gives_leases_back() {
     assert_eq!(other.lease(16).await.len(), 4);
     world.finish().await;
 }
+
+/// Whoever opens sessions for the sake of the log's entries is held up, and nobody of another network.
+#[tokio::test]
+async fn a_network_opens_so_many_sessions_and_no_more() {
+    let world = World::start_with(|config| {
+        config.forwarded_header = Some(manyhands_coordinator::config::HeaderName::from_static("x-forwarded-for"));
+        config.sessions_per_network_max = 2;
+    })
+    .await;
+    let open = async |seed, address: &'static str| {
+        let mut volunteer = Volunteer::new(&world.url(), seed).await;
+        let header =
+            (reqwest::header::HeaderName::from_static("x-forwarded-for"), reqwest::header::HeaderValue::from_static(address));
+        volunteer.http =
+            reqwest::Client::builder().default_headers(reqwest::header::HeaderMap::from_iter([header])).build().unwrap();
+        volunteer.try_open(&volunteer.consent().await).await
+    };
+    open(1, "192.0.2.1").await.is(201);
+    open(2, "192.0.2.2").await.is(201);
+    open(3, "192.0.2.3").await.refused(Code::TooManyRequests);
+    open(4, "192.0.3.1").await.is(201);
+    open(5, "127.0.0.1").await.is(201);
+    world.clock.advance(3_600_000);
+    open(3, "192.0.2.3").await.is(201);
+    world.finish().await;
+}

@@ -24,7 +24,7 @@ use crate::client::{Answer, Leased, Volunteer};
 /// When every test begins.
 pub const NOW_MS: u64 = 1_750_000_000_000;
 /// Real time after which something that should happen has not.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A draw that falls on no audit, and on a replica as long as there is any chance of one.
 pub fn replicas_only() -> Result<f64, manyhands_coordinator::keys::KeyError> {

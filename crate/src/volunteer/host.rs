@@ -71,7 +71,7 @@ pub trait Host {
     /// The checkpoint of this coordinator's public log that was kept last, as a signed note.
     async fn load_checkpoint(&self, coordinator: KeyId) -> Option<String>;
 
-    /// Keeps one in its place. Failing to keep it is no error: then a later visit has nothing to compare with.
+    /// Keeps one in its place, unless another tab kept one of more entries meanwhile. Failing to keep it is no error: then a later visit has nothing to compare with.
     async fn store_checkpoint(&self, coordinator: KeyId, note: &str);
 
     /// What kernels' times depend on beside adapter and driver: the browser and its version.

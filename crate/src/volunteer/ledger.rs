@@ -1,6 +1,6 @@
 //! Holds the coordinator to its public log (docs/ledger.md): that the log goes on from the checkpoint that was seen last, and
 //! that it has every accepted result of this visit. A log that contradicts itself ends the visit; one that cannot be reached is
-//! asked again.
+//! asked again, less and less often, and one that the coordinator does not answer for is told of.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -19,10 +19,16 @@ use super::host::{Host, Method, Request};
 use super::lease::Leased;
 use super::run::Visit;
 
+/// The visitor is told, and work goes on.
+const LOG_SILENT: &str = "log_silent";
 /// Between two looks at the log while a result waits for its receipt.
 pub(super) const LOOK_MS: u64 = 1_900;
 /// Without one, only each so many looks are taken.
 const IDLE_LOOKS: u32 = 16;
+/// Looks in a row that the coordinator does not answer as it should, after which the visitor is told.
+const SILENT_LOOKS: u32 = 5;
+/// With each of them the next look is twice as far off, up to so many times: a minute.
+const DOUBLINGS_MAX: u32 = 5;
 /// Most results that wait for a receipt; older ones go without.
 const AWAITED_COUNT_MAX: usize = 64;
 /// Most receipts that one look asks for.
@@ -74,16 +80,25 @@ impl<H: Host> Visit<'_, H> {
 
     /// Looks at the log now and then, until it contradicts itself.
     pub async fn watch_log(&self) -> VolunteerError {
-        let mut looks = 0;
+        let (mut looks, mut silent) = (0, 0);
         loop {
-            self.client.host.sleep(LOOK_MS).await;
+            self.client.host.sleep(LOOK_MS << silent.min(DOUBLINGS_MAX)).await;
             looks += 1;
-            if self.ledger.awaited.borrow().is_empty() && looks % IDLE_LOOKS != 1 {
+            if silent == 0 && self.ledger.awaited.borrow().is_empty() && looks % IDLE_LOOKS != 1 {
                 continue;
             }
-            // Anything else passes, or shows in the calls that work depends on.
-            if let Err(error @ VolunteerError::Log(_)) = self.look().await {
-                return error;
+            match self.look().await {
+                Ok(()) => silent = 0,
+                Err(error @ VolunteerError::Log(_)) => return error,
+                Err(error @ (VolunteerError::Refused { .. } | VolunteerError::Answer(_))) => {
+                    silent += 1;
+                    if silent == SILENT_LOOKS {
+                        let message = format!("the coordinator does not answer for its public log: {error}");
+                        self.client.reporter.tell(Event::Error { code: LOG_SILENT.to_owned(), message, retryable: true });
+                    }
+                }
+                // Passes, or shows in the calls that work depends on.
+                Err(_) => {}
             }
         }
     }

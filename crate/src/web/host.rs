@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use manyhands_protocol::{BlobHash, KeyId};
-use wasm_bindgen::JsCast;
+use wasm_bindgen::{JsCast, JsValue};
 use web_sys::WorkerGlobalScope;
 
 use super::database::{self, Database};
@@ -179,7 +179,11 @@ impl Host for WebHost {
 
     async fn store_checkpoint(&self, coordinator: KeyId, note: &str) {
         if let Some(database) = self.side(&[database::CHECKPOINTS]).await {
-            let _ = database.put(database::CHECKPOINTS, &coordinator.to_string(), &note.into()).await;
+            // The second line of a checkpoint.
+            let size = |note: &str| note.lines().nth(1).and_then(|size| size.parse::<u64>().ok());
+            let larger =
+                |kept: JsValue| if kept.as_string().and_then(|kept| size(&kept)) > size(note) { kept } else { note.into() };
+            let _ = database.update(database::CHECKPOINTS, &coordinator.to_string(), larger).await;
         }
     }
 

@@ -211,6 +211,30 @@ pub struct MergeInput {
     /// In millionths.
     #[n(2)]
     pub weight_micro: u64,
+    #[n(3)]
+    pub settled_by: MergedBy,
+}
+
+/// Who settled a unit that is merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum MergedBy {
+    /// Volunteers' keys: one of its results gave the update.
+    #[n(0)]
+    Quorum,
+    /// The coordinator computed it; the update is its own, or one of a result that agrees.
+    #[n(1)]
+    Referee,
+}
+
+impl MergedBy {
+    /// What the unit's results in the log say in [`LogResult::settled_by`].
+    pub fn name(self) -> &'static str {
+        match self {
+            MergedBy::Quorum => "quorum",
+            MergedBy::Referee => "referee",
+        }
+    }
 }
 
 /// The merge of a round that was not kept: the round's units are open again.
@@ -309,7 +333,12 @@ mod tests {
     #[test]
     fn the_longest_merge_fits_in_parts_that_add_up() {
         let state = ModelState { checkpoint: BlobHash([1; 32]), velocity: BlobHash([2; 32]) };
-        let input = |unit| MergeInput { unit: UnitId(u64::MAX - unit), output: BlobHash([3; 32]), weight_micro: u64::MAX };
+        let input = |unit| MergeInput {
+            unit: UnitId(u64::MAX - unit),
+            output: BlobHash([3; 32]),
+            weight_micro: u64::MAX,
+            settled_by: MergedBy::Referee,
+        };
         let merge = LogMerge {
             version: VERSION,
             job: JobId(u64::MAX),

@@ -55,7 +55,8 @@ const RULES: &[(&str, &str)] = &[
     ),
     (
         "a consent that was withdrawn has no salt",
-        "SELECT id FROM sessions WHERE withdrawn_ms IS NOT NULL AND consent_salt IS NOT NULL",
+        "SELECT s.id FROM sessions s JOIN consent_salts c ON c.session_id = s.id
+         WHERE (s.withdrawn_ms IS NOT NULL) <> (c.salt = zeroblob(32))",
     ),
     (
         "a job's category is its submission's",

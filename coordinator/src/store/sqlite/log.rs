@@ -3,7 +3,7 @@
 use manyhands_protocol::cose::Kind;
 use manyhands_protocol::log::entry::{
     Credit, Entry, KeyEvent, LogCheckpoint, LogConsent, LogInput, LogJob, LogKey, LogMerge, LogResult, LogRetraction,
-    LogRollBack, MergeInput, ModelState, Role, Statement, VERSION, merge_parts, micro,
+    LogRollBack, MergeInput, MergedBy, ModelState, Role, Statement, VERSION, merge_parts, micro,
 };
 use manyhands_protocol::log::note::{Checkpoint, Note};
 use manyhands_protocol::log::tile::{ENTRY_BYTES_MAX, Edge, Tile, WIDTH};
@@ -107,7 +107,12 @@ fn state(round: &NewRound) -> ModelState {
 }
 
 fn merge_input(unit: &MergedUnit) -> MergeInput {
-    MergeInput { unit: unit.unit, output: unit.canonical, weight_micro: u64::from(unit.weight_permille) * 1_000 }
+    MergeInput {
+        unit: unit.unit,
+        output: unit.canonical,
+        weight_micro: u64::from(unit.weight_permille) * 1_000,
+        settled_by: if unit.by_keys { MergedBy::Quorum } else { MergedBy::Referee },
+    }
 }
 
 /// The merge of a round, and the checkpoint that it gave.

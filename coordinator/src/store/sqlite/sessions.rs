@@ -20,8 +20,8 @@ pub async fn open(tx: &mut SqliteConnection, session: NewSession) -> Result<()> 
         .execute(&mut *tx)
         .await?;
     let done = sqlx::query(
-        "INSERT INTO sessions (token_hash, key_id, nonce, consent, job_id, opened_ms, expires_ms, site, category, consent_salt)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (nonce) DO NOTHING",
+        "INSERT INTO sessions (token_hash, key_id, nonce, consent, job_id, opened_ms, expires_ms, site, category)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (nonce) DO NOTHING",
     )
     .bind(session.token_hash.as_slice())
     .bind(session.key.0.as_slice())
@@ -32,13 +32,17 @@ pub async fn open(tx: &mut SqliteConnection, session: NewSession) -> Result<()> 
     .bind(int(session.expires_ms))
     .bind(session.site)
     .bind(session.category.map(Category::name))
-    .bind(session.consent_salt.as_slice())
     .execute(&mut *tx)
     .await?;
-    match done.rows_affected() {
-        1 => log::queue_consent(tx, &session.consent_salt, &session.consent).await,
-        _ => Err(StoreError::refused(Code::BadNonce, "this nonce has opened a session before")),
+    if done.rows_affected() != 1 {
+        return Err(StoreError::refused(Code::BadNonce, "this nonce has opened a session before"));
     }
+    sqlx::query("INSERT INTO consent_salts (session_id, salt) VALUES ($1, $2)")
+        .bind(done.last_insert_rowid())
+        .bind(session.consent_salt.as_slice())
+        .execute(&mut *tx)
+        .await?;
+    log::queue_consent(tx, &session.consent_salt, &session.consent).await
 }
 
 pub async fn find(tx: &mut SqliteConnection, token_hash: [u8; 32]) -> Result<Option<Session>> {
@@ -70,11 +74,12 @@ pub async fn check_open(tx: &mut SqliteConnection, session: i64, now_ms: u64) ->
 }
 
 pub async fn withdraw(tx: &mut SqliteConnection, session: i64, now_ms: u64) -> Result<Vec<JobId>> {
-    sqlx::query("UPDATE sessions SET withdrawn_ms = $2, consent_salt = NULL WHERE id = $1 AND withdrawn_ms IS NULL")
+    sqlx::query("UPDATE sessions SET withdrawn_ms = $2 WHERE id = $1 AND withdrawn_ms IS NULL")
         .bind(session)
         .bind(int(now_ms))
         .execute(&mut *tx)
         .await?;
+    sqlx::query("UPDATE consent_salts SET salt = zeroblob(32) WHERE session_id = $1").bind(session).execute(&mut *tx).await?;
     let ended =
         sqlx::query("UPDATE leases SET state = 'given_back' WHERE session_id = $1 AND state = 'live' RETURNING unit_id, job_id")
             .bind(session)

@@ -136,6 +136,24 @@ fn a_log_that_is_not_reached_is_asked_again() {
     assert_eq!((receipts, host.0.faults.borrow().len()), (vec![1, 2, 3], 0));
 }
 
+/// A coordinator that works but gives nonsense for its log: the visitor is told once, and it is asked less and less often.
+#[test]
+fn a_log_that_is_not_answered_for_is_told_of() {
+    let silent = |looks: usize, ms| {
+        let faults: Vec<_> = (0..looks).map(|look| ("GET /v1/log/checkpoint", Fault::Html([200, 502][look % 2]))).collect();
+        let host = ScriptHost::new(1, &faults);
+        host.0.history.replace(Some(History::new(5)));
+        host.visit_for(settings(), ms, |_| ()).unwrap();
+        let asked = host.0.log.borrow().iter().filter(|call| call.starts_with("GET /v1/log/checkpoint")).count();
+        (host.errors(), asked)
+    };
+    assert!(silent(4, 300_000).0.is_empty());
+    assert_eq!(silent(5, 300_000).0, ["log_silent"]);
+    let (told, asked) = silent(1_000, 3_600_000);
+    assert_eq!(told, ["log_silent"]);
+    assert!((60..70).contains(&asked), "{asked} times in an hour");
+}
+
 /// What is not there yet is asked for once a look.
 #[test]
 fn a_receipt_that_does_not_come_is_asked_for_once_a_look() {
