@@ -92,7 +92,7 @@ export interface ProblemView {
 
 // page → worker
 export type Tune = "auto" | "off";
-export type Backend = "auto" | "gpu" | "cpu";
+export type Backend = "auto" | "any" | "gpu" | "cpu";
 export type ToWorker =
   | {
       type: "start";
@@ -170,6 +170,8 @@ export interface AdapterMessage {
   adapter: string;
   /** Why this backend; set where it is not the first choice. */
   reason?: string | null;
+  /** Whether it was measured to be faster than the graphics processor, which `reason` names. */
+  is_faster?: boolean;
 }
 export interface KeyMessage { type: "key"; id: string; stored: boolean }
 export interface UnitMessage {

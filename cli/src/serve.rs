@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use manyhands_coordinator::config::HeaderName;
 use manyhands_coordinator::{App, Config, config};
+use manyhands_protocol::rules::challenge::COMMIT_SHARE;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -29,6 +30,9 @@ pub struct Args {
     /// Share of the results that commit to their training states which is asked to show a step of it, 0 to 1.
     #[arg(long, default_value_t = config::CHALLENGE_RATE, value_parser = share)]
     challenge_rate: f64,
+    /// Units whose commitments would take more than this share of their time, by an estimate, are not asked for them.
+    #[arg(long, default_value_t = COMMIT_SHARE, value_parser = share)]
+    commit_share: f64,
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -41,6 +45,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     config.embed_anywhere = args.embed_anywhere;
     config.forwarded_header = args.forwarded_header;
     config.challenge_rate = args.challenge_rate;
+    config.commit_share_max = args.commit_share;
     if let Some(name) = args.name {
         config.name = name;
     }

@@ -159,7 +159,8 @@ impl Printer {
         match event {
             Event::Key { id, stored: true } => say(&format!("key {id}")),
             Event::Key { id, stored: false } => say(&format!("key {id} (for this run only)")),
-            Event::Adapter { backend, adapter, reason } => {
+            Event::Adapter { backend, adapter, reason, is_faster } => {
+                let reason = if is_faster { format!("measured to be faster than {reason}") } else { reason };
                 let adapter = if adapter.is_empty() { String::new() } else { format!(" on {adapter}") };
                 let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
                 say(&format!("computing with {}{adapter}{reason}", backend.name()));

@@ -16,7 +16,8 @@ use manyhands_protocol::work::{InnerOptimizer, TrainWork};
 
 const ADAMW: InnerOptimizer =
     InnerOptimizer::AdamW { learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, clip_norm: 0.5 };
-const SGD: InnerOptimizer = InnerOptimizer::Sgd { learning_rate: 0.02, momentum: 0.9 };
+const SGD: InnerOptimizer = InnerOptimizer::Sgd { learning_rate: 0.02, momentum: 0.9, clip_norm: 0.0 };
+const CLIPPED_SGD: InnerOptimizer = InnerOptimizer::Sgd { learning_rate: 0.02, momentum: 0.9, clip_norm: 0.1 };
 
 fn bundled(manifest: &str) -> Model {
     let manifest: JobManifest = parse_json(manifest.as_bytes()).unwrap();
@@ -64,7 +65,7 @@ fn units() -> Vec<(&'static str, TrainWork)> {
         ("odd pictures, SGD", unit(images(), 5, SGD)),
         ("odd pictures, AdamW", unit(images(), 5, ADAMW)),
         ("text, AdamW", unit(text.clone(), 2, ADAMW)),
-        ("text with dropout, SGD", unit(dropped(text), 2, SGD)),
+        ("text with dropout, clipped SGD", unit(dropped(text), 2, CLIPPED_SGD)),
     ]
 }
 

@@ -178,7 +178,7 @@ fn pushed_parameters(
                 let push = if g == 0.0 { 0.0 } else { push };
                 let (g, m, v) = (f64::from(g) + push, &mut first[at][i], &mut second[at][i]);
                 let moved = match work.optimizer {
-                    InnerOptimizer::Sgd { learning_rate, momentum } => {
+                    InnerOptimizer::Sgd { learning_rate, momentum, .. } => {
                         *m = f64::from(momentum) * *m + g;
                         f64::from(learning_rate) * *m
                     }

@@ -118,6 +118,21 @@ impl App {
         Ok(broken)
     }
 
+    /// Returns once the driver looked for work that is due by now, in a turn that began after this call, and found none.
+    pub async fn idle(&self) {
+        let mut turns = self.service.turns.subscribe();
+        let begun = turns.borrow_and_update().count;
+        loop {
+            self.service.driver.notify_one();
+            // The sender is in `self`, so the channel cannot close while this waits.
+            let _ = turns.changed().await;
+            let now = *turns.borrow_and_update();
+            if now.count >= begun + 2 && now.idle {
+                return;
+            }
+        }
+    }
+
     /// Appends what waits for the log now, not with the next batch.
     pub async fn append_log(&self) -> Result<(), DriveError> {
         log::sequence(&self.service).await

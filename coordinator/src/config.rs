@@ -7,6 +7,7 @@ use std::time::Duration;
 
 pub use axum::http::HeaderName;
 use manyhands_protocol::limits;
+use manyhands_protocol::rules::challenge::COMMIT_SHARE;
 
 use crate::clock::{Clock, SystemClock};
 use crate::keys::{self, KeyError};
@@ -15,8 +16,8 @@ use crate::keys::{self, KeyError};
 pub const DEFAULT_PORT: u16 = 8787;
 
 /// Share of the results that commit to their training states which is challenged, unless the operator says otherwise: none, for
-/// a small model's commitments take more than the 2 % of a unit that they may (docs/performance.md). At 0.091 fabricated steps are
-/// found as docs/verification.md says.
+/// challenges come on top of what the ladder repeats and cost more than they find (docs/verification.md). At 0.091 fabricated
+/// steps are found as it says there.
 pub const CHALLENGE_RATE: f64 = 0.0;
 
 /// Settings of one coordinator.
@@ -57,6 +58,8 @@ pub struct Config {
     pub checks_waiting_max: usize,
     /// Which share of results that commit to their training states is asked to show a step. At 0 no unit asks for commitments.
     pub challenge_rate: f64,
+    /// Units whose commitments would take more than this share of their time are not asked for them.
+    pub commit_share_max: f64,
     /// Opening units that each running train job has in stock; with none, sessions begin with its other units.
     pub opening_units_count: u32,
 }
@@ -83,6 +86,7 @@ impl Config {
             checks_count_max: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             checks_waiting_max: 256,
             challenge_rate: CHALLENGE_RATE,
+            commit_share_max: COMMIT_SHARE,
             opening_units_count: 8,
         }
     }

@@ -20,7 +20,7 @@ use manyhands_protocol::rules::standing::Course;
 use crate::blobs::BlobError;
 use crate::keys::KeyError;
 use crate::referee::RefereeError;
-use crate::service::Service;
+use crate::service::{Service, Turns};
 use crate::store::StoreError;
 
 /// How long the driver waits after a failure before it tries again.
@@ -74,6 +74,8 @@ async fn cancel(service: &Service, job: JobId, reason: String) -> Result<(), Dri
 pub async fn run(service: Arc<Service>) {
     loop {
         let wake_ms = turn(&service).await;
+        let idle = wake_ms > service.now_ms();
+        service.turns.send_modify(|turns| *turns = Turns { count: turns.count + 1, idle });
         tokio::select! {
             () = service.shutdown.cancelled() => return,
             () = service.driver.notified() => {}

@@ -2,12 +2,17 @@
 //! on the native CPU engine. It blocks for as long as that takes and decides nothing.
 
 use futures::executor::block_on;
-use manyhands::tensors::{self, TensorError};
+use manyhands::engine::Evaluated;
+use manyhands::tensors::{self, Shard, TensorError};
 use manyhands::{Control, Engine, EngineError, MatmulShape};
 use manyhands_protocol::model::Model;
+use manyhands_protocol::rules::settle::{ROUNDING_RUNS, tolerance};
 use manyhands_protocol::work::{MatmulWork, TrainWork};
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use crate::merge;
+use crate::verify::gradient;
 
 /// Examples whose logits are computed at once.
 const EVALUATION_ROWS: usize = 512;
@@ -32,8 +37,42 @@ pub enum RefereeError {
 pub fn compute_update(work: &TrainWork, checkpoint_bytes: &[u8], shard_bytes: &[u8]) -> Result<Vec<Vec<f32>>, RefereeError> {
     let checkpoint = merge::read_tensors(&work.model, checkpoint_bytes).map_err(RefereeError::Checkpoint)?;
     let shard = tensors::read_shard(shard_bytes, &work.model).map_err(RefereeError::Examples)?;
-    let trained = block_on(Engine::cpu().train(work, &checkpoint, &shard, &Control::new()))?;
-    Ok(trained.delta)
+    train(work, &checkpoint, &shard)
+}
+
+fn train(work: &TrainWork, checkpoint: &[Vec<f32>], shard: &Shard) -> Result<Vec<Vec<f32>>, RefereeError> {
+    Ok(block_on(Engine::cpu().train(work, checkpoint, shard, &Control::new()))?.delta)
+}
+
+/// Whether an honest execution may have given `update`, though the referee's own gave another: whether the unit gives it, within
+/// the tolerance, from one of [`ROUNDING_RUNS`] checkpoints in which each parameter that is not zero is the next f32 above or
+/// below, drawn by the run's number. Where a sum is zero but for its rounding, a ReLU passes it in one execution and not in
+/// another, and what follows differs by more than rounding.
+pub fn rounding_gives(
+    work: &TrainWork,
+    checkpoint_bytes: &[u8],
+    shard_bytes: &[u8],
+    update: &[Vec<f32>],
+) -> Result<bool, RefereeError> {
+    let checkpoint = merge::read_tensors(&work.model, checkpoint_bytes).map_err(RefereeError::Checkpoint)?;
+    let shard = tensors::read_shard(shard_bytes, &work.model).map_err(RefereeError::Examples)?;
+    for run in 0..ROUNDING_RUNS {
+        if gradient::compare(&train(work, &neighbour(&checkpoint, run), &shard)?, update, tolerance(&work.model)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The parameters, each moved by its last bit.
+pub fn neighbour(checkpoint: &[Vec<f32>], run: u64) -> Vec<Vec<f32>> {
+    let mut numbers = ChaCha20Rng::seed_from_u64(run);
+    let mut moved = |value: f32| match numbers.next_u32() & 1 {
+        _ if value == 0.0 => value,
+        0 => value.next_down(),
+        _ => value.next_up(),
+    };
+    checkpoint.iter().map(|tensor| tensor.iter().map(|&value| moved(value)).collect()).collect()
 }
 
 /// The unit's product as an output file.
@@ -65,18 +104,18 @@ pub fn evaluate(model: &Model, parameters_bytes: &[u8], test_bytes: &[u8]) -> Re
     let test = tensors::read_shard(test_bytes, model).map_err(RefereeError::Examples)?;
     let (engine, classes) = (Engine::cpu(), model.classes() as usize);
     let (width, each) = (test.x.len() / test.rows, model.labels_count() as usize);
-    let (mut losses, mut right) = (Vec::with_capacity(test.rows), 0usize);
+    let (mut losses, mut right) = (Vec::with_capacity(test.rows), 0);
     for (x, labels) in test.x.chunks(EVALUATION_ROWS * width).zip(test.y.chunks(EVALUATION_ROWS * each)) {
         let rows = labels.len() / each;
-        let logits = block_on(engine.logits(model, &parameters, x, rows, &Control::new()))?;
+        let Evaluated { logits, hits } = block_on(engine.evaluate(model, &parameters, x, labels, &Control::new()))?;
         if logits.len() != labels.len() * classes {
             return Err(RefereeError::Logits { got: logits.len(), rows, classes });
         }
+        right += hits;
         for (logits, labels) in logits.chunks_exact(each * classes).zip(labels.chunks_exact(each)) {
             let mut loss = 0.0;
             for (logits, &label) in logits.chunks_exact(classes).zip(labels) {
                 loss += cross_entropy(logits, label as usize);
-                right += usize::from(largest(logits) == Some(label as usize));
             }
             losses.push(loss / each as f64);
         }
@@ -96,14 +135,6 @@ fn cross_entropy(logits: &[f32], label: usize) -> f64 {
     let most = logits.iter().fold(f64::NEG_INFINITY, |most, &v| most.max(f64::from(v)));
     let sum: f64 = logits.iter().map(|&v| (f64::from(v) - most).exp()).sum();
     sum.ln() + most - f64::from(logits[label])
-}
-
-/// Index of the largest value, the first of equals; none where a NaN is among them.
-fn largest(logits: &[f32]) -> Option<usize> {
-    if logits.iter().any(|v| v.is_nan()) {
-        return None;
-    }
-    (0..logits.len()).rev().max_by(|&i, &j| logits[i].total_cmp(&logits[j]))
 }
 
 #[cfg(test)]

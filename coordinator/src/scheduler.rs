@@ -120,6 +120,12 @@ pub fn reveal_bytes(work: &Work) -> u64 {
     Layout::of(work).map_or(0, |layout| layout.step_bytes().saturating_add(HEADER_BYTES))
 }
 
+/// The estimated share of a unit's time that committing to one training state takes; none of a product's.
+pub fn commit_share(work: &Work) -> f64 {
+    let Work::Train(train) = work else { return 0.0 };
+    Layout::of(train).map_or(f64::INFINITY, |layout| rules::challenge::commit_share(layout.state_bytes(), flop(work)))
+}
+
 /// Steps between the training states that a result commits to; none where a step is too large to be shown.
 pub fn states_every(work: &Work) -> Option<u32> {
     let Work::Train(train) = work else { return None };

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use manyhands_protocol::{BlobHash, KeyId, LeaseId, limits};
-use tokio::sync::{Notify, RwLock, Semaphore};
+use tokio::sync::{Notify, RwLock, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::blobs::Blobs;
@@ -26,6 +26,8 @@ pub struct Service {
     pub events: Hub,
     /// Wakes the driver: something may have to be settled or merged.
     pub driver: Notify,
+    /// What the driver did so far.
+    pub turns: watch::Sender<Turns>,
     pub shutdown: CancellationToken,
     /// Leases with an upload under way.
     pub uploading: InFlight<LeaseId>,
@@ -46,6 +48,14 @@ pub struct Service {
     pub referee: Semaphore,
 }
 
+/// Turns of the driver since the start.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Turns {
+    pub count: u64,
+    /// The last one found nothing that is due by now.
+    pub idle: bool,
+}
+
 impl Service {
     pub fn new(config: Config, store: Arc<dyn Store>, blobs: Blobs, keys: Keys) -> Result<Service, KeyError> {
         Ok(Service {
@@ -60,6 +70,7 @@ impl Service {
             keys,
             events: Hub::default(),
             driver: Notify::new(),
+            turns: watch::Sender::default(),
             shutdown: CancellationToken::new(),
             uploading: InFlight::default(),
             key_uploads: InFlight::default(),

@@ -6,7 +6,7 @@ use manyhands_programs::reference;
 use manyhands_protocol::work::TrainWork;
 
 use crate::control::Control;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, Evaluated};
 use crate::plan::{Buffer, ForwardPlan, Op, Placement, Program, Slicer, TrainPlan, check_bytes};
 use crate::tensors::Shard;
 
@@ -107,29 +107,34 @@ impl CpuEngine {
         CpuTrainer { state, plan, shard, first_row, row: first_row, done: 0, steps: work.inner_steps }
     }
 
-    /// Forward passes over `x` in the plan's batches, the last one filled up with zeros.
-    pub async fn logits(
+    /// Forward passes over `x` in the plan's batches, the last one filled up with zeros, and with labels that are no class.
+    pub async fn evaluate(
         &self,
         plan: &ForwardPlan,
         parameters: &[Vec<f32>],
         x: &[f32],
+        labels: &[u32],
         control: &Control,
-    ) -> Result<Vec<f32>, EngineError> {
+    ) -> Result<Evaluated, EngineError> {
         let placement = Placement::shared(&plan.program);
         check_bytes(placement.bytes(0))?;
         let mut state = self.state(&plan.program, placement);
         state.load(&plan.parameters, parameters);
         let mut slicer = Slicer::new(control);
         let each = plan.labels as usize * plan.classes as usize;
-        let mut logits = Vec::with_capacity(x.len() / plan.inputs as usize * each);
-        for rows in x.chunks(plan.batch as usize * plan.inputs as usize) {
+        let mut evaluated = Evaluated { logits: Vec::with_capacity(x.len() / plan.inputs as usize * each), hits: 0 };
+        for (rows, labels) in plan.batches(x, labels) {
             state.load_rows(plan, rows);
+            if let Some(score) = plan.score {
+                state.buffers[score.labels.0].copy_from_slice(bytemuck::cast_slice(&plan.filled(labels)));
+            }
             state.run(&plan.program.ops, 0, &mut slicer).await?;
             let count = rows.len() / plan.inputs as usize * each;
-            logits.extend_from_slice(&state.buffers[plan.logits.0][..count]);
+            evaluated.logits.extend_from_slice(&state.buffers[plan.logits.0][..count]);
+            evaluated.hits += plan.score.map_or(0, |score| state.buffers[score.hits.0][0] as u64);
         }
         slicer.end();
-        Ok(logits)
+        Ok(evaluated)
     }
 }
 

@@ -40,8 +40,8 @@ use crate::plan::{Buffer, CALL_FLOP_MAX, ForwardPlan, Matmul, Op, Program, Train
 use crate::tensors::{Operand, Shard};
 use crate::tuner::Task;
 
-/// Rows of one batch of [`Engine::logits`].
-const LOGITS_BATCH_MAX: usize = 256;
+/// Rows of one batch of [`Engine::logits`] and [`Engine::evaluate`].
+const BATCH_MAX: usize = 256;
 
 /// Extents of `C[m, n] = A[m, k] · B[k, n]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +72,15 @@ pub struct Trained {
     pub delta: Vec<Vec<f32>>,
     /// Mean loss of each step's batch before the step.
     pub losses: Vec<f32>,
+}
+
+/// What a model makes of labelled examples.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evaluated {
+    /// `[rows, labels, classes]`, before the softmax.
+    pub logits: Vec<f32>,
+    /// Labels whose class has the largest logit; of equals the first counts.
+    pub hits: u64,
 }
 
 /// A backend that computes.
@@ -267,16 +276,44 @@ impl Engine {
         control: &Control,
     ) -> Result<Vec<f32>, EngineError> {
         check_built()?;
-        let plan = ForwardPlan::compile(model, rows.clamp(1, LOGITS_BATCH_MAX) as u32)?;
-        parameters_fit(&plan.program, &plan.parameters, parameters)?;
+        let plan = ForwardPlan::compile(model, rows.clamp(1, BATCH_MAX) as u32)?;
         fits("x", x.len(), rows.checked_mul(plan.inputs as usize))?;
-        let logits = match self {
-            Engine::Cpu(cpu) => cpu.logits(&plan, parameters, x, control).await?,
+        Ok(self.evaluate_by(&plan, parameters, x, &[], control).await?.logits)
+    }
+
+    /// The same, and how many of the examples' labels, as in a [`Shard`], the model answers.
+    pub async fn evaluate(
+        &self,
+        model: &Model,
+        parameters: &[Vec<f32>],
+        x: &[f32],
+        labels: &[u32],
+        control: &Control,
+    ) -> Result<Evaluated, EngineError> {
+        check_built()?;
+        let rows = labels.len() / (model.labels_count() as usize).max(1);
+        let plan = ForwardPlan::compile(model, rows.clamp(1, BATCH_MAX) as u32)?.scored();
+        fits("labels", labels.len(), rows.checked_mul(plan.labels as usize))?;
+        fits("x", x.len(), rows.checked_mul(plan.inputs as usize))?;
+        self.evaluate_by(&plan, parameters, x, labels, control).await
+    }
+
+    async fn evaluate_by(
+        &self,
+        plan: &ForwardPlan,
+        parameters: &[Vec<f32>],
+        x: &[f32],
+        labels: &[u32],
+        control: &Control,
+    ) -> Result<Evaluated, EngineError> {
+        parameters_fit(&plan.program, &plan.parameters, parameters)?;
+        let evaluated = match self {
+            Engine::Cpu(cpu) => cpu.evaluate(plan, parameters, x, labels, control).await?,
             #[cfg(feature = "gpu")]
-            Engine::Gpu(gpu) => gpu.logits(&plan, parameters, x, control).await?,
+            Engine::Gpu(gpu) => gpu.evaluate(plan, parameters, x, labels, control).await?,
         };
-        finite("logits", &logits)?;
-        Ok(logits)
+        finite("logits", &evaluated.logits)?;
+        Ok(evaluated)
     }
 }
 

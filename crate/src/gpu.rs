@@ -14,7 +14,7 @@ pub use device::{AdapterChoice, GpuEngine, GpuOptions};
 use manyhands_protocol::work::TrainWork;
 
 use crate::control::Control;
-use crate::engine::{EngineError, brought};
+use crate::engine::{EngineError, Evaluated, brought};
 use crate::plan::{Buffer, ForwardPlan, Placement, Program, Slicer, TrainPlan};
 use crate::tensors::Shard;
 use device::Memory;
@@ -60,33 +60,41 @@ impl GpuEngine {
         Ok(GpuTrainer { engine: self, plan, recording, x, y, batches, batch: 0, done: 0, steps: work.inner_steps })
     }
 
-    /// Forward passes over `x` in the plan's batches, the last one filled up with zeros.
-    pub async fn logits(
+    /// Forward passes over `x` in the plan's batches, the last one filled up with zeros, and with labels that are no class.
+    pub async fn evaluate(
         &self,
         plan: &ForwardPlan,
         parameters: &[Vec<f32>],
         x: &[f32],
+        labels: &[u32],
         control: &Control,
-    ) -> Result<Vec<f32>, EngineError> {
+    ) -> Result<Evaluated, EngineError> {
         let recording = self.record(&plan.program, &Placement::shared(&plan.program)).await?;
         for (buffer, values) in plan.parameters.iter().zip(parameters) {
             recording.upload(self, *buffer, values);
         }
         let mut slicer = Slicer::new(control);
         let each = plan.labels as usize * plan.classes as usize;
-        let mut logits = Vec::with_capacity(x.len() / plan.inputs as usize * each);
-        for rows in x.chunks(plan.batch as usize * plan.inputs as usize) {
+        let mut evaluated = Evaluated { logits: Vec::with_capacity(x.len() / plan.inputs as usize * each), hits: 0 };
+        for (rows, labels) in plan.batches(x, labels) {
             let mut batch = vec![0.0; plan.batch as usize * plan.inputs as usize];
             batch[..rows.len()].copy_from_slice(rows);
             recording.upload(self, plan.x, &batch);
+            if let Some(score) = plan.score {
+                recording.upload(self, score.labels, bytemuck::cast_slice(&plan.filled(labels)));
+            }
             let mut run = Run::new(self, &recording);
             run.calls(&mut slicer).await?;
             run.finish().await?;
             slicer.end();
             let count = rows.len() / plan.inputs as usize * each;
-            logits.append(&mut self.read(&[(recording.slice(plan.logits), count)]).await?.swap_remove(0));
+            let hits = plan.score.map(|score| (recording.slice(score.hits), 1));
+            let sources: Vec<_> = [(recording.slice(plan.logits), count)].into_iter().chain(hits).collect();
+            let mut read = self.read(&sources).await?;
+            evaluated.logits.append(&mut read[0]);
+            evaluated.hits += read.get(1).map_or(0, |hits| hits[0] as u64);
         }
-        Ok(logits)
+        Ok(evaluated)
     }
 }
 

@@ -12,7 +12,7 @@ pub use manyhands_programs::{
     Sharing,
 };
 pub use memory::MemoryUse;
-pub use network::{ForwardPlan, State, StateKind, Trace, Traced, TrainPlan, What};
+pub use network::{ForwardPlan, Score, State, StateKind, Trace, Traced, TrainPlan, What};
 pub use slicer::{FIRST_SPEED, Slicer};
 
 use manyhands_programs::{EVERY_LAYER, NOT_BUILT};

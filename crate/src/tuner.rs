@@ -6,10 +6,14 @@ mod bench;
 mod notes;
 mod plan;
 mod session;
+#[cfg(feature = "every-layer")]
+pub mod slower;
 
 pub use bench::Bench;
 pub use notes::{Measured, Notes};
 pub use plan::{Task, Tuner, tasks};
+#[cfg(feature = "every-layer")]
+pub(crate) use session::sliced;
 pub use session::{Budget, Kept};
 
 use manyhands_shaders::matmul::Variant;
@@ -17,8 +21,9 @@ use manyhands_shaders::{KERNELS_HASH, fnv1a};
 
 use crate::plan::Sharing;
 
-/// What a visit spends on measuring, and at most one try more. What is not measured by then waits for the next visit.
-pub const TUNING_MS_MAX: f64 = 1000.0;
+/// What a visit spends on measuring variants, and at most one try more. What is not measured by then waits for the next visit.
+/// The rest of a second is for measuring the device against the CPU path ([`slower`]).
+pub const TUNING_MS_MAX: f64 = 750.0;
 
 /// What the visitor, or a test, wants of the tuner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

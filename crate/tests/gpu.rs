@@ -66,7 +66,8 @@ fn gpu_and_cpu_agree_and_gpu_repeats_itself() {
 #[test]
 fn updates_are_one_dispatch_for_all_parameters() {
     let engine = open();
-    for (optimizer, kinds) in [(suite::models::SGD, 1), (suite::models::adamw(0.0), 1), (suite::models::adamw(0.1), 3)] {
+    use suite::models::{CLIPPED_SGD, SGD, adamw};
+    for (optimizer, kinds) in [(SGD, 1), (CLIPPED_SGD, 3), (adamw(0.0), 1), (adamw(0.1), 3)] {
         for model in [suite::model(&[20]), suite::models::images(), suite::models::text(8, 2)] {
             let work = TrainWork { optimizer: optimizer.clone(), ..suite::work(model, 3, 1) };
             let (parameters, shard) = (init_parameters(&work.model, 3), suite::models::examples(&work.model, 3));
@@ -171,6 +172,7 @@ fn the_self_test_catches_each_wrong_kernel() {
         ("clear", "params.first + (", "params.first + 1u + ("),
         ("relu_forward", "max(x[i], vec4f())", "x[i]"),
         ("sgd_momentum", "params.momentum * velocity[i]", "velocity[i]"),
+        ("accuracy", "other < own", "other <= own"),
         ("softmax_cross_entropy", "select(0.0, 1.0, i == hit)", "select(0.0, 0.999, i == hit)"),
         ("convolution_forward", "tap = (ky * params.width + kx)", "tap = (kx * params.width + ky)"),
         ("convolution_input_gradient", "i < vec4u(params.out_height)", "i <= vec4u(params.out_height)"),

@@ -7,8 +7,8 @@ use manyhands_shaders::gradient_norm::{clip, squares};
 use manyhands_shaders::matmul::{self, Epilogue, Matrices, Rows, Shape, Transposed, Variant};
 use manyhands_shaders::sgd_momentum::Rates;
 use manyhands_shaders::{
-    Kernel, adamw, adamw_advance, add, binary16, clear, column_sum, dropout, dropout_advance, relu_backward, relu_forward,
-    sgd_momentum, softmax_cross_entropy,
+    Kernel, accuracy, adamw, adamw_advance, add, binary16, clear, column_sum, dropout, dropout_advance, relu_backward,
+    relu_forward, sgd_momentum, softmax_cross_entropy,
 };
 
 use super::{Buffer, EVERY_LAYER, ImageOp, NOT_BUILT, READS_F16, SequenceOp};
@@ -80,6 +80,15 @@ pub enum Op {
         rows: u32,
         classes: u32,
     },
+    /// 1 for each row whose label's class has the largest logit, the first of equals; 0 for the others, and for labels that
+    /// are no class.
+    Accuracy {
+        logits: Buffer,
+        labels: Buffer,
+        hits: Buffer,
+        rows: u32,
+        classes: u32,
+    },
     SgdMomentum {
         gradient: Buffer,
         velocity: Buffer,
@@ -145,6 +154,7 @@ impl Op {
             Op::Clear { range, .. } => 4 * u64::from(range.end - range.first),
             Op::Add { values, .. } | Op::ReluForward { values, .. } | Op::ReluBackward { values, .. } => 4 * u64::from(values),
             Op::SoftmaxCrossEntropy { rows, classes, .. } => 32 * u64::from(rows) * u64::from(classes),
+            Op::Accuracy { rows, classes, .. } => 4 * u64::from(rows) * u64::from(classes),
             Op::SgdMomentum { values, .. } => 8 * u64::from(values),
             Op::AdamWAdvance { .. } => 2,
             Op::AdamW { values, .. } => 24 * u64::from(values),
@@ -221,6 +231,10 @@ impl Op {
                 let params = softmax_cross_entropy::Params { rows, classes };
                 let buffers = vec![logits, labels, gradient, losses];
                 Call::new(&softmax_cross_entropy::KERNEL, &params, buffers, softmax_cross_entropy::dispatch(rows))
+            }
+            Op::Accuracy { logits, labels, hits, rows, classes } => {
+                let params = accuracy::Params { rows, classes };
+                Call::new(&accuracy::KERNEL, &params, vec![logits, labels, hits], accuracy::dispatch(rows))
             }
             Op::SgdMomentum { gradient, velocity, parameter, values, rates } => {
                 let params = sgd_momentum::Params::new(values, rates);

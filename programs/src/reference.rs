@@ -8,7 +8,7 @@ mod sequence;
 
 use manyhands_shaders::gradient_norm::{clip, squares};
 use manyhands_shaders::matmul::{self, Shape};
-use manyhands_shaders::{add, clear, column_sum, relu_backward, relu_forward, sgd_momentum, softmax_cross_entropy};
+use manyhands_shaders::{accuracy, add, clear, column_sum, relu_backward, relu_forward, sgd_momentum, softmax_cross_entropy};
 
 use crate::{Buffer, Matmul, Op};
 
@@ -39,6 +39,10 @@ pub fn run(op: &Op, buffers: &mut [Vec<f32>]) {
             let batch = softmax_cross_entropy::reference(classes as usize, &read(logits), labels);
             buffers[gradient.0] = narrow(&batch.gradient);
             buffers[losses.0] = narrow(&batch.losses);
+        }
+        Op::Accuracy { logits, labels, hits, classes, .. } => {
+            let labels: &[u32] = bytemuck::cast_slice(&buffers[labels.0]);
+            buffers[hits.0] = narrow(&accuracy::reference(classes as usize, &read(logits), labels));
         }
         Op::SgdMomentum { gradient, velocity, parameter, rates, .. } => {
             let updated = sgd_momentum::reference(rates, &read(gradient), &read(velocity), &read(parameter));

@@ -193,7 +193,8 @@ impl TrainWork {
     }
 }
 
-/// The inner optimiser; its state starts at zero in every unit.
+/// The inner optimiser; its state starts at zero in every unit. All gradients of a step together are first scaled down to the
+/// norm `clip_norm` if theirs is larger; 0 leaves them alone.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 #[cfg_attr(
     feature = "json",
@@ -209,10 +210,13 @@ pub enum InnerOptimizer {
         learning_rate: f32,
         #[cbor(n(1), with = "short_f32")]
         momentum: f32,
+        /// Absent where it is 0, as in units that know no clipping here.
+        #[cbor(n(2), with = "short_f32", skip_if = "is_zero")]
+        #[cfg_attr(feature = "json", serde(default, skip_serializing_if = "is_zero"))]
+        clip_norm: f32,
     },
     /// With `t` the step, from 1: `m ← β₁m + (1 − β₁)g; v ← β₂v + (1 − β₂)g²;
-    /// p ← p − learning_rate · (m/(1 − β₁ᵗ) / (sqrt(v/(1 − β₂ᵗ)) + epsilon) + weight_decay · p)` (Loshchilov, Hutter, 2019), where
-    /// all gradients together are first scaled down to the norm `clip_norm` if theirs is larger; 0 leaves them alone.
+    /// p ← p − learning_rate · (m/(1 − β₁ᵗ) / (sqrt(v/(1 − β₂ᵗ)) + epsilon) + weight_decay · p)` (Loshchilov, Hutter, 2019).
     #[n(1)]
     #[cfg_attr(feature = "json", serde(rename = "adamw"))]
     AdamW {
@@ -231,26 +235,30 @@ pub enum InnerOptimizer {
     },
 }
 
+fn is_zero(value: &f32) -> bool {
+    *value == 0.0
+}
+
 impl InnerOptimizer {
     /// Checks the figures; the error has the field at fault and why.
     pub fn validate(&self) -> Result<(), (&'static str, &'static str)> {
         let check = |ok: bool, field, reason| if ok { Ok(()) } else { Err((field, reason)) };
         let positive = |value: f32, field| check(value.is_finite() && value > 0.0, field, "must be finite and positive");
         let share = |value: f32, field| check((0.0..1.0).contains(&value), field, "must be 0 or more and below 1");
+        let not_negative = |value: f32, field| check(value.is_finite() && value >= 0.0, field, "must be finite and not negative");
         match *self {
-            InnerOptimizer::Sgd { learning_rate, momentum } => {
+            InnerOptimizer::Sgd { learning_rate, momentum, clip_norm } => {
                 positive(learning_rate, "learning_rate")?;
-                share(momentum, "momentum")
+                share(momentum, "momentum")?;
+                not_negative(clip_norm, "clip_norm")
             }
             InnerOptimizer::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, clip_norm } => {
                 positive(learning_rate, "learning_rate")?;
                 share(beta1, "beta1")?;
                 share(beta2, "beta2")?;
                 check((1e-12..1.0).contains(&epsilon), "epsilon", "must be 1e-12 or more and below 1")?;
-                for (value, field) in [(weight_decay, "weight_decay"), (clip_norm, "clip_norm")] {
-                    check(value.is_finite() && value >= 0.0, field, "must be finite and not negative")?;
-                }
-                Ok(())
+                not_negative(weight_decay, "weight_decay")?;
+                not_negative(clip_norm, "clip_norm")
             }
         }
     }
@@ -320,11 +328,43 @@ mod tests {
         let input = Input { shape: vec![2], dtype: InputType::F32, scale: 1.0, offset: 0.0 };
         let model = Model { input, layers: vec![Layer::Dense { outputs: 2 }], loss: Loss::SoftmaxCrossEntropy };
         let hash = |first: u8| BlobHash(std::array::from_fn(|i| first + i as u8));
-        let optimizer = InnerOptimizer::Sgd { learning_rate: 1.0, momentum: 0.0 };
+        let optimizer = InnerOptimizer::Sgd { learning_rate: 1.0, momentum: 0.0, clip_norm: 0.0 };
         let (checkpoint, shard) = (hash(0), hash(100));
         let work = TrainWork { model, checkpoint, shard, round: 0, first_row: 0, batch: 1, inner_steps: 1, optimizer };
         // 0^100, 1^101, 2^102, 3^103 and so on, the lowest byte first.
         assert_eq!(work.dropout_key(), [0x6464_6464, 0x6C6C_6C6C]);
         assert_ne!(TrainWork { shard: hash(101), ..work.clone() }.dropout_key(), work.dropout_key());
+    }
+
+    /// A figure that is absent is 0, and 0 is written in no other way.
+    #[cfg(feature = "every-layer")]
+    #[test]
+    fn sgd_without_clipping_is_as_it_was() {
+        use crate::cbor::{CborError, decode_strict, encode};
+        let sgd = |clip_norm| InnerOptimizer::Sgd { learning_rate: 0.5, momentum: 0.25, clip_norm };
+        for (optimizer, bytes) in [(sgd(0.0), "8300f93800f93400"), (sgd(1.0), "8400f93800f93400f93c00")] {
+            assert_eq!(hex::encode(encode(&optimizer)), bytes);
+            assert_eq!(decode_strict(&hex::decode(bytes).unwrap()), Ok(optimizer));
+        }
+        for zero in ["8400f93800f93400f90000", "8400f93800f93400f98000"] {
+            let refused = decode_strict::<InnerOptimizer>(&hex::decode(zero).unwrap());
+            assert_eq!(refused, Err(CborError::NotDeterministic), "{zero}");
+        }
+        for wrong in [f32::NAN, f32::INFINITY, -1.0] {
+            assert_eq!(sgd(wrong).validate(), Err(("clip_norm", "must be finite and not negative")));
+        }
+        assert_eq!((sgd(0.0).validate(), sgd(1.0).validate()), (Ok(()), Ok(())));
+    }
+
+    #[cfg(feature = "json")]
+    #[test]
+    fn a_manifest_may_leave_clipping_of_sgd_out() {
+        let sgd = |clip_norm| InnerOptimizer::Sgd { learning_rate: 0.5, momentum: 0.25, clip_norm };
+        let plain = r#"{"type":"sgd","learning_rate":0.5,"momentum":0.25}"#;
+        let clipped = r#"{"type":"sgd","learning_rate":0.5,"momentum":0.25,"clip_norm":1.0}"#;
+        for (optimizer, json) in [(sgd(0.0), plain), (sgd(1.0), clipped)] {
+            assert_eq!(serde_json::from_str::<InnerOptimizer>(json).unwrap(), optimizer);
+            assert_eq!(serde_json::to_string(&optimizer).unwrap(), json);
+        }
     }
 }

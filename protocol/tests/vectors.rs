@@ -151,7 +151,7 @@ fn train_manifest() -> UnitManifest {
         first_row: 64,
         batch: 32,
         inner_steps: 30,
-        optimizer: InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.5 },
+        optimizer: InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.5, clip_norm: 0.0 },
     };
     manifest(42, 901, Work::Train(work), 4_096)
 }
@@ -194,6 +194,11 @@ fn unit_manifests() {
     check_signed("unit-manifest-train", Kind::UnitManifest, &key(2), &train_manifest());
     let committing = UnitManifest { states_every: Some(4), ..train_manifest() };
     check_signed("unit-manifest-train-states", Kind::UnitManifest, &key(2), &committing);
+    let mut clipping = UnitManifest { unit: UnitId(44), lease: LeaseId(903), ..train_manifest() };
+    let Work::Train(work) = &mut clipping.work else { panic!("it trains") };
+    work.optimizer = InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.5, clip_norm: 0.25 };
+    check_signed("unit-manifest-train-clipped", Kind::UnitManifest, &key(2), &clipping);
+    assert_eq!(clipping.work.validate(), Ok(()));
     check_signed("unit-manifest-matmul-f16", Kind::UnitManifest, &key(2), &f16_manifest());
     assert_eq!(matmul_manifest().work.validate(), Ok(()));
     assert_eq!(f16_manifest().work.validate(), Ok(()));

@@ -8,6 +8,7 @@
 //! denormal values may be flushed to zero.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod accuracy;
 pub mod adamw;
 pub mod adamw_advance;
 pub mod add;
@@ -81,7 +82,7 @@ pub enum Binding {
 }
 
 /// Every kernel of this crate.
-pub const KERNELS: [&Kernel; 52] = [
+pub const KERNELS: [&Kernel; 53] = [
     &matmul::naive::KERNEL,
     &matmul::blocked::KERNEL,
     &matmul::blocked_vec4::KERNEL,
@@ -100,6 +101,7 @@ pub const KERNELS: [&Kernel; 52] = [
     &relu_forward::KERNEL,
     &sgd_momentum::KERNEL,
     &softmax_cross_entropy::KERNEL,
+    &accuracy::KERNEL,
     &adamw::KERNEL,
     &adamw_advance::KERNEL,
     &dropout::KERNEL,

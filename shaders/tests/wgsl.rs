@@ -78,8 +78,8 @@ fn params_have_one_layout_on_both_sides() {
 #[test]
 fn overrides_default_to_the_constants_of_the_rust_side() {
     use manyhands_shaders::{
-        adamw, add, attention, clear, column_sum, dropout, embedding, gelu, gradient_norm, layer_norm, matmul, relu_backward,
-        relu_forward, sgd_momentum, softmax_cross_entropy,
+        accuracy, adamw, add, attention, clear, column_sum, dropout, embedding, gelu, gradient_norm, layer_norm, matmul,
+        relu_backward, relu_forward, sgd_momentum, softmax_cross_entropy,
     };
     let blocked = [
         ("ROWS", matmul::blocked::WORKGROUP_ROWS),
@@ -117,6 +117,7 @@ fn overrides_default_to_the_constants_of_the_rust_side() {
     check(&relu_forward::KERNEL, &[("WORKGROUP", relu_forward::WORKGROUP)]);
     check(&sgd_momentum::KERNEL, &[("WORKGROUP", sgd_momentum::WORKGROUP)]);
     check(&softmax_cross_entropy::KERNEL, &[("WORKGROUP", softmax_cross_entropy::WORKGROUP)]);
+    check(&accuracy::KERNEL, &[("WORKGROUP", accuracy::WORKGROUP)]);
     check(&adamw::KERNEL, &[("WORKGROUP", adamw::WORKGROUP)]);
     check(&dropout::KERNEL, &[("WORKGROUP", dropout::WORKGROUP)]);
     use attention::{delta, forward, key_gradient, query_gradient};

@@ -15,7 +15,7 @@ const UNITS: u64 = 6;
 
 /// A coordinator that challenges every result.
 fn challenging(folder: &std::path::Path) -> Result<Server> {
-    Server::start_with(&folder.join("data"), &["--challenge-rate", "1"])
+    Server::start_with(&folder.join("data"), &["--challenge-rate", "1", "--commit-share", "1"])
 }
 
 /// No lie was found, and nobody else was needed.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use manyhands_protocol::view::JobState;
-use manyhands_tests::browser::Visitor;
-use manyhands_tests::jobs;
+use manyhands_tests::browser::{Visitor, text};
+use manyhands_tests::jobs::{self, SmallTrain};
 use manyhands_tests::server::Server;
 use serde_json::Value;
 
@@ -122,5 +122,58 @@ async fn a_tab_measures_and_keeps_it() -> Result<()> {
         jobs::check_product(&files.data, &out, EXTENTS)?;
         assert!(texts(&kept, "tried on ").iter().all(|(_, left)| left.is_empty()), "{kept}");
     }
+    Ok(())
+}
+
+/// Writes what a page's origin keeps under a name.
+const KEEP: &str = r#"
+    const done = arguments[arguments.length - 1];
+    const [key, text] = [NAME, TEXT];
+    const open = indexedDB.open("manyhands-tuning");
+    open.onerror = () => done({ error: String(open.error) });
+    open.onsuccess = () => {
+        const change = open.result.transaction("tuning", "readwrite");
+        change.objectStore("tuning").put(text, key);
+        change.oncomplete = () => { open.result.close(); done({}); };
+    };"#;
+
+/// A software adapter that is let in is many times slower than the CPU path. What was measured of it holds for the next visit.
+#[tokio::test]
+async fn a_tab_leaves_a_gpu_that_is_slower_than_its_processor() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Server::start(&folder.path().join("data"))?;
+    let small =
+        SmallTrain { width: 784, hidden: 512, rounds_max: 2, units_per_round: 2, noisy_labels: true, ..SmallTrain::default() };
+    let files = jobs::train(folder.path(), SmallTrain { target_accuracy: 1.0, ..small })?;
+    let visit = async |visitor: &Visitor, query: &str| -> Result<Value> {
+        let job = server.submit(&files.manifest, &files.data)?;
+        visitor.goto(&format!("{}/?{query}&job={job}", server.url)).await?;
+        visitor.press_start().await?;
+        let state = visitor.wait_until("d.jobState === 'finished'", LIMIT).await?;
+        assert_eq!(server.job(job).await?.results_rejected, 0);
+        Ok(state)
+    };
+    let visitor = Visitor::open(&server.url).await?;
+    let state = visit(&visitor, "backend=any&tune=off").await?;
+    assert_eq!(state["backend"], "webgpu", "nothing was measured: {state}");
+
+    let state = visit(&visitor, "backend=any").await?;
+    assert_eq!(state["backend"], "wasm", "{state}");
+    let said = visitor.run("return document.getElementById('adapter').textContent;").await?;
+    assert!(text(&said).contains("measured to be faster here than the graphics processor"), "{said}");
+    let kept = visitor.run_async(KEPT).await?;
+    println!("{kept}");
+    let shares = texts(&kept, "the CPU path against ");
+    let [(name, shares)] = shares.as_slice() else { panic!("one adapter: {kept}") };
+    let (stamp, line) = shares.trim_end().split_once('\n').context("a share below a stamp")?;
+    let (work, share) = line.rsplit_once(' ').context("a share")?;
+    assert!(share.parse::<u32>()? <= 667, "{line}");
+
+    // Had it been as fast, the next visit would stay with it: it does not measure again.
+    let equal = format!("{stamp}\n{work} 1000\n");
+    let keep = KEEP.replace("NAME", &serde_json::to_string(name)?).replace("TEXT", &serde_json::to_string(&equal)?);
+    visitor.run_async(&keep).await?;
+    let state = visit(&visitor, "backend=any").await?;
+    assert_eq!(state["backend"], "webgpu", "{state}");
     Ok(())
 }

@@ -57,7 +57,7 @@ class TrainUnit:
         expect(kind == 1, "not a training unit")
         self.model, self.checkpoint, self.shard, self.round, self.first_row, self.batch, self.steps, optimizer = (work[i] for i in range(8))
         expect(optimizer[0] == 0, "another optimiser than sgd")
-        self.learning_rate, self.momentum = optimizer[1:]
+        self.learning_rate, self.momentum, self.clip_norm = (*optimizer[1:], 0.0)[:3]
 
     def update(self):
         """The pseudo-gradient and the losses, section 7."""
@@ -72,6 +72,9 @@ class TrainUnit:
             rows = (self.first_row + step * self.batch) % len(x)
             loss, gradient = self.gradient(p, x[rows : rows + self.batch], y[rows : rows + self.batch])
             losses.append(int(loss * 1e6))
+            norm = np.sqrt(sum(float((values**2).sum()) for values in gradient.values()))
+            if 0 < self.clip_norm < norm:
+                gradient = {name: values * (self.clip_norm / norm) for name, values in gradient.items()}
             for name in p:
                 v[name] = self.momentum * v[name] + gradient[name]
                 p[name] = p[name] - self.learning_rate * v[name]

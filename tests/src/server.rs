@@ -146,33 +146,9 @@ impl Server {
         serde_json::from_slice(&body).with_context(|| path.to_owned())
     }
 
-    /// Follows the job's event stream until `reached`; gives the view then.
+    /// [`follow`] on this coordinator.
     pub async fn follow(&self, job: JobId, limit: Duration, reached: impl Fn(&JobView) -> bool) -> Result<JobView> {
-        let mut last = None;
-        let follow = async {
-            let response = reqwest::get(format!("{}/v1/jobs/{job}/events", self.url)).await?;
-            ensure!(response.status().is_success(), "events of job {job}: {}", response.status());
-            let (mut stream, mut text) = (response.bytes_stream(), String::new());
-            while let Some(bytes) = stream.next().await {
-                text.push_str(std::str::from_utf8(&bytes?).context("events are UTF-8")?);
-                while let Some(end) = text.find('\n') {
-                    let line: String = text.drain(..=end).collect();
-                    if let Some(data) = line.trim_end().strip_prefix("data:") {
-                        let view: JobView = serde_json::from_str(data).context("an event is a job view")?;
-                        if reached(&view) {
-                            return Ok(view);
-                        }
-                        last = Some(view);
-                    }
-                }
-            }
-            bail!("the event stream ended")
-        };
-        let ended = tokio::time::timeout(limit, follow).await;
-        match ended {
-            Ok(result) => result.with_context(|| format!("job {job}, last seen: {last:?}")),
-            Err(_) => bail!("job {job} did not get there within {limit:?}; last seen: {last:?}"),
-        }
+        follow(&self.url, job, limit, reached).await
     }
 }
 
@@ -181,6 +157,35 @@ impl Drop for Server {
         if std::thread::panicking() {
             eprintln!("{}", log_end(&self.data_dir));
         }
+    }
+}
+
+/// Follows a job's event stream until `reached`; gives the view then.
+pub async fn follow(url: &str, job: JobId, limit: Duration, reached: impl Fn(&JobView) -> bool) -> Result<JobView> {
+    let mut last = None;
+    let follow = async {
+        let response = reqwest::get(format!("{url}/v1/jobs/{job}/events")).await?;
+        ensure!(response.status().is_success(), "events of job {job}: {}", response.status());
+        let (mut stream, mut text) = (response.bytes_stream(), String::new());
+        while let Some(bytes) = stream.next().await {
+            text.push_str(std::str::from_utf8(&bytes?).context("events are UTF-8")?);
+            while let Some(end) = text.find('\n') {
+                let line: String = text.drain(..=end).collect();
+                if let Some(data) = line.trim_end().strip_prefix("data:") {
+                    let view: JobView = serde_json::from_str(data).context("an event is a job view")?;
+                    if reached(&view) {
+                        return Ok(view);
+                    }
+                    last = Some(view);
+                }
+            }
+        }
+        bail!("the event stream ended")
+    };
+    let ended = tokio::time::timeout(limit, follow).await;
+    match ended {
+        Ok(result) => result.with_context(|| format!("job {job}, last seen: {last:?}")),
+        Err(_) => bail!("job {job} did not get there within {limit:?}; last seen: {last:?}"),
     }
 }
 

@@ -64,7 +64,7 @@ TOTALS = {0: "accepted", 1: "rejected", 2: "pending", 3: "credit_flop"}
 MATMUL = {0: "a", 1: "b", 2: "m", 3: "k", 4: "n", 5: "dtype: f16"}
 TRAIN = {
     0: ("model", MODEL), 1: "checkpoint", 2: "shard", 3: "round", 4: "first_row", 5: "batch", 6: "inner_steps",
-    7: ("optimizer", ["optimizer", "type: sgd", "learning_rate: 0.05", "momentum: 0.5"]),
+    7: ("optimizer", ["optimizer", "type: sgd", "learning_rate: 0.05", "momentum: 0.5", "clip_norm: 0.25"]),
 }
 
 
@@ -408,13 +408,16 @@ def main(check):
         1: [[0, 3], [1], [0, 2]],
         2: 0,
     }
+    def train(optimizer):
+        return [1, {0: model, 1: blob("checkpoint"), 2: blob("shard"), 3: 12, 4: 64, 5: 32, 6: 30, 7: optimizer}]
+
     works = {
         "matmul": (41, 900, [0, {0: blob("a"), 1: blob("b"), 2: 256, 3: 1000, 4: 17}], MATMUL, 262_144),
         "matmul-f16": (43, 902, [0, {0: blob("a"), 1: blob("b"), 2: 256, 3: 1000, 4: 17, 5: 1}], MATMUL, 262_144),
-        "train": (42, 901, [1, {
-            0: model, 1: blob("checkpoint"), 2: blob("shard"), 3: 12, 4: 64, 5: 32, 6: 30, 7: [0, f32(0.05), 0.5],
-        }], TRAIN, 4_096),
+        "train": (42, 901, train([0, f32(0.05), 0.5]), TRAIN, 4_096),
+        "train-clipped": (44, 903, train([0, f32(0.05), 0.5, 0.25]), TRAIN, 4_096),
     }
+    more = {"matmul-f16": " of operands in f16", "train-clipped": " with clipping"}
     manifests = {}
     signed = f"signed by the coordinator's test key (seed 02 x 32, public {COORDINATOR.public.hex()})."
     for kind, (unit, lease, work, schema, upload) in works.items():
@@ -422,8 +425,8 @@ def main(check):
             0: 1, 1: 7, 2: unit, 3: lease, 4: VOLUNTEER.public, 5: NOW, 6: NOW + 60_000, 7: work, 8: upload,
         })
         manifests[kind] = sign(COORDINATOR, "unit-manifest", payload)
-        name, _, dtype = kind.partition("-")
-        about = f"Unit manifest of a {name} unit{' of operands in f16' if dtype else ''},\n{signed}"
+        name = kind.partition("-")[0]
+        about = f"Unit manifest of a {name} unit{more.get(kind, '')},\n{signed}"
         write(f"unit-manifest-{kind}", about, manifests[kind], envelope(manifest(name, schema)), check)
     unit, lease, work, schema, upload = works["train"]
     committing = sign(COORDINATOR, "unit-manifest", cbor({

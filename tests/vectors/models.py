@@ -9,7 +9,7 @@ decision is close enough for f32 to fall the other way.
 Dropout's masks come from Philox4x32-10 written again here, keyed by the hashes of a unit as section 7 says.
 
 models.safetensors holds, for each model: its parameters (f32) and one batch, the mean loss, the gradient of every
-parameter (f64), and the parameters after three steps of AdamW on that batch, without and with clipping.
+parameter (f64), and the parameters after three steps on that batch: of AdamW without and with clipping, and of SGD with it.
 `--check` compares with the committed file: values to 1e-11, since libraries of linear algebra sum in different orders.
 crate/tests/suite/vectors.rs compares the engine's backends with it.
 """
@@ -27,7 +27,7 @@ STEP = 1e-30
 MARGIN = 1e-4
 STEPS = 3
 RATES = {name: float(np.float32(value)) for name, value in {
-    "learning_rate": 0.01, "beta1": 0.9, "beta2": 0.95, "epsilon": 0.01, "weight_decay": 0.1, "clip_norm": 0.25,
+    "learning_rate": 0.01, "beta1": 0.9, "beta2": 0.95, "epsilon": 0.01, "momentum": 0.5, "sgd_learning_rate": 0.25, "weight_decay": 0.1, "clip_norm": 0.25,
 }.items()}
 
 
@@ -207,17 +207,29 @@ def gradient_of(layers, parameters, x, y, step=0):
     return gradients
 
 
+def clipped(gradients, clip_norm):
+    norm = np.sqrt(sum((g**2).sum() for g in gradients.values()))
+    scale = clip_norm / norm if 0 < clip_norm < norm else 1.0
+    assert clip_norm == 0 or scale < 1, "the vector with clipping must clip"
+    return {name: g * scale for name, g in gradients.items()}
+
+
+def sgd(layers, parameters, x, y, clip_norm):
+    p = {name: value.astype(np.float64) for name, value in parameters.items()}
+    v = {name: np.zeros(value.shape) for name, value in p.items()}
+    for t in range(STEPS):
+        for name, g in clipped(gradient_of(layers, p, x, y, t), clip_norm).items():
+            v[name] = RATES["momentum"] * v[name] + g
+        p = {name: value - RATES["sgd_learning_rate"] * v[name] for name, value in p.items()}
+    return p
+
+
 def adamw(layers, parameters, x, y, clip_norm):
     rate, beta1, beta2 = RATES["learning_rate"], RATES["beta1"], RATES["beta2"]
     p = {name: value.astype(np.float64) for name, value in parameters.items()}
     m, v = ({name: np.zeros(value.shape) for name, value in p.items()} for _ in range(2))
     for t in range(1, STEPS + 1):
-        gradients = gradient_of(layers, p, x, y, t - 1)
-        norm = np.sqrt(sum((g**2).sum() for g in gradients.values()))
-        scale = clip_norm / norm if 0 < clip_norm < norm else 1.0
-        assert clip_norm == 0 or scale < 1, "the vector with clipping must clip"
-        for name, g in gradients.items():
-            g = g * scale
+        for name, g in clipped(gradient_of(layers, p, x, y, t - 1), clip_norm).items():
             m[name] = beta1 * m[name] + (1 - beta1) * g
             v[name] = beta2 * v[name] + (1 - beta2) * g**2
             change = m[name] / (1 - beta1**t) / (np.sqrt(v[name] / (1 - beta2**t)) + RATES["epsilon"])
@@ -253,6 +265,7 @@ def vectors_of(model, seed):
         "gradient": gradient_of(layers, parameters, x, y),
         "adamw": adamw(layers, parameters, x, y, 0.0),
         "clipped": adamw(layers, parameters, x, y, RATES["clip_norm"]),
+        "clipped-sgd": sgd(layers, parameters, x, y, RATES["clip_norm"]),
     }
     for kind, tensors in sets.items():
         made.update({f"{model}/{kind}/{name}": value for name, value in tensors.items()})

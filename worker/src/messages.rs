@@ -2,12 +2,12 @@
 //! copy of it for its type checker is www/types.d.ts. Fields are read and written by hand, which is smaller than a
 //! serializer; nothing here acts on a message.
 //!
-//! Page to worker: `start {job: number|null, category: "", site: "", backend: "auto"|"gpu"|"cpu", tune: "auto"|"off",
+//! Page to worker: `start {job: number|null, category: "", site: "", backend: "auto"|"any"|"gpu"|"cpu", tune: "auto"|"off",
 //! duty_percent, data_bytes_max, lanes?}`, `pause`, `resume`, `stop`, `limit {duty_percent}`, `conditions {visible, in_use,
 //! background, dropped: number|null, pressure: "nominal"|"serious"|"critical", battery: number|null, saver}`,
 //! `try {job, rows, prompt, seed, picture: Uint8Array|null, asked}`, `key {act: "replace"|"export"|"import", passphrase, file}`.
 //!
-//! Worker to page: `ready`, `state {state, detail}`, `adapter {backend: "webgpu"|"wasm", adapter, reason}`,
+//! Worker to page: `ready`, `state {state, detail}`, `adapter {backend: "webgpu"|"wasm", adapter, reason, is_faster?}`,
 //! `key {id, stored}`, `unit {job, unit, kind, phase, step, steps, loss|null, reason, credit_flop, data_bytes}` (`data_bytes`
 //! of the whole visit so far), `receipt {job, unit, index, size, receipt: Uint8Array}`, `totals {accepted, rejected, pending,
 //! credit_flop}`, `spent {ms}` now and then, `pace {duty_percent, reason}` whenever the governor decides otherwise,
@@ -120,6 +120,11 @@ impl ToWorker {
                 site: fields.text("site").unwrap_or_default(),
                 choice: match fields.text("backend").as_deref() {
                     Some("auto") => Choice::Auto,
+                    #[cfg(feature = "every-layer")]
+                    Some("any") => Choice::Any,
+                    // What begins a visit measures nothing.
+                    #[cfg(not(feature = "every-layer"))]
+                    Some("any") => Choice::Gpu,
                     Some("gpu") => Choice::Gpu,
                     Some("cpu") => Choice::Cpu,
                     _ => return Err("backend"),
@@ -298,8 +303,17 @@ pub fn key_done(done: keyring::Done) -> JsValue {
 pub fn event(event: Event, data_bytes: u64) -> JsValue {
     match event {
         Event::State { state, detail } => message("state").with("state", state.name()).with("detail", detail),
-        Event::Adapter { backend, adapter, reason } => {
-            message("adapter").with("backend", backend.name()).with("adapter", adapter).with("reason", reason)
+        Event::Adapter {
+            backend,
+            adapter,
+            reason,
+            #[cfg(feature = "every-layer")]
+            is_faster,
+        } => {
+            let record = message("adapter").with("backend", backend.name()).with("adapter", adapter).with("reason", reason);
+            #[cfg(feature = "every-layer")]
+            let record = record.with("is_faster", is_faster);
+            record
         }
         Event::Key { id, stored } => message("key").with("id", id.to_string()).with("stored", stored),
         Event::Unit(u) => message("unit")

@@ -74,6 +74,8 @@ export class JobDisplay {
     setText(element("accepted"), text.number(job.results_accepted));
     setText(element("rejected"), text.number(job.results_rejected));
     setText(element("refereed"), text.number(job.units_refereed));
+    element("tax-row").hidden = !job.tax;
+    if (job.tax) setText(element("tax"), text.percentRound(job.tax.total));
     element("learning").hidden = !job.train;
     element("job-model-row").hidden = !job.train;
     if (job.train) this.#train(job.train);

@@ -34,7 +34,7 @@ const root = document.documentElement;
 const query = new URLSearchParams(location.search);
 const wantedJob = query.get("job");
 const backend = /** @type {Backend} */ (
-  ["gpu", "cpu"].includes(query.get("backend") ?? "") ? query.get("backend") : "auto"
+  ["any", "gpu", "cpu"].includes(query.get("backend") ?? "") ? query.get("backend") : "auto"
 );
 /** In another site's page, which may ask for less than this page would. */
 const framed = window.parent !== window;

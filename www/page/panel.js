@@ -296,7 +296,8 @@ export class Panel {
     if (adapter) {
       const kind = text.say(adapter.backend === "webgpu" ? "runs_gpu" : "runs_cpu");
       const device = adapter.adapter ? text.say("runs_on", { kind, adapter: adapter.adapter }) : kind;
-      setText(element("adapter"), adapter.reason ? text.say("runs_why", { device, note: adapter.reason }) : device);
+      const why = () => (adapter.reason ? text.say("runs_why", { device, note: adapter.reason }) : device);
+      setText(element("adapter"), adapter.is_faster ? text.say("runs_faster", { device }) : why());
     }
     element("given-row").hidden = totals.credit_flop === 0;
     setText(element("given"), text.say("given", { flop: totals.credit_flop }));

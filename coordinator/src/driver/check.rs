@@ -9,7 +9,7 @@ use manyhands_protocol::work::{Dtype, MatmulWork, TrainWork, Work};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use super::{DriveError, challenge};
+use super::{DriveError, challenge, settle};
 use crate::service::Service;
 use crate::store::{Judgement, ResultRow, SettledBy, Settlement, Unit};
 use crate::verify::freivalds::ProductShape;
@@ -88,15 +88,17 @@ async fn check_update(service: &Service, result: &ResultRow, unit: &Unit, work: 
     };
     let Some(canonical) = unit.canonical else {
         if !challenge::draw(service, result, unit, work).await? {
-            service.store.decide(result.id, (service.config.draw)()?, now_ms).await?;
+            // Whoever computed nothing agrees with all others who did: that goes to the referee, which a draw of 0 always means.
+            let draw = if gradient::norm(&update) == 0.0 { 0.0 } else { (service.config.draw)()? };
+            service.store.decide(result.id, draw, now_ms).await?;
         }
         return Ok(());
     };
     let settled = merge::read_tensors(&work.model, &service.blobs.read(canonical).await?)?;
-    let judgement = if gradient::compare(&settled, &update, tolerance(&work.model)) {
+    let judgement = if unit.settled_by == Some(SettledBy::Referee) {
+        settle::against_referee(service, unit, work, result, &settled, update).await?
+    } else if gradient::compare(&settled, &update, tolerance(&work.model)) {
         Judgement::accept(result.id)
-    } else if unit.settled_by == Some(SettledBy::Referee) {
-        Judgement::catch(result.id, DISAGREES)
     } else {
         Judgement::reject(result.id, DISAGREES)
     };

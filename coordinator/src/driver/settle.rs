@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use manyhands_protocol::BlobHash;
-use manyhands_protocol::rules::settle::tolerance;
+use manyhands_protocol::rules::settle::{may_be_rounding, tolerance};
 use manyhands_protocol::wire::Verdict;
 use manyhands_protocol::work::{MatmulWork, TrainWork, Work};
 
@@ -57,7 +57,8 @@ pub async fn compare(service: &Arc<Service>, unit: &Unit) -> Result<(), DriveErr
         return Ok(());
     };
     if !gradient::compare(a, b, tolerance(&work.model)) {
-        tracing::info!(unit = %unit.id, keys = %format!("{} {}", first.key, second.key), "results disagree");
+        let distance = gradient::distance(a, b);
+        tracing::info!(unit = %unit.id, keys = %format!("{} {}", first.key, second.key), distance, "results disagree");
         return referee(service, unit).await;
     }
     let judgements = vec![Judgement::accept(first.id), Judgement::accept(second.id)];
@@ -83,17 +84,37 @@ pub async fn referee(service: &Arc<Service>, unit: &Unit) -> Result<(), DriveErr
     for (result, update) in updates(service, unit, work, UPDATES_COUNT_MAX).await? {
         if gradient::compare(&own, &update, tolerance(&work.model)) {
             canonical = canonical.or(Some(result.output));
-            judgements.push(Judgement::accept(result.id));
-        } else {
-            tracing::info!(result = result.id, unit = %unit.id, key = %result.key, "rejected: the referee disagrees");
-            judgements.push(Judgement::catch(result.id, DISAGREES));
         }
+        judgements.push(against_referee(service, unit, work, &result, &own, update).await?);
     }
     let canonical = match canonical {
         Some(hash) => hash,
         None => service.put_blob(merge::write_tensors(&work.model, &own)).await?,
     };
     end(service, unit, canonical, judgements).await
+}
+
+/// The verdict on a result of a unit that the referee computed. One that disagrees is a lie, unless rounding alone leads there:
+/// then it is accepted, and the round goes on with the referee's.
+pub async fn against_referee(
+    service: &Service,
+    unit: &Unit,
+    work: &TrainWork,
+    result: &ResultRow,
+    settled: &Update,
+    update: Update,
+) -> Result<Judgement, DriveError> {
+    if gradient::compare(settled, &update, tolerance(&work.model)) {
+        return Ok(Judgement::accept(result.id));
+    }
+    let distance = gradient::distance(settled, &update);
+    let rounding = may_be_rounding(distance) && {
+        let (checkpoint, shard) = (service.blobs.read(work.checkpoint).await?, service.blobs.read(work.shard).await?);
+        let (_slot, work) = (service.referee.acquire().await, work.clone());
+        tokio::task::spawn_blocking(move || native::rounding_gives(&work, &checkpoint, &shard, &update)).await??
+    };
+    tracing::info!(result = result.id, unit = %unit.id, key = %result.key, distance, rounding, "the referee disagrees");
+    Ok(if rounding { Judgement::accept(result.id) } else { Judgement::catch(result.id, DISAGREES) })
 }
 
 /// Computes a product that no volunteer did. A result that comes in meanwhile is checked by algebra, like any other.

@@ -47,7 +47,7 @@ pub async fn ask(
         backend: request.backend.name(),
         prefix: prefix::address(peer, &headers, service.config.forwarded_header.as_ref())
             .and_then(|address| service.prefixes.tag(address)),
-        challenges: service.config.challenge_rate > 0.0,
+        commit_share_max: (service.config.challenge_rate > 0.0).then_some(service.config.commit_share_max),
         now_ms: service.now_ms(),
     };
     let sign = |manifest: &UnitManifest| service.keys.sign(cose::Kind::UnitManifest, cbor::encode(manifest));

@@ -57,7 +57,7 @@ fn work(first_row: u32, inner_steps: u32) -> TrainWork {
         first_row,
         batch: 4,
         inner_steps,
-        optimizer: InnerOptimizer::Sgd { learning_rate: 0.1, momentum: 0.9 },
+        optimizer: InnerOptimizer::Sgd { learning_rate: 0.1, momentum: 0.9, clip_norm: 0.0 },
     }
 }
 
@@ -101,10 +101,7 @@ fn evaluation_is_that_of_plain_loops() {
 }
 
 #[test]
-fn losses_and_winners_of_odd_logits() {
-    assert_eq!(largest(&[1.0, 3.0, 3.0]), Some(1));
-    assert_eq!(largest(&[1.0, f32::NAN]), None);
-    assert_eq!(largest(&[]), None);
+fn losses_of_odd_logits() {
     assert!((cross_entropy(&[1000.0, 0.0], 0)).abs() < 1e-12, "no overflow");
     assert!((cross_entropy(&[0.0, 0.0], 1) - 2f64.ln()).abs() < 1e-12);
     assert!(cross_entropy(&[f32::NAN, 0.0], 1).is_nan());

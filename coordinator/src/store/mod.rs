@@ -190,8 +190,8 @@ pub struct LeaseAsk {
     pub backend: &'static str,
     /// Of the address that asks; none where it is not known.
     pub prefix: Option<PrefixTag>,
-    /// Whether results may be challenged: units then ask for commitments.
-    pub challenges: bool,
+    /// Where results may be challenged: units ask for commitments if these take no more than this share of their time.
+    pub commit_share_max: Option<f64>,
     pub now_ms: u64,
 }
 

@@ -28,9 +28,18 @@ pub fn compare(a: &[Vec<f32>], b: &[Vec<f32>], tolerance: f64) -> bool {
     if a.len() != b.len() || a.iter().zip(b).any(|(a, b)| a.len() != b.len()) {
         return false;
     }
-    let squares = a.iter().flatten().zip(b.iter().flatten()).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2));
-    let difference = squares.sum::<f64>().sqrt();
+    let difference = difference_norm(a, b);
     [a, b].iter().all(|update| rules::settle::agree(difference, norm(update), tolerance))
+}
+
+/// How far `b` is from `a`, as a share of the norm of `a`: what [`compare`] holds against the tolerance.
+pub fn distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
+    difference_norm(a, b) / norm(a)
+}
+
+fn difference_norm(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
+    let squares = a.iter().flatten().zip(b.iter().flatten()).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2));
+    squares.sum::<f64>().sqrt()
 }
 
 /// Euclidean norm over all tensors, in f64.

@@ -18,7 +18,8 @@ use crate::client::{Answer as Answered, Leased, Volunteer};
 use crate::world::{World, train_work, update_file};
 
 async fn challenging() -> World {
-    World::start_with(|config| config.challenge_rate = 1.0).await
+    // The small job's states take longer than its steps.
+    World::start_with(|config| (config.challenge_rate, config.commit_share_max) = (1.0, f64::INFINITY)).await
 }
 
 /// All that happened in a unit, or is claimed to have.
@@ -622,9 +623,15 @@ async fn only_what_was_asked_for_is_a_commitment() {
     world.follow(job, |view| view.results_accepted == 2).await;
     world.finish().await;
 
-    let world = World::start_with(|config| config.challenge_rate = 0.0).await;
+    let world = World::start_with(|config| (config.challenge_rate, config.commit_share_max) = (0.0, f64::INFINITY)).await;
     world.train_job().await;
     let lease = world.join(1).await.lease_one().await;
     assert_eq!(lease.manifest.states_every, None, "nobody is asked for what nobody looks at");
+    world.finish().await;
+
+    let world = World::start_with(|config| config.challenge_rate = 1.0).await;
+    world.train_job().await;
+    let lease = world.join(1).await.lease_one().await;
+    assert_eq!(lease.manifest.states_every, None, "nor for what takes longer than it may");
     world.finish().await;
 }

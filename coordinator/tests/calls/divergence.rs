@@ -39,7 +39,7 @@ async fn inner_steps_that_diverge_cancel_the_job_whether_someone_lies_or_not() {
     for lied in [true, false] {
         let world = World::start().await;
         let diverges = |recipe: &mut TrainRecipe| {
-            recipe.inner_optimizer = InnerOptimizer::Sgd { learning_rate: 1e30, momentum: 0.5 };
+            recipe.inner_optimizer = InnerOptimizer::Sgd { learning_rate: 1e30, momentum: 0.5, clip_norm: 0.0 };
         };
         let job = world.create(&changed(&world, diverges).await).await;
         let volunteer = world.join(1).await;

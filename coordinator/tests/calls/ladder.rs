@@ -173,7 +173,7 @@ async fn a_caught_key_loses_what_nobody_confirmed_and_gets_no_work_for_a_day() {
     let long = |submission: &mut Submission| {
         let JobWork::Train(recipe) = &mut submission.manifest.work else { unreachable!() };
         recipe.inner_steps = 1_000;
-        recipe.inner_optimizer = InnerOptimizer::Sgd { learning_rate: 0.0009765625, momentum: 0.5 };
+        recipe.inner_optimizer = InnerOptimizer::Sgd { learning_rate: 0.0009765625, momentum: 0.5, clip_norm: 0.0 };
     };
     let job = long_rounds(&world, long).await;
     let (first, second, third) = (world.join(1).await, world.join(2).await, world.join(3).await);

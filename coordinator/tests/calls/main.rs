@@ -15,6 +15,7 @@ mod openings;
 mod products;
 mod restart;
 mod rotations;
+mod rounding;
 mod sessions;
 mod sites;
 mod start;

@@ -35,7 +35,17 @@ fn sign(manifest: &UnitManifest) -> Vec<u8> {
 
 fn ask(session: i64, now_ms: u64) -> LeaseAsk {
     let (backend, prefix) = ("other", None);
-    LeaseAsk { key: KEY, session, job: None, units_max: 4, blob_bytes_max: 4, backend, prefix, challenges: true, now_ms }
+    LeaseAsk {
+        key: KEY,
+        session,
+        job: None,
+        units_max: 4,
+        blob_bytes_max: 4,
+        backend,
+        prefix,
+        commit_share_max: Some(1.0),
+        now_ms,
+    }
 }
 
 /// A running job of one unit, leased to [`KEY`] with its output uploaded; gives the job and the lease.

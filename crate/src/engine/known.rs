@@ -17,7 +17,7 @@ use manyhands_shaders::compare::compare;
 use manyhands_shaders::matmul::{Epilogue, Matrices, Rows, Shape, Transposed, Variant};
 use manyhands_shaders::sgd_momentum::Rates;
 use manyhands_shaders::{
-    add, binary16, clear, column_sum, matmul, relu_backward, relu_forward, sgd_momentum, softmax_cross_entropy,
+    accuracy, add, binary16, clear, column_sum, matmul, relu_backward, relu_forward, sgd_momentum, softmax_cross_entropy,
 };
 
 use crate::init::word;
@@ -249,6 +249,20 @@ pub fn cross_entropy(rows: usize, classes: usize, scale: f32) -> Case {
     case
 }
 
+/// Logits are quarters, so that many are equal; every seventh label is no class.
+pub fn accuracy(rows: usize, classes: usize) -> Case {
+    let mut case = Case::new(format!("{} {rows} x {classes}", accuracy::KERNEL.name));
+    let z: Vec<f32> = values(90, rows * classes).iter().map(|v| (v * 4.0).round() / 4.0).collect();
+    let label = |row: usize| if row % 7 == 6 { classes as u32 } else { (word(1, 91, row as u64) % classes as u64) as u32 };
+    let y: Vec<u32> = (0..rows).map(label).collect();
+    let (expected, tolerance) = (accuracy::reference(classes, &wide(&z), &y), accuracy::tolerance(classes, &wide(&z), &y));
+    let (logits, labels) = (case.input(z), case.input(bytemuck::cast_slice(&y).to_vec()));
+    let hits = case.output(rows);
+    case.program.ops.push(Op::Accuracy { logits, labels, hits, rows: rows as u32, classes: classes as u32 });
+    case.expect(hits, expected, tolerance);
+    case
+}
+
 pub fn sgd_step(count: usize) -> Case {
     let mut case = Case::new(format!("{} {count}", sgd_momentum::KERNEL.name));
     let rates = Rates { learning_rate: 0.05, momentum: 0.9 };
@@ -338,6 +352,7 @@ pub fn self_test_cases() -> Vec<Case> {
         relu(301),
         relu_gradient(301),
         cross_entropy(35, 10, 8.0),
+        accuracy(35, 3),
         sgd_step(301),
     ]);
     cases.extend([adamw_advance(), adamw_step(301, 1), square_sums(2500), clipped(301, 1.0)]);

@@ -214,7 +214,7 @@ mod tests {
                 first_row: 0,
                 batch: 3,
                 inner_steps: 4,
-                optimizer: InnerOptimizer::Sgd { learning_rate: 0.1, momentum: 0.9 },
+                optimizer: InnerOptimizer::Sgd { learning_rate: 0.1, momentum: 0.9, clip_norm: 0.0 },
             };
             let forward = TrainPlan::compile(&work).unwrap().forward;
             assert_eq!(brought(&work, &forward, 900), [12 * 7 * 4, 12 * labels * 4, 4 * 4]);

@@ -57,7 +57,7 @@ mod tests {
             first_row: 0,
             batch,
             inner_steps: 1,
-            optimizer: InnerOptimizer::Sgd { learning_rate: 0.1, momentum: 0.9 },
+            optimizer: InnerOptimizer::Sgd { learning_rate: 0.1, momentum: 0.9, clip_norm: 0.0 },
         }
     }
 

@@ -29,9 +29,20 @@ pub struct ForwardPlan {
     /// In the model's order; the first buffers of the program.
     pub parameters: Vec<Buffer>,
     nodes: Vec<Placed>,
+    /// What counts right answers, where [`ForwardPlan::scored`] added it.
+    pub score: Option<Score>,
     traces: Vec<Trace>,
     /// The counter of inner steps that dropout reads.
     step: Option<Buffer>,
+}
+
+/// Of a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Score {
+    /// `[batch · labels]` u32. One that is no class is never hit.
+    pub labels: Buffer,
+    /// `[1]`, how many were hit.
+    pub hits: Buffer,
 }
 
 /// A training step over a fixed batch.
@@ -204,6 +215,34 @@ impl ForwardPlan {
     pub fn compile(model: &Model, batch: u32) -> Result<Self, EngineError> {
         check_built()?;
         forward::compile(model, batch, None, CALL_FLOP_MAX)
+    }
+
+    /// The values of so many examples and their labels in batches; labels may be none at all.
+    pub(crate) fn batches<'a>(&self, x: &'a [f32], labels: &'a [u32]) -> impl Iterator<Item = (&'a [f32], &'a [u32])> {
+        let [inputs, each] = [self.inputs, self.labels].map(|values| values as usize * self.batch as usize);
+        x.chunks(inputs).enumerate().map(move |(batch, x)| {
+            let first = (batch * each).min(labels.len());
+            (x, &labels[first..labels.len().min(first + each)])
+        })
+    }
+
+    /// The labels of a batch, the rest of it filled up with what is no class.
+    pub(crate) fn filled(&self, labels: &[u32]) -> Vec<u32> {
+        let mut filled = vec![self.classes; (self.batch * self.labels) as usize];
+        filled[..labels.len()].copy_from_slice(labels);
+        filled
+    }
+
+    /// The pass, and how many of the batch's labels it answers.
+    pub fn scored(mut self) -> Self {
+        let (rows, classes, logits) = (self.batch * self.labels, self.classes, self.logits);
+        let program = &mut self.program;
+        let [labels, hits] = [u64::from(rows), 1].map(|values| program.buffer(values));
+        let each = program.passing(rows.into());
+        program.ops.push(Op::Accuracy { logits, labels, hits: each, rows, classes });
+        program.ops.push(Op::ColumnSum { x: each, sums: hits, rows, columns: 1 });
+        self.score = Some(Score { labels, hits });
+        self
     }
 }
 

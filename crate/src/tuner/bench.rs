@@ -69,7 +69,7 @@ struct Answer {
 }
 
 /// The clock of a pace without its breaks, which would be measured, too. A try is short.
-struct Unbroken(Control);
+pub(super) struct Unbroken(pub Control);
 
 impl Pace for Unbroken {
     fn now_ms(&self) -> f64 {
@@ -240,7 +240,7 @@ impl Bench {
 }
 
 /// By how much the clock moves at a time: browsers' clocks are coarse. None where it stands still.
-fn clock_step_ms(clock: &Control) -> Option<f64> {
+pub(super) fn clock_step_ms(clock: &Control) -> Option<f64> {
     let mut last_ms = clock.now_ms();
     let moves = (0..CLOCK_READS_MAX).filter_map(|_| {
         let before_ms = std::mem::replace(&mut last_ms, clock.now_ms());

@@ -154,7 +154,7 @@ mod tests {
             layers: vec![Layer::Dense { outputs: 128 }, Layer::Relu, Layer::Dense { outputs: 10 }],
             loss: Loss::SoftmaxCrossEntropy,
         };
-        let optimizer = InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.9 };
+        let optimizer = InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.9, clip_norm: 0.0 };
         let work = TrainWork {
             model,
             checkpoint: nothing,

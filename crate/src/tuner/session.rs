@@ -160,7 +160,7 @@ impl Tuner {
 }
 
 /// One slice of the session's time. Between slices others run, a pause holds, and the duty limit idles.
-async fn sliced<T>(
+pub(crate) async fn sliced<T>(
     control: &Control,
     budget: &Budget,
     slice: impl Future<Output = Result<T, EngineError>>,

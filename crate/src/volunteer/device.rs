@@ -13,8 +13,11 @@ const LOSSES_MAX: u32 = 2;
 /// What the visitor, or a test, asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
-    /// A hardware GPU that passes its self-tests, else the CPU.
+    /// A hardware GPU that passes its self-tests and is not slower than the CPU path, else the CPU.
     Auto,
+    /// The same of any GPU, software adapters included.
+    #[cfg(feature = "every-layer")]
+    Any,
     /// A GPU, software adapters included, or nothing.
     Gpu,
     Cpu,
@@ -27,6 +30,9 @@ pub(super) struct Device {
     pub reason: String,
     /// Whether it was not yet told about.
     pub is_new: bool,
+    /// Whether it was measured to be faster than the GPU, which `reason` then names.
+    #[cfg(feature = "every-layer")]
+    pub is_faster: bool,
     choice: Choice,
     tune: Tune,
     is_gpu: bool,
@@ -52,7 +58,7 @@ impl Device {
             EngineError::TooLarge { most, .. } => *most < PROGRAM_BYTES_MAX,
             _ => false,
         };
-        let gives_way = may_fit_cpu && self.choice == Choice::Auto;
+        let gives_way = may_fit_cpu && self.choice != Choice::Gpu;
         if !self.is_gpu || !(device_failed || gives_way) {
             return Ok(Device { is_new: false, ..self });
         }
@@ -67,13 +73,36 @@ impl Device {
         Device::cpu(self.choice, self.tune, losses, fault.to_string()).await
     }
 
+    /// Whether the CPU path may take over from a GPU that works.
+    #[cfg(feature = "every-layer")]
+    pub fn may_be_left(&self) -> bool {
+        self.is_gpu && self.choice != Choice::Gpu
+    }
+
+    /// The CPU path in the place of a GPU that was measured to be slower.
+    #[cfg(feature = "every-layer")]
+    pub fn left(&self) -> impl Future<Output = Result<Device, EngineError>> + use<> {
+        let (choice, tune, losses, slower) = (self.choice, self.tune, self.losses, self.engine.device_class().adapter);
+        async move { Ok(Device { is_faster: true, ..Device::cpu(choice, tune, losses, slower).await? }) }
+    }
+
     async fn best(choice: Choice, tune: Tune, losses: u32, found: &dyn Fn()) -> Result<Device, EngineError> {
         let reason = match choice {
             Choice::Cpu => String::new(),
-            Choice::Auto | Choice::Gpu => match gpu(choice, tune, found).await {
+            _ => match gpu(choice, tune, found).await {
                 Ok(engine) => {
                     let engine = shared(engine);
-                    return Ok(Device { engine, reason: String::new(), is_new: true, choice, tune, is_gpu: true, losses });
+                    return Ok(Device {
+                        engine,
+                        reason: String::new(),
+                        is_new: true,
+                        #[cfg(feature = "every-layer")]
+                        is_faster: false,
+                        choice,
+                        tune,
+                        is_gpu: true,
+                        losses,
+                    });
                 }
                 Err(error) if choice == Choice::Gpu => return Err(error),
                 Err(error) => error.to_string(),
@@ -86,7 +115,17 @@ impl Device {
     async fn cpu(choice: Choice, tune: Tune, losses: u32, reason: String) -> Result<Device, EngineError> {
         let engine = Engine::cpu();
         engine.self_test().await?;
-        Ok(Device { engine: shared(engine), reason, is_new: true, choice, tune, is_gpu: false, losses })
+        Ok(Device {
+            engine: shared(engine),
+            reason,
+            is_new: true,
+            #[cfg(feature = "every-layer")]
+            is_faster: false,
+            choice,
+            tune,
+            is_gpu: false,
+            losses,
+        })
     }
 }
 
@@ -111,7 +150,7 @@ async fn gpu(choice: Choice, tune: Tune, found: &dyn Fn()) -> Result<Engine, Eng
 
     let engine = match Engine::gpu(AdapterChoice::Fastest).await {
         // Some browsers give a software adapter only to those who ask for one.
-        Err(EngineError::NoAdapter(_)) if choice == Choice::Gpu => Engine::gpu(AdapterChoice::Software).await?,
+        Err(EngineError::NoAdapter(_)) if choice != Choice::Auto => Engine::gpu(AdapterChoice::Software).await?,
         other => other?,
     };
     if choice == Choice::Auto && engine.is_software_adapter() {
@@ -134,7 +173,17 @@ mod tests {
 
     fn failing(choice: Choice, is_gpu: bool, losses: u32) -> Device {
         let (engine, tune) = (shared(Engine::cpu()), Tune::Auto);
-        Device { engine, reason: String::new(), is_new: false, choice, tune, is_gpu, losses }
+        Device {
+            engine,
+            reason: String::new(),
+            is_new: false,
+            #[cfg(feature = "every-layer")]
+            is_faster: false,
+            choice,
+            tune,
+            is_gpu,
+            losses,
+        }
     }
 
     fn faults() -> [EngineError; 4] {

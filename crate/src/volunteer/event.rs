@@ -18,6 +18,9 @@ pub enum Event {
         adapter: String,
         /// Why this one; empty where it is what was asked for.
         reason: String,
+        /// Whether it was measured to be faster than a GPU; `reason` is then the GPU's name, where it has one.
+        #[cfg(feature = "every-layer")]
+        is_faster: bool,
     },
     /// The key this volunteer signs with, and whether it outlives the visit.
     Key {

@@ -32,6 +32,8 @@ use super::switch::{Switch, Wish};
 #[cfg(feature = "every-layer")]
 use super::tune::Tuning;
 use crate::engine::Engine;
+#[cfg(feature = "every-layer")]
+use crate::engine::EngineError;
 use crate::tuner::Tune;
 
 /// What Stop waits for while it gives leases back and asks for verdicts; a lease that it cannot give back lapses by itself.
@@ -421,6 +423,20 @@ impl<H: Host> Visit<'_, H> {
         Ok(())
     }
 
+    /// Has the CPU path compute from here on, which was measured to be faster than the GPU in use.
+    #[cfg(feature = "every-layer")]
+    pub(super) async fn leave_gpu(&self) -> Result<(), EngineError> {
+        let next = self.device.borrow().as_ref().expect("a visit opens its device before it leases").left();
+        self.use_device(next.await?);
+        Ok(())
+    }
+
+    /// Whether the visitor's choice allows that.
+    #[cfg(feature = "every-layer")]
+    pub(super) fn may_leave_gpu(&self) -> bool {
+        self.device.borrow().as_ref().is_some_and(Device::may_be_left)
+    }
+
     fn use_device(&self, device: Device) {
         if device.is_new {
             let class = device.engine.device_class();
@@ -428,6 +444,8 @@ impl<H: Host> Visit<'_, H> {
                 backend: class.backend,
                 adapter: class.adapter,
                 reason: device.reason.clone(),
+                #[cfg(feature = "every-layer")]
+                is_faster: device.is_faster,
             });
         }
         if matches!(*device.engine, Engine::Cpu(_)) {

@@ -48,7 +48,7 @@ fn run(kind: &'static str, model: Model, batch: u32, optimizer: InnerOptimizer, 
 /// One of each family; the transformer by AdamW with clipping, and with dropout.
 fn runs() -> [Run; 3] {
     let convolution = |channels, stride| Layer::Convolution { channels, kernel: 3, stride, padding: 1 };
-    let sgd = |learning_rate| InnerOptimizer::Sgd { learning_rate, momentum: 0.9 };
+    let sgd = |learning_rate| InnerOptimizer::Sgd { learning_rate, momentum: 0.9, clip_norm: 0.0 };
     let mlp = model(&[20], InputType::F32, vec![dense(24), Layer::Relu, dense(16), Layer::Relu, dense(10)]);
     let pool = [Layer::MaxPool { size: 2, stride: 2 }, Layer::AveragePool { size: 2, stride: 2 }];
     let [largest, mean] = pool;

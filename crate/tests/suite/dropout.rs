@@ -47,7 +47,7 @@ pub async fn masks_are_the_same_bits(engine: &Engine) {
 pub async fn the_unit_names_its_masks(engine: &Engine) {
     let inputs = 77;
     let model = model(&[inputs], InputType::F32, vec![Layer::Dropout { rate: 0.5 }, dense(3)]);
-    let optimizer = InnerOptimizer::Sgd { learning_rate: 0.1, momentum: 0.0 };
+    let optimizer = InnerOptimizer::Sgd { learning_rate: 0.1, momentum: 0.0, clip_norm: 0.0 };
     let (checkpoint, shard) = (BlobHash([0xA5; 32]), BlobHash(std::array::from_fn(|i| i as u8)));
     let work = TrainWork { optimizer, checkpoint, shard, first_row: 5, ..work(model.clone(), 1, 4) };
     let rows = Shard { rows: 2, x: vec![1.0; 2 * inputs as usize], y: vec![1, 2] };

@@ -96,6 +96,7 @@ pub async fn others(engine: &Engine) {
     others.extend([[1, 2], [31, 10], [32, 10], [33, 7], [2, 1000]].map(|[r, c]| known::cross_entropy(r, c, 4.0)));
     others.push(known::cross_entropy(40, 10, 80.0));
     others.push(known::cross_entropy(5, 3, 0.0));
+    others.extend([[1, 1], [1, 2], [31, 10], [32, 3], [33, 2], [2, 1000], [65_600, 2]].map(|[r, c]| known::accuracy(r, c)));
     others.extend(sequence::cases());
     others.extend(image::cases());
     others.extend(dropout::cases());
@@ -286,7 +287,7 @@ pub fn model(hidden: &[u32]) -> Model {
 
 pub fn work(model: Model, batch: u32, inner_steps: u32) -> TrainWork {
     let nothing = BlobHash([0; 32]);
-    let optimizer = InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.9 };
+    let optimizer = InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.9, clip_norm: 0.0 };
     TrainWork { model, checkpoint: nothing, shard: nothing, round: 0, first_row: 0, batch, inner_steps, optimizer }
 }
 
@@ -328,7 +329,7 @@ pub async fn unit(engine: &Engine, name: &str) -> Trained {
 /// How far honest units of the demo's figures (31 steps of batch 32, rate 0.02) are from the reference: two shards in
 /// each of four rounds, each round going on from the mean of the last one's updates. docs/verification.md has the table.
 pub async fn drift(engine: &Engine, name: &str) {
-    let optimizer = InnerOptimizer::Sgd { learning_rate: 0.02, momentum: 0.9 };
+    let optimizer = InnerOptimizer::Sgd { learning_rate: 0.02, momentum: 0.9, clip_norm: 0.0 };
     let (shards, control) = ([shard(992, 784), shard(320, 784)], Control::new());
     let work = TrainWork { optimizer, ..work(model(&[128]), 32, 31) };
     let mut parameters = init_parameters(&work.model, 5);
@@ -369,7 +370,7 @@ pub async fn odd_units(engine: &Engine) {
     for (index, layers) in models.into_iter().enumerate() {
         let input = Input { shape: vec![7, 5], dtype: InputType::F32, scale: 1.0, offset: 0.0 };
         let model = Model { input, layers, loss: Loss::SoftmaxCrossEntropy };
-        let optimizer = InnerOptimizer::Sgd { learning_rate: 0.1, momentum: if index == 0 { 0.0 } else { 0.5 } };
+        let optimizer = InnerOptimizer::Sgd { learning_rate: 0.1, momentum: if index == 0 { 0.0 } else { 0.5 }, clip_norm: 0.0 };
         let work = TrainWork { first_row: 15, optimizer, ..work(model, 5, 9) };
         let mut shard = shard(20, 35);
         shard.x.iter_mut().for_each(|v| *v -= 0.3);
@@ -411,7 +412,7 @@ pub async fn bad_units(engine: &Engine) {
         with(|w| w.first_row = 2),
         with(|w| w.model.layers.clear()),
         with(|w| w.model.layers[0] = Layer::Dense { outputs: 9 }),
-        with(|w| w.optimizer = InnerOptimizer::Sgd { learning_rate: f32::NAN, momentum: 0.0 }),
+        with(|w| w.optimizer = InnerOptimizer::Sgd { learning_rate: f32::NAN, momentum: 0.0, clip_norm: 0.0 }),
     ] {
         let got = engine.train(&bad, &parameters, &rows, &control).await;
         assert!(matches!(got, Err(EngineError::Input(_))), "{bad:?}: {got:?}");
@@ -431,7 +432,7 @@ pub async fn bad_units(engine: &Engine) {
         assert!(matches!(engine.train(&good, &parameters, &bad, &control).await, Err(EngineError::Input(_))));
     }
     assert!(matches!(engine.train(&good, &parameters[..3], &rows, &control).await, Err(EngineError::Input(_))));
-    let wild = with(|w| w.optimizer = InnerOptimizer::Sgd { learning_rate: 1e38, momentum: 0.9 });
+    let wild = with(|w| w.optimizer = InnerOptimizer::Sgd { learning_rate: 1e38, momentum: 0.9, clip_norm: 0.0 });
     assert!(matches!(engine.train(&wild, &parameters, &rows, &control).await, Err(EngineError::NotFinite(_))));
     let nan = Shard { x: vec![f32::NAN; 8 * 784], ..rows.clone() };
     assert!(matches!(engine.train(&good, &parameters, &nan, &control).await, Err(EngineError::NotFinite(_))));
@@ -504,6 +505,7 @@ pub async fn all(engine: &Engine, name: &str) {
     models::units(engine, name).await;
     models::gradients(engine).await;
     models::clipping(engine).await;
+    models::evaluation(engine).await;
     vectors::agree(engine, name).await;
     curves::agree(engine, name).await;
     state::cuts_change_no_bits(engine).await;

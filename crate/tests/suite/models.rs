@@ -2,7 +2,7 @@
 //! finite differences of its own losses.
 
 use manyhands::control::Control;
-use manyhands::engine::{Engine, init_parameters, known};
+use manyhands::engine::{Engine, EngineError, init_parameters, known};
 use manyhands::tensors::Shard;
 use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
 use manyhands_protocol::work::{InnerOptimizer, TrainWork};
@@ -107,7 +107,9 @@ pub const fn adamw(clip_norm: f32) -> InnerOptimizer {
     InnerOptimizer::AdamW { learning_rate: 1e-3, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.01, clip_norm }
 }
 
-pub const SGD: InnerOptimizer = InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.5 };
+pub const SGD: InnerOptimizer = InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.5, clip_norm: 0.0 };
+/// Below the norm of every gradient that these models begin with.
+pub const CLIPPED_SGD: InnerOptimizer = InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.5, clip_norm: 0.1 };
 
 /// Units of each model by each optimiser, on `engine` and on the reference.
 pub async fn units(engine: &Engine, name: &str) {
@@ -119,7 +121,7 @@ pub async fn units(engine: &Engine, name: &str) {
         ("dropout", dropping(), 24),
     ];
     for (kind, model, steps) in cases {
-        for (optimizer, most) in [(SGD, 1e-4), (adamw(0.0), 2e-3), (adamw(0.1), 2e-3)] {
+        for (optimizer, most) in [(SGD, 1e-4), (CLIPPED_SGD, 1e-4), (adamw(0.0), 2e-3), (adamw(0.1), 2e-3)] {
             let work = TrainWork { optimizer, first_row: 3, ..work(model.clone(), 3, steps) };
             let (parameters, shard, control) = (init_parameters(&model, 3), examples(&model, 9), Control::new());
             let got = engine.train(&work, &parameters, &shard, &control).await.unwrap();
@@ -142,7 +144,7 @@ pub async fn units(engine: &Engine, name: &str) {
 pub async fn gradients(engine: &Engine) {
     let net = model(&[12], InputType::F32, vec![dense(9), Layer::Relu, dense(7), Layer::Relu, dense(10)]);
     for model in [net, images(), text(8, 2)] {
-        let optimizer = InnerOptimizer::Sgd { learning_rate: 1.0, momentum: 0.0 };
+        let optimizer = InnerOptimizer::Sgd { learning_rate: 1.0, momentum: 0.0, clip_norm: 0.0 };
         let work = TrainWork { optimizer, ..work(model.clone(), 4, 1) };
         let (shard, control) = (examples(&model, 4), Control::new());
         let mut parameters = init_parameters(&model, 9);
@@ -172,6 +174,31 @@ pub async fn gradients(engine: &Engine) {
     }
 }
 
+/// Hits are those of the logits, of equals the first, in whole batches and in what is left of one; and what is refused.
+pub async fn evaluation(engine: &Engine) {
+    let net = super::model(&[16]);
+    let flat = |model: &Model| init_parameters(model, 3).into_iter().map(|p| vec![0.0; p.len()]).collect::<Vec<_>>();
+    for (model, rows) in [(net.clone(), 600), (net.clone(), 256), (net.clone(), 1), (images(), 5), (text(8, 2), 3)] {
+        let (shard, control) = (examples(&model, rows), Control::new());
+        for parameters in [init_parameters(&model, 3), flat(&model)] {
+            let got = engine.evaluate(&model, &parameters, &shard.x, &shard.y, &control).await.unwrap();
+            assert_eq!(got.logits, engine.logits(&model, &parameters, &shard.x, rows, &control).await.unwrap());
+            let answers = got.logits.chunks_exact(model.classes() as usize).map(|z| {
+                let larger = |best: usize, i: usize| if z[i] > z[best] { i } else { best };
+                (0..z.len()).fold(0, larger) as u32
+            });
+            let hits = answers.zip(&shard.y).filter(|(answer, label)| answer == *label).count() as u64;
+            assert_eq!(got.hits, hits, "{rows} rows, {} layers", model.layers.len());
+        }
+    }
+    let (model, control) = (text(8, 2), Control::new());
+    let (parameters, shard) = (init_parameters(&model, 3), examples(&model, 3));
+    for (x, y) in [(&shard.x[1..], &shard.y[..]), (&shard.x[..], &shard.y[1..]), (&shard.x[..], &[])] {
+        let got = engine.evaluate(&model, &parameters, x, y, &control).await;
+        assert!(matches!(got, Err(EngineError::Input(_))), "{got:?}");
+    }
+}
+
 /// Mean loss in f64 from the engine's logits.
 async fn loss_of(engine: &Engine, model: &Model, parameters: &[Vec<f32>], shard: &Shard) -> f64 {
     let logits = engine.logits(model, parameters, &shard.x, shard.rows, &Control::new()).await.unwrap();
@@ -184,11 +211,12 @@ async fn loss_of(engine: &Engine, model: &Model, parameters: &[Vec<f32>], shard:
     losses.sum::<f64>() / shard.y.len() as f64
 }
 
-/// Clipping is by the norm of all gradients together: one step of plain AdamW divides every gradient by its own size, so
-/// that it shows in ε alone; with a large ε the step is the clipped gradient.
+/// Clipping is by the norm of all gradients together: a step of SGD at rate 1 is the clipped gradient. One of plain AdamW
+/// divides every gradient by its own size, so that it shows in ε alone; with a large ε the step is the clipped gradient.
 pub async fn clipping(engine: &Engine) {
     let model = text(8, 2);
-    let step = |clip_norm| InnerOptimizer::AdamW {
+    let sgd = |clip_norm| InnerOptimizer::Sgd { learning_rate: 1.0, momentum: 0.0, clip_norm };
+    let adamw = |clip_norm| InnerOptimizer::AdamW {
         learning_rate: 1.0,
         beta1: 0.0,
         beta2: 0.0,
@@ -197,12 +225,14 @@ pub async fn clipping(engine: &Engine) {
         clip_norm,
     };
     let (parameters, shard, control) = (init_parameters(&model, 3), examples(&model, 4), Control::new());
-    let mut norms = Vec::new();
-    for optimizer in [step(0.0), step(1e-3), step(1e9)] {
-        let work = TrainWork { optimizer, ..work(model.clone(), 4, 1) };
-        let delta = engine.train(&work, &parameters, &shard, &control).await.unwrap().delta;
-        norms.push(delta.iter().flatten().map(|&d| f64::from(d).powi(2)).sum::<f64>().sqrt());
+    for (optimizers, scale) in [([0.0, 1e-3, 1e9].map(sgd), 1.0), ([0.0, 1e-3, 1e9].map(adamw), 0.999)] {
+        let mut norms = Vec::new();
+        for optimizer in optimizers {
+            let work = TrainWork { optimizer, ..work(model.clone(), 4, 1) };
+            let delta = engine.train(&work, &parameters, &shard, &control).await.unwrap().delta;
+            norms.push(delta.iter().flatten().map(|&d| f64::from(d).powi(2)).sum::<f64>().sqrt());
+        }
+        assert!((norms[1] / 1e-3 * scale - 1.0).abs() < 0.01, "clipped to {}", norms[1]);
+        assert!(norms[0] > 0.01 && norms[0] == norms[2], "{norms:?}");
     }
-    assert!((norms[1] / 1e-3 * 0.999 - 1.0).abs() < 0.01, "clipped to {}", norms[1]);
-    assert!(norms[0] > 0.01 && norms[0] == norms[2], "{norms:?}");
 }

@@ -16,7 +16,7 @@ use manyhands_shaders::compare::relative_distance;
 use manyhands_shaders::matmul::Variant;
 use sha2::{Digest as _, Sha256};
 
-use super::models::{SGD, adamw, dropping, examples, images, text};
+use super::models::{CLIPPED_SGD, SGD, adamw, dropping, examples, images, text};
 use super::{model, work};
 
 /// Units of every kind of layer and both optimisers, large enough to be cut.
@@ -26,7 +26,7 @@ fn units() -> [TrainWork; 5] {
         unit(model(&[96]), 130, SGD),
         unit(model(&[96]), 66, adamw(0.1)),
         unit(images(), 5, adamw(0.0)),
-        unit(text(16, 2), 9, SGD),
+        unit(text(16, 2), 9, CLIPPED_SGD),
         unit(dropping(), 130, adamw(0.0)),
     ]
 }
@@ -157,7 +157,7 @@ pub async fn shared_memory_changes_no_bits(engine: &Engine) {
 pub async fn steps_can_be_seen(engine: &Engine) {
     let reference = Engine::reference();
     for model in [model(&[8]), images(), text(8, 2), dropping()] {
-        let optimizer = InnerOptimizer::Sgd { learning_rate: 0.5, momentum: 0.0 };
+        let optimizer = InnerOptimizer::Sgd { learning_rate: 0.5, momentum: 0.0, clip_norm: 0.0 };
         let work = TrainWork { optimizer, ..work(model, 3, 2) };
         let (parameters, shard) = (init_parameters(&work.model, 3), examples(&work.model, 6));
         let mut seen = Vec::new();

@@ -66,6 +66,11 @@ pub fn run(op: &Op, buffers: &mut [Vec<f32>], scratch: &mut Scratch) {
             softmax_cross_entropy(classes as usize, &buffers[logits.0], labels, &mut out, &mut loss);
             (buffers[gradient.0], buffers[losses.0]) = (out, loss);
         }
+        Op::Accuracy { logits, labels, hits, classes, .. } => {
+            let mut out = std::mem::take(&mut buffers[hits.0]);
+            accuracy(classes as usize, &buffers[logits.0], bytemuck::cast_slice(&buffers[labels.0]), &mut out);
+            buffers[hits.0] = out;
+        }
         Op::SgdMomentum { gradient, velocity, parameter, rates, .. } => {
             let (mut v, mut p) = (std::mem::take(&mut buffers[velocity.0]), std::mem::take(&mut buffers[parameter.0]));
             sgd_momentum(rates, &buffers[gradient.0], &mut v, &mut p);
@@ -294,6 +299,16 @@ fn softmax_cross_entropy_in(classes: usize, logits: &[f32], labels: &[u32], grad
             *g = (*g / sum - hit) / rows;
         }
         *loss = (sum.ln() + (largest - z[label as usize])) / rows;
+    }
+}
+
+fn accuracy(classes: usize, logits: &[f32], labels: &[u32], hits: &mut [f32]) {
+    for ((z, &label), hit) in logits.chunks_exact(classes).zip(labels).zip(hits) {
+        let is_hit = z.get(label as usize).is_some_and(|&own| {
+            let (before, others) = z.split_at(label as usize);
+            before.iter().all(|&other| other < own) && others.iter().all(|&other| other <= own)
+        });
+        *hit = if is_hit { 1.0 } else { 0.0 };
     }
 }
 

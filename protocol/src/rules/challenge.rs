@@ -4,7 +4,7 @@
 /// Most segments between committed states.
 const SEGMENTS_MAX: u32 = 8;
 /// What committing may take of a unit's time.
-const COMMIT_SHARE: f64 = 0.02;
+pub const COMMIT_SHARE: f64 = 0.02;
 /// SHA-256 by a processor's own instructions, copies included.
 const HASH_BYTES_PER_SECOND: f64 = 1e9;
 /// Training on one core's SIMD, which is what most volunteers have.
@@ -15,13 +15,17 @@ const UNANSWERED_FREE: u64 = 2;
 /// One in so many challenges may stay unanswered.
 const UNANSWERED_EVERY: u64 = 4;
 
+/// The share of a unit's time that committing to one state takes, an estimate; not a number where neither takes any.
+pub fn commit_share(state_bytes: u64, unit_flop: u64) -> f64 {
+    let unit_seconds = unit_flop as f64 / TRAIN_FLOP_PER_SECOND;
+    state_bytes as f64 / HASH_BYTES_PER_SECOND / unit_seconds
+}
+
 /// Steps between two committed states: as many states as take [`COMMIT_SHARE`] of the unit's time, at least the last one
 /// and at most one every eighth of the unit.
 pub fn states_every(state_bytes: u64, unit_flop: u64, inner_steps: u32) -> u32 {
-    let unit_seconds = unit_flop as f64 / TRAIN_FLOP_PER_SECOND;
-    let state_seconds = state_bytes as f64 / HASH_BYTES_PER_SECOND;
     // Saturates where a state takes no time.
-    let segments = (COMMIT_SHARE * unit_seconds / state_seconds) as u32;
+    let segments = (COMMIT_SHARE / commit_share(state_bytes, unit_flop)) as u32;
     inner_steps.div_ceil(segments.clamp(1, SEGMENTS_MAX))
 }
 
@@ -59,6 +63,7 @@ mod tests {
     fn small_models_commit_to_their_end_and_large_ones_every_eighth() {
         // The demo's figures: 814 kB of state, 31 steps of 19.5 Mflop; 2 % are 0.6 ms, a state takes 0.8.
         assert_eq!(states_every(814_160, 605_000_000, 31), 31);
+        assert!((commit_share(814_160, 605_000_000) - 0.0269).abs() < 1e-4, "more than it may take");
         // Four times as many rows in a batch.
         assert_eq!(states_every(814_160, 2_420_000_000, 31), 16);
         assert_eq!(states_every(10_000_000, 1 << 40, 32), 4);

@@ -65,6 +65,17 @@ pub fn agree(difference_norm: f64, update_norm: f64, tolerance: f64) -> bool {
     difference_norm <= tolerance * update_norm
 }
 
+/// Executions from the checkpoint's neighbours that the referee tries before it says that a result is a lie.
+pub const ROUNDING_RUNS: u64 = 8;
+/// A result that is further than this from the referee's is one without that, as a share of the update's norm: what is
+/// nobody's work must not cost so much.
+const ROUNDING_DISTANCE_MAX: f64 = 0.25;
+
+/// Whether rounding may be all that a result at this distance from the referee's is off by. NaN is not.
+pub fn may_be_rounding(distance: f64) -> bool {
+    distance <= ROUNDING_DISTANCE_MAX
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -79,7 +79,7 @@ fn adamw() -> InnerOptimizer {
 
 /// The work of a problem whose batches have `values` input values in all; none for a name that is not one.
 pub fn work(name: &str, values: usize) -> Option<TrainWork> {
-    let sgd = |learning_rate| InnerOptimizer::Sgd { learning_rate, momentum: 0.0 };
+    let sgd = |learning_rate| InnerOptimizer::Sgd { learning_rate, momentum: 0.0, clip_norm: 0.0 };
     let ((shape, layers), batch, optimizer) = match name {
         "mlp" => (mlp(), 64, sgd(0.1)),
         "cnn" => (cnn(), 64, sgd(0.05)),
@@ -102,7 +102,7 @@ pub fn plain(width: u32, batch: u32) -> TrainWork {
     let input = Input { shape: vec![784], dtype: InputType::F32, scale: 1.0, offset: 0.0 };
     let model = Model { input, layers, loss: Loss::SoftmaxCrossEntropy };
     let nothing = BlobHash([0; 32]);
-    let optimizer = InnerOptimizer::Sgd { learning_rate: 0.01, momentum: 0.9 };
+    let optimizer = InnerOptimizer::Sgd { learning_rate: 0.01, momentum: 0.9, clip_norm: 0.0 };
     TrainWork { model, checkpoint: nothing, shard: nothing, round: 0, first_row: 0, batch, inner_steps: 4, optimizer }
 }
 

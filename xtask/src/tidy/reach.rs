@@ -59,7 +59,9 @@ fn roots(tree: &Tree) -> Vec<String> {
             let folder = inner.rsplit_once('/').map_or("", |(folder, _)| folder);
             let by_place = matches!(inner, "src/lib.rs" | "src/main.rs" | "build.rs")
                 || matches!(folder, "src/bin" | "tests" | "benches" | "examples")
-                || (inner.starts_with("tests/") && inner.matches('/').count() == 2 && inner.ends_with("/main.rs"));
+                || (["tests/", "examples/"].iter().any(|place| inner.starts_with(place))
+                    && inner.matches('/').count() == 2
+                    && inner.ends_with("/main.rs"));
             if by_place && !(folder == "tests" && text.contains("autotests = false")) {
                 roots.push(path.to_owned());
             }
@@ -155,10 +157,13 @@ mod tests {
             ("a/tests/folder/part.rs", ""),
             ("a/tests/many/main.rs", "mod part;"),
             ("a/tests/many/part.rs", ""),
+            ("a/examples/many/main.rs", "mod part;"),
+            ("a/examples/many/part.rs", ""),
+            ("a/examples/none/part.rs", ""),
             ("a/checks/t.rs", ""),
         ];
         let found = check(&tree(&files));
-        let expected = ["a/src/inner.rs", "a/src/stray.rs", "a/tests/shared/stray.rs"];
+        let expected = ["a/examples/none/part.rs", "a/src/inner.rs", "a/src/stray.rs", "a/tests/shared/stray.rs"];
         assert_eq!(found, expected.map(|path| format!("{path}: no module of any package")));
     }
 

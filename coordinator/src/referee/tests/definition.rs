@@ -51,7 +51,9 @@ fn add_gradient(gradient: &mut [Vec<f64>], p: &[Vec<f64>], x: &[f64], label: usi
 
 /// `checkpoint − parameters after the last step`.
 pub fn update(work: &TrainWork, start: &[Vec<f32>], shard: &Shard) -> Vec<Vec<f32>> {
-    let InnerOptimizer::Sgd { learning_rate, momentum } = work.optimizer else { panic!("only SGD is written down here") };
+    let InnerOptimizer::Sgd { learning_rate, momentum, clip_norm: 0.0 } = work.optimizer else {
+        panic!("only SGD is written down here")
+    };
     let (learning_rate, momentum) = (f64::from(learning_rate), f64::from(momentum));
     let wide = widen(start);
     let zero: Vec<Vec<f64>> = wide.iter().map(|t| vec![0.0; t.len()]).collect();

@@ -172,7 +172,8 @@ async fn insert(tx: &mut SqliteConnection, job: JobId, unit: &SqliteRow, ask: Le
     let unit_id = UnitId(uint(unit, "id")?);
     let work: Work =
         cbor::decode_strict(unit.try_get("work")?).map_err(|e| StoreError::Damaged(format!("work of unit {unit_id}: {e}")))?;
-    let states_every = if ask.challenges { scheduler::states_every(&work) } else { None };
+    let commits = ask.commit_share_max.is_some_and(|most| scheduler::commit_share(&work) <= most);
+    let states_every = if commits { scheduler::states_every(&work) } else { None };
     let shown_bytes = states_every.map_or(0, |_| scheduler::reveal_bytes(&work));
     let (upload_bytes_max, deadline_ms) = (scheduler::upload_bytes_max(&work) + shown_bytes, ask.now_ms + limits::LEASE_MS);
     let row = sqlx::query(

@@ -27,7 +27,7 @@ fn work() -> TrainWork {
         first_row: 0,
         batch: 4,
         inner_steps: 1,
-        optimizer: InnerOptimizer::Sgd { learning_rate: 0.1, momentum: 0.0 },
+        optimizer: InnerOptimizer::Sgd { learning_rate: 0.1, momentum: 0.0, clip_norm: 0.0 },
     }
 }
 

@@ -15,7 +15,9 @@ use rand_chacha::ChaCha20Rng;
 
 use super::*;
 
-const SGD: InnerOptimizer = InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.9 };
+const SGD: InnerOptimizer = InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.9, clip_norm: 0.0 };
+
+const CLIPPED_SGD: InnerOptimizer = InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.9, clip_norm: 0.05 };
 
 const fn adamw(clip_norm: f32) -> InnerOptimizer {
     InnerOptimizer::AdamW { learning_rate: 1e-3, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.01, clip_norm }
@@ -115,12 +117,13 @@ fn work(model: Model, batch: u32, optimizer: InnerOptimizer, seed: u8) -> TrainW
     }
 }
 
+const OPTIMIZERS: [InnerOptimizer; 4] = [SGD, CLIPPED_SGD, adamw(0.0), adamw(0.05)];
+
 /// A unit of each family by each optimiser.
 fn works(seed: u8) -> Vec<TrainWork> {
     let families = [(mlp(), 6), (cnn(), 3), (gpt(), 3), (wide(), 96)];
-    let each = families
-        .into_iter()
-        .flat_map(|(model, batch)| [SGD, adamw(0.0), adamw(0.05)].map(|optimizer| work(model.clone(), batch, optimizer, seed)));
+    let each =
+        families.into_iter().flat_map(|(model, batch)| OPTIMIZERS.map(|optimizer| work(model.clone(), batch, optimizer, seed)));
     each.collect()
 }
 

@@ -25,7 +25,10 @@ impl<'a, R: CryptoRng + ?Sized> Checker<'a, R> {
     pub fn update(&mut self) -> Result<(), StepRefusal> {
         self.inner_step()?;
         match self.step.work.optimizer {
-            InnerOptimizer::Sgd { learning_rate, momentum } => self.sgd(Rates { learning_rate, momentum }),
+            InnerOptimizer::Sgd { learning_rate, momentum, clip_norm } => {
+                let clipped = self.clipped(clip_norm);
+                self.sgd(Rates { learning_rate, momentum }, clipped)
+            }
             InnerOptimizer::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, clip_norm } => {
                 let rates = adamw::Rates { learning_rate, beta1, beta2, epsilon, weight_decay };
                 let powers = self.powers(rates)?;
@@ -62,16 +65,22 @@ impl<'a, R: CryptoRng + ?Sized> Checker<'a, R> {
         Ok(())
     }
 
-    fn sgd(&mut self, rates: Rates) -> Result<(), StepRefusal> {
+    fn sgd(&mut self, rates: Rates, clipped: Clipped) -> Result<(), StepRefusal> {
+        let learning_rate = f64::from(rates.learning_rate);
         for parameter in 0..self.network.parameters.len() {
             let gradient = self.gradient_of(parameter);
             let (velocity, [v, v_after]) = self.state(parameter, StateKind::Velocity);
             let (of, [p, p_after]) = self.state(parameter, StateKind::Parameter);
             for (first, g) in (0..).step_by(PIECE_VALUES).zip(gradient.chunks(PIECE_VALUES)) {
-                let [g, v, p] = [g, &v[first..][..g.len()], &p[first..][..g.len()]].map(widen);
+                let [mut g, v, p] = [g, &v[first..][..g.len()], &p[first..][..g.len()]].map(widen);
+                g.iter_mut().for_each(|g| *g *= clipped.factor);
                 let expected = sgd_momentum::reference(rates, &g, &v, &p);
-                let tolerance = sgd_momentum::tolerance(rates, &g, &v, &p);
-                let mut tolerance = tolerance;
+                let mut tolerance = sgd_momentum::tolerance(rates, &g, &v, &p);
+                for (i, g) in g.iter().enumerate() {
+                    let error = g.abs() * clipped.error;
+                    tolerance.velocity[i] += error;
+                    tolerance.parameter[i] += learning_rate * error;
+                }
                 self.add_settling(parameter, first, &p_after[first..], &mut tolerance.parameter);
                 let [velocity, of] = [velocity, of].map(Tensor::After);
                 self.compare("velocity", velocity, first, &v_after[first..], &expected.velocity, &tolerance.velocity)?;

@@ -53,7 +53,7 @@ pub fn compile(model: &Model, batch: u32, drawn: Option<Drawn>, call_flop_max: u
     let Walk { mut program, nodes, at: logits, traces, step, .. } = walk;
     program.keep(logits);
     let (labels, classes) = (model.labels_count(), model.classes());
-    Ok(ForwardPlan { program, batch, inputs, labels, classes, x, logits, parameters, nodes, traces, step })
+    Ok(ForwardPlan { program, batch, inputs, labels, classes, x, logits, parameters, nodes, score: None, traces, step })
 }
 
 impl Walk {

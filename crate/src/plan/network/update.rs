@@ -24,8 +24,12 @@ pub fn compile(program: &mut Program, gradients: &[Gradient], optimizer: &InnerO
     let mut state: Vec<(State, Buffer)> = Vec::new();
     program.side_by_side.push(gradients.iter().map(|g| g.parameter).collect());
     program.side_by_side.push(gradients.iter().map(|g| g.gradient).collect());
+    let (InnerOptimizer::Sgd { clip_norm, .. } | InnerOptimizer::AdamW { clip_norm, .. }) = *optimizer;
+    if clip_norm > 0.0 {
+        clip_to(program, gradients, clip_norm);
+    }
     let kept = match *optimizer {
-        InnerOptimizer::Sgd { learning_rate, momentum } => {
+        InnerOptimizer::Sgd { learning_rate, momentum, .. } => {
             let rates = Rates { learning_rate, momentum };
             for &Gradient { parameter, gradient } in gradients {
                 let values = program.values[parameter.0];
@@ -36,10 +40,7 @@ pub fn compile(program: &mut Program, gradients: &[Gradient], optimizer: &InnerO
             Kept { state, ..Kept::default() }
         }
         _ if !EVERY_LAYER => unreachable!("{NOT_BUILT}"),
-        InnerOptimizer::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, clip_norm } => {
-            if clip_norm > 0.0 {
-                clip_to(program, gradients, clip_norm);
-            }
+        InnerOptimizer::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, .. } => {
             let rates = adamw::Rates { learning_rate, beta1, beta2, epsilon, weight_decay };
             let powers = program.buffer(adamw_advance::START.len() as u64);
             program.ops.push(Op::AdamWAdvance { powers, rates });

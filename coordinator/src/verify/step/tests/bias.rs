@@ -6,7 +6,7 @@ use super::*;
 /// Pushes every gradient by a share of itself plus a share of its norm along one direction, and takes the step that follows.
 fn pushed(honest: &Revealed, share: f32) -> Revealed {
     let mut pushed = honest.clone();
-    let InnerOptimizer::Sgd { learning_rate, momentum } = honest.work.optimizer else { unreachable!("SGD") };
+    let InnerOptimizer::Sgd { learning_rate, momentum, .. } = honest.work.optimizer else { unreachable!("SGD") };
     for tensor in honest.tensors() {
         if let Tensor::Trace(Traced { what: What::Gradient { parameter }, .. }) = tensor {
             let gradient = pushed.tensor(tensor);

@@ -69,7 +69,7 @@ fn one_value_off_is_refused_where_it_is() {
 
 #[test]
 fn what_is_missing_or_no_number_is_refused() {
-    for revealed in [&middles()[2], &middles()[8]] {
+    for revealed in [&middles()[3], &middles()[11]] {
         for tensor in revealed.tensors() {
             for (value, name) in [(f32::NAN, "NaN"), (f32::INFINITY, "infinity"), (f32::NEG_INFINITY, "−infinity")] {
                 let last = |values: &mut Vec<f32>| *values.last_mut().unwrap() = value;
@@ -104,7 +104,7 @@ fn what_is_missing_or_no_number_is_refused() {
         assert!(matches!(check(|r| r.trace[0].0.layer = 99), StepRefusal::Extra(Tensor::Trace(_))));
         assert!(matches!(check(|r| r.number = r.work.inner_steps), StepRefusal::Number { .. }));
         assert!(matches!(check(|r| r.work.model.layers.clear()), StepRefusal::Work(_)));
-        let rate = |learning_rate| InnerOptimizer::Sgd { learning_rate, momentum: 0.0 };
+        let rate = |learning_rate| InnerOptimizer::Sgd { learning_rate, momentum: 0.0, clip_norm: 0.0 };
         let wild = Revealed { work: TrainWork { optimizer: rate(f32::NAN), ..revealed.work.clone() }, ..revealed.clone() };
         assert!(matches!(wild.check(), Err(Refusal::Step(StepRefusal::Work(_)))), "a rate that is no number");
         assert!(matches!(check(|r| r.shard.y.fill(1000)), StepRefusal::Batch(_)));
@@ -131,7 +131,7 @@ fn what_is_missing_or_no_number_is_refused() {
 /// The order of tensors says nothing.
 #[test]
 fn tensors_may_come_in_any_order() {
-    let mut revealed = middles().swap_remove(7);
+    let mut revealed = middles().swap_remove(10);
     revealed.before.reverse();
     revealed.trace.reverse();
     revealed.after.rotate_left(2);
@@ -179,11 +179,20 @@ fn a_step_of_something_else_is_refused() {
 
 fn other_optimizers(optimizer: &InnerOptimizer) -> Vec<(&'static str, InnerOptimizer)> {
     match *optimizer {
-        InnerOptimizer::Sgd { learning_rate, momentum } => vec![
-            ("another rate", InnerOptimizer::Sgd { learning_rate: learning_rate * 1.001, momentum }),
-            ("no momentum", InnerOptimizer::Sgd { learning_rate, momentum: 0.0 }),
-            ("a little less momentum", InnerOptimizer::Sgd { learning_rate, momentum: momentum * 0.999 }),
-        ],
+        InnerOptimizer::Sgd { learning_rate, momentum, clip_norm } => {
+            let turned = if clip_norm > 0.0 { 0.0 } else { 0.05 };
+            let mut others = vec![
+                ("another rate", InnerOptimizer::Sgd { learning_rate: learning_rate * 1.001, momentum, clip_norm }),
+                ("no momentum", InnerOptimizer::Sgd { learning_rate, momentum: 0.0, clip_norm }),
+                ("a little less momentum", InnerOptimizer::Sgd { learning_rate, momentum: momentum * 0.999, clip_norm }),
+                ("clipping turned round", InnerOptimizer::Sgd { learning_rate, momentum, clip_norm: turned }),
+            ];
+            if clip_norm > 0.0 {
+                let wider = clip_norm * 1.01;
+                others.push(("clipped a little less", InnerOptimizer::Sgd { learning_rate, momentum, clip_norm: wider }));
+            }
+            others
+        }
         InnerOptimizer::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, clip_norm } => {
             let base = (learning_rate, beta1, beta2, epsilon, weight_decay, clip_norm);
             let of = |(learning_rate, beta1, beta2, epsilon, weight_decay, clip_norm)| InnerOptimizer::AdamW {
