@@ -9,5 +9,6 @@ fn main() {
     }
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=migrations");
+    println!("cargo:rerun-if-changed=elements");
     println!("cargo:rerun-if-changed=../dist");
 }

@@ -10,6 +10,7 @@ use manyhands_protocol::problem::Code;
 use manyhands_protocol::site::{Site, SiteToken, SiteTotals, SitesView};
 use manyhands_protocol::view::InfoView;
 use reqwest::Method;
+use reqwest::header::CACHE_CONTROL;
 use sha2::{Digest as _, Sha384};
 
 use crate::operator::client::Client;
@@ -93,23 +94,28 @@ async fn execute(client: &Client, command: Command, as_json: bool) -> Result<Str
     }
 }
 
-/// The element that never changes.
+/// The element of the coordinator's version.
 struct Pinned {
     path: String,
     /// As an `integrity` attribute has it.
     integrity: String,
+    /// Released: it never changes.
+    released: bool,
 }
 
 /// None where the coordinator was built without the page.
 async fn pinned(client: &Client) -> Result<Option<Pinned>, CommandError> {
     let info: InfoView = client.json(client.call(Method::GET, "/v1/info", None).await?).await?;
     let path = format!("/embed/{}/many-hands.js", info.software_version);
-    let element = match client.call(Method::GET, &path, None).await {
-        Ok(response) => client.bytes(response).await?,
+    let response = match client.call(Method::GET, &path, None).await {
+        Ok(response) => response,
         Err(CommandError::Problem(problem)) if problem.code == Code::NotFound.as_str() => return Ok(None),
         Err(error) => return Err(error),
     };
-    Ok(Some(Pinned { path, integrity: format!("sha384-{}", BASE64_STANDARD.encode(Sha384::digest(element))) }))
+    let cache = response.headers().get(CACHE_CONTROL).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let released = cache.contains("immutable");
+    let element = client.bytes(response).await?;
+    Ok(Some(Pinned { path, integrity: format!("sha384-{}", BASE64_STANDARD.encode(Sha384::digest(element))), released }))
 }
 
 /// What a page of the site pastes.
@@ -120,12 +126,15 @@ fn snippet(coordinator: &str, site: &Site, pinned: Option<&Pinned>) -> String {
         "site {name} is registered; its pages paste:\n\n\
          <script type=\"module\" src=\"{coordinator}/embed/v1/many-hands.js\"></script>\n{element}"
     );
-    if let Some(Pinned { path, integrity }) = pinned {
+    if let Some(Pinned { path, integrity, released }) = pinned {
         text.push_str(&format!(
             "\n\nor, to pin what they load and go without fixes:\n\n\
              <script type=\"module\" src=\"{coordinator}{path}\" integrity=\"{integrity}\" crossorigin=\"anonymous\"></script>\n\
              {element}"
         ));
+        if !released {
+            text.push_str("\n\nThis version is not released yet: its file may change, and browsers then refuse what is pinned.");
+        }
     }
     text
 }
@@ -160,9 +169,12 @@ mod tests {
             text.contains("src=\"https://hands.example/embed/v1/many-hands.js\"") && text.contains("site=\"shop\""),
             "{text}"
         );
-        let pinned = Pinned { path: "/embed/1.2.3/many-hands.js".to_owned(), integrity: "sha384-abc".to_owned() };
+        let pinned = Pinned { path: "/embed/1.2.3/many-hands.js".to_owned(), integrity: "sha384-abc".to_owned(), released: true };
         let text = snippet("https://hands.example", &site, Some(&pinned));
         assert!(text.contains("src=\"https://hands.example/embed/1.2.3/many-hands.js\" integrity=\"sha384-abc\""), "{text}");
+        assert!(!text.contains("not released"), "{text}");
+        let text = snippet("https://hands.example", &site, Some(&Pinned { released: false, ..pinned }));
+        assert!(text.ends_with("browsers then refuse what is pinned."), "{text}");
     }
 
     #[test]

@@ -14,6 +14,13 @@ use crate::service::Service;
 #[folder = "../dist"]
 struct Dist;
 
+/// The elements of all releases, `X.Y.Z.js` each, byte for byte: pages that pinned one keep it for ever, whatever is served by then.
+/// `cargo xtask release-embed` adds one. Tests have one of their own.
+#[derive(RustEmbed)]
+#[cfg_attr(not(test), folder = "elements")]
+#[cfg_attr(test, folder = "../tests/vectors/elements")]
+struct Elements;
+
 /// What the page may load: its own files. Its scripts may make no script of a text, and only its policy for the worker's
 /// address (www/page/contribution.js) begins a worker. Who may frame it follows.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
@@ -60,14 +67,19 @@ pub async fn frame_ancestors(service: &Service, uri: &Uri) -> Result<String, Fai
     }
 }
 
-/// The file that a path names, and what its cache may do with it.
+/// The version of the element that a path names.
+fn version(path: &str) -> Option<&str> {
+    path.strip_prefix("embed/")?.strip_suffix("/many-hands.js")
+}
+
+/// The file in `dist/` that a path names, where it is no released element, and what its cache may do with it.
 fn named(path: &str) -> (&str, &'static str) {
-    let version = path.strip_prefix("embed/").and_then(|rest| rest.strip_suffix("/many-hands.js"));
-    match (path, version) {
+    match (path, version(path)) {
         ("", _) => ("index.html", "no-cache"),
         ("embed/", _) => (GENERATOR, "no-cache"),
         (_, Some("v1")) => (ELEMENT, ELEMENT_CACHE),
-        (_, Some(env!("CARGO_PKG_VERSION"))) => (ELEMENT, IMMUTABLE),
+        // Not released yet: it may still change.
+        (_, Some(env!("CARGO_PKG_VERSION"))) => (ELEMENT, "no-cache"),
         // A name with a hash in it never changes its bytes; anything else is asked for again and answered by its tag.
         _ if is_hashed(path) => (path, IMMUTABLE),
         _ => (path, "no-cache"),
@@ -76,8 +88,12 @@ fn named(path: &str) -> (&str, &'static str) {
 
 /// Answers any path outside `/v1`, to be framed by those pages.
 pub fn serve(uri: &Uri, request: &HeaderMap, framed_by: &str) -> Response {
-    let (path, cache) = named(uri.path().trim_start_matches('/'));
-    let mut response = match Dist::get(path) {
+    let path = uri.path().trim_start_matches('/');
+    let released = version(path).and_then(|version| Elements::get(&format!("{version}.js")));
+    let is_released = released.is_some();
+    let (path, cache) = if is_released { (ELEMENT, IMMUTABLE) } else { named(path) };
+    let mut response = match released.or_else(|| Dist::get(path)) {
+        Some(file) if is_released => file_response(path, file, cache, request),
         Some(file) => match accepts_brotli(request).then(|| Dist::get(&format!("{path}.br"))).flatten() {
             Some(compressed) => brotli_response(path, compressed, cache, request),
             None => file_response(path, file, cache, request),
@@ -153,6 +169,8 @@ fn content_type(path: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     #[test]
@@ -170,13 +188,32 @@ mod tests {
     }
 
     #[test]
-    fn the_element_has_a_version_with_fixes_and_one_that_never_changes() {
+    fn the_element_has_a_version_with_fixes_and_one_that_is_not_released() {
         assert_eq!(named("embed/v1/many-hands.js"), (ELEMENT, ELEMENT_CACHE));
-        assert_eq!(named(concat!("embed/", env!("CARGO_PKG_VERSION"), "/many-hands.js")), (ELEMENT, IMMUTABLE));
+        assert_eq!(named(concat!("embed/", env!("CARGO_PKG_VERSION"), "/many-hands.js")), (ELEMENT, "no-cache"));
         assert_eq!(named("embed/9.9.9/many-hands.js"), ("embed/9.9.9/many-hands.js", "no-cache"));
         assert_eq!(named("a-0123456789abcdef.js"), ("a-0123456789abcdef.js", IMMUTABLE));
         assert_eq!(named(""), ("index.html", "no-cache"));
         assert_eq!(named("embed/"), (GENERATOR, "no-cache"));
+    }
+
+    /// The test's release is older than this coordinator.
+    #[test]
+    fn a_released_element_is_served_for_ever() {
+        let headers = HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static("br"))]);
+        let response = serve(&Uri::from_static("/embed/0.0.0/many-hands.js"), &headers, "'none'");
+        assert_eq!(response.status(), StatusCode::OK);
+        let header = |name: header::HeaderName| response.headers()[name].to_str().unwrap().to_owned();
+        assert_eq!(header(header::CACHE_CONTROL), IMMUTABLE);
+        assert_eq!(header(header::CONTENT_TYPE), "text/javascript; charset=utf-8");
+        assert_eq!(header(header::ACCESS_CONTROL_ALLOW_ORIGIN), "*");
+        assert_eq!(response.headers()["cross-origin-resource-policy"], "cross-origin");
+        assert!(!response.headers().contains_key(header::CONTENT_ENCODING));
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).now_or_never().unwrap().unwrap();
+        assert_eq!(body, include_bytes!("../../tests/vectors/elements/0.0.0.js")[..]);
+        for never in ["/embed/0.0.1/many-hands.js", "/embed/integrity/many-hands.js", "/embed/../0.0.0/many-hands.js"] {
+            assert_eq!(serve(&Uri::from_static(never), &headers, "'none'").status(), StatusCode::NOT_FOUND, "{never}");
+        }
     }
 
     #[test]

@@ -176,6 +176,11 @@ async fn a_press_on_what_nobody_sees_starts_nothing() -> Result<()> {
     for disguise in [
         "const over = document.createElement('div'); over.id = 'over';
          over.style.cssText = 'position: fixed; inset: 0; background: white; pointer-events: none'; document.body.append(over);",
+        // Over the first line of what Start agrees to, Start itself free.
+        "const over = document.createElement('div'); over.id = 'over';
+         const { x, y } = document.querySelector('many-hands').getBoundingClientRect();
+         over.style.cssText = `position: absolute; left: ${x + scrollX}px; top: ${y + scrollY}px; width: 300px; height: 60px; background: white`;
+         document.body.append(over);",
         "document.querySelector('many-hands').style.opacity = '0.01';",
         "document.querySelector('many-hands').style.transform = 'rotate(0.5deg)';",
     ] {
@@ -197,6 +202,104 @@ async fn a_press_on_what_nobody_sees_starts_nothing() -> Result<()> {
     visitor.enter_frame("many-hands").await?;
     visitor.press_seen_start(LIMIT).await?;
     visitor.wait_until("d.state === 'working'", LIMIT).await?;
+    Ok(())
+}
+
+/// Whether Start told why it did not count, and nothing began.
+async fn until_doubted(visitor: &Visitor, why: &str) -> Result<()> {
+    let answered = format!("document.getElementById('covered').dataset.why === '{why}' || d.state !== 'idle'");
+    visitor.wait_until(&answered, LIMIT).await?;
+    assert_eq!(text(&visitor.state().await?["state"]), "idle", "{why}");
+    Ok(())
+}
+
+/// Middle of Start in the frame's own pixels.
+async fn start_in_frame(visitor: &Visitor) -> Result<[f64; 2]> {
+    let middle = "const box = document.getElementById('start').getBoundingClientRect();
+        return [box.x + box.width / 2, box.y + box.height / 2];";
+    let middle = visitor.run(middle).await?;
+    let part = |at: usize| middle[at].as_f64().context("a number");
+    Ok([part(0)?, part(1)?])
+}
+
+const AT_REST: &str = "position: fixed; left: 0; top: 0; width: 700px";
+
+/// From beside the frame, and from another place in it.
+#[tokio::test]
+async fn a_frame_moved_under_a_hand_starts_nothing() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (server, job, proxy) = endless(folder.path()).await?;
+    let body = format!(
+        "<p id=bait style='position: fixed; left: 900px; top: 1000px'>Press here</p>{}",
+        element(&proxy.url, &format!("job={job} style='{AT_REST}'"))
+    );
+    let site = Site::start(&proxy.url, |_| body).await?;
+    site.register(&server)?;
+    let visitor = open(&site).await?;
+    visitor.resize(1400, 1500).await?;
+    for bait in ["#bait", "many-hands"] {
+        visitor.run(&format!("document.querySelector('many-hands').style.cssText = '{AT_REST}';")).await?;
+        visitor.hover(bait).await?;
+        visitor.enter_frame("many-hands").await?;
+        visitor.wait_until("d.seen === 'true' && d.unread === '0'", LIMIT).await?;
+        visitor.run("document.getElementById('covered').dataset.why = '';").await?;
+        let [x, y] = start_in_frame(&visitor).await?;
+        visitor.leave_frame().await?;
+        visitor
+            .run(&format!(
+                "const at = document.querySelector('{bait}').getBoundingClientRect(), {{ style }} = document.querySelector('many-hands');
+                style.left = `${{at.x + at.width / 2 - {x}}}px`;
+                style.top = `${{at.y + at.height / 2 - {y}}}px`;"
+            ))
+            .await?;
+        visitor.enter_frame("many-hands").await?;
+        visitor.wait_until("d.seen === 'true'", LIMIT).await?;
+        visitor.leave_frame().await?;
+        visitor.click_here().await?;
+        visitor.enter_frame("many-hands").await?;
+        until_doubted(&visitor, "covered").await.context(bait)?;
+        visitor.leave_frame().await?;
+    }
+    assert_eq!(proxy.count("/v1/sessions").total, 0);
+    // It rests now.
+    visitor.enter_frame("many-hands").await?;
+    visitor.press_offered_start(LIMIT).await
+}
+
+/// Start is in sight, what it agrees to above the page's edge.
+#[tokio::test]
+async fn what_nobody_saw_is_not_agreed_to() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (server, job, proxy) = endless(folder.path()).await?;
+    let body = format!(
+        "{}<div id=over style='position: fixed; inset: 0; background: white; pointer-events: none'></div>",
+        element(&proxy.url, &format!("job={job} style='{AT_REST}'"))
+    );
+    let site = Site::start(&proxy.url, |_| body).await?;
+    site.register(&server)?;
+    let visitor = open(&site).await?;
+    visitor.enter_frame("many-hands").await?;
+    visitor.wait_until("d.unread === '6'", LIMIT).await?;
+    let [_, y] = start_in_frame(&visitor).await?;
+    visitor.leave_frame().await?;
+    visitor
+        .run(&format!(
+            "document.querySelector('many-hands').style.top = '{}px'; document.getElementById('over').remove();",
+            50.0 - y
+        ))
+        .await?;
+    visitor.enter_frame("many-hands").await?;
+    visitor.wait_until("d.seen === 'true'", LIMIT).await?;
+    while visitor.run("return document.getElementById('covered').dataset.why;").await? != "unread" {
+        visitor.press("start").await?;
+        assert_eq!(text(&visitor.state().await?["state"]), "idle");
+    }
+    visitor.screenshot(&artefacts()?.join("embed-unread.png")).await?;
+    visitor.leave_frame().await?;
+    visitor.run("document.querySelector('many-hands').style.position = '';").await?;
+    visitor.enter_frame("many-hands").await?;
+    visitor.press_offered_start(LIMIT).await?;
+    assert_eq!(visitor.state().await?["unread"], "0");
     Ok(())
 }
 

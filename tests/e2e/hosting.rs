@@ -28,11 +28,7 @@ fn endless(folder: &Path) -> Result<(Server, JobId)> {
 async fn start(visitor: &Visitor, selector: &str) -> Result<()> {
     visitor.run(&format!("document.querySelector('{selector}').scrollIntoView();")).await?;
     visitor.enter_frame(selector).await?;
-    visitor.wait_until("d.seen === 'true'", LIMIT).await?;
-    // Under the limit that is offered.
-    visitor.press("start").await?;
-    visitor.wait_until("d.state !== 'idle'", LIMIT).await?;
-    Ok(())
+    visitor.press_offered_start(LIMIT).await
 }
 
 /// The text of what is to be seen of an element; empty where it is hidden.

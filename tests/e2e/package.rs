@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use manyhands_tests::browser::Visitor;
+use manyhands_tests::jobs::SmallTrain;
 use manyhands_tests::server::Server;
 use manyhands_tests::site::Site;
 use manyhands_tests::{jobs, root};
@@ -92,6 +93,51 @@ async fn a_pinned_element_is_the_one_that_was_pinned() -> Result<()> {
         // A page has loaded once its module scripts ran, or could not.
         let got = visitor.run("return document.readyState === 'complete' && !!customElements.get('many-hands');").await?;
         assert_eq!(got, defined, "{script}");
+    }
+    Ok(())
+}
+
+/// Elements that pages pinned, and one from before the first release, each with the frame as it is now.
+#[tokio::test]
+async fn older_elements_work_with_the_frame_of_now() -> Result<()> {
+    let mut found = Vec::new();
+    for folder in ["tests/vectors/elements", "coordinator/elements"] {
+        for entry in fs::read_dir(root().join(folder))? {
+            found.push(entry?.path());
+        }
+    }
+    found.retain(|path| path.extension().is_some_and(|kind| kind == "js"));
+    ensure!(!found.is_empty(), "nothing to try");
+    let folder = tempfile::tempdir()?;
+    let server = Server::start(&folder.path().join("data"))?;
+    let files = jobs::train(folder.path(), SmallTrain::endless())?;
+    server.submit(&files.manifest, &files.data)?;
+    let body = format!(
+        "<script type=module src=/script.js></script><many-hands site=shop duty=50 coordinator={}></many-hands>",
+        server.url
+    );
+    for path in found {
+        println!("{}", path.display());
+        let site = Site::with_script(&server.url, &fs::read_to_string(&path)?, |_| body.clone()).await?;
+        server.run(&["site", "add", "shop", "--origin", &site.origin, "--category", "demo"])?;
+        let visitor = Visitor::open(&site.origin).await?;
+        let call = async |what: &str| visitor.run(&format!("document.querySelector('many-hands').{what};")).await;
+        visitor.wait_for_element("e.state === 'idle'", LIMIT).await?;
+        call("start()").await?;
+        call("setAttribute('scheme', 'dark')").await?;
+        visitor.enter_frame("many-hands").await?;
+        visitor.wait_until("d.scheme === 'dark'", LIMIT).await?;
+        visitor.press_seen_start(LIMIT).await?;
+        visitor.leave_frame().await?;
+        visitor.wait_for_element("e.state === 'working' && e.contribution.accepted >= 1", LIMIT).await?;
+        call("setAttribute('duty', '20')").await?;
+        visitor.enter_frame("many-hands").await?;
+        visitor.wait_until("document.getElementById('duty').max === '20'", LIMIT).await?;
+        visitor.leave_frame().await?;
+        call("pause()").await?;
+        visitor.wait_for_element("e.state === 'paused'", LIMIT).await?;
+        call("stop()").await?;
+        visitor.wait_for_element("e.state === 'stopped'", LIMIT).await?;
     }
     Ok(())
 }

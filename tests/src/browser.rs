@@ -243,17 +243,46 @@ impl Visitor {
         }
     }
 
-    /// Presses Start in a frame once the frame believes that a person sees it.
+    /// Allows all of the device, and presses Start in a frame once the frame believes that a person sees it.
     pub async fn press_seen_start(&self, limit: Duration) -> Result<()> {
-        self.wait_until("d.seen === 'true'", limit).await?;
-        self.press_start().await?;
-        // A press while the frame is being fitted to what is in it meets nothing: it is pressed once more, as a person would.
-        if self.wait_until("d.state !== 'idle'", SETTLED).await.is_err() {
+        self.press_key("duty", Key::End).await?;
+        self.press_offered_start(limit).await
+    }
+
+    /// Presses Start in a frame under the limit that it offers, again where it says that it was not seen, as a person would.
+    pub async fn press_offered_start(&self, limit: Duration) -> Result<()> {
+        let begun = Instant::now();
+        while begun.elapsed() < limit {
             self.wait_until("d.seen === 'true'", limit).await?;
+            self.run("document.getElementById('covered').hidden = true;").await?;
             self.press("start").await?;
-            self.wait_until("d.state !== 'idle'", limit).await?;
+            let answered = "d.state !== 'idle' || !document.getElementById('covered').hidden";
+            // A press while the frame is being fitted to what is in it meets nothing.
+            let Ok(state) = self.wait_until(answered, SETTLED).await else { continue };
+            if state["state"] != "idle" {
+                return Ok(());
+            }
+            if self.run("return document.getElementById('covered').dataset.why;").await? == "unread" {
+                // What it brought before the visitor.
+                self.wait_until(&format!("d.unread < {}", text(&state["unread"])), limit).await?;
+            }
         }
-        Ok(())
+        bail!("Start was pressed, and does not count")
+    }
+
+    /// Moves the mouse to the middle of what this selects.
+    pub async fn hover(&self, selector: &str) -> Result<()> {
+        let element = self.client.find(Locator::Css(selector)).await?;
+        let there = PointerAction::MoveToElement { element, duration: None, x: 0.0, y: 0.0 };
+        Ok(self.client.perform_actions(MouseActions::new("mouse".to_owned()).then(there)).await?)
+    }
+
+    /// Presses the mouse where it is.
+    pub async fn click_here(&self) -> Result<()> {
+        let press = MouseActions::new("mouse".to_owned())
+            .then(PointerAction::Down { button: MOUSE_BUTTON_LEFT })
+            .then(PointerAction::Up { button: MOUSE_BUTTON_LEFT });
+        Ok(self.client.perform_actions(press).await?)
     }
 
     /// Goes into the frame in the open shadow tree of the first element that this selects: all other calls mean the frame.

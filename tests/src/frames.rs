@@ -46,10 +46,9 @@ pub async fn extra(server: &Server, pairs: usize) -> Result<Extra> {
     let visitor = Visitor::open(&site.origin).await?;
     visitor.run(ANIMATION).await?;
     visitor.enter_frame("many-hands").await?;
-    visitor.wait_until("d.seen === 'true'", LIMIT).await?;
     // The frame has no address of its own to ask for a device by.
     visitor.run(ON_THE_GPU).await?;
-    visitor.press("start").await?;
+    visitor.press_offered_start(LIMIT).await?;
     visitor.wait_until("d.phases.startsWith('computing') && d.backend === 'webgpu'", LIMIT).await?;
     let (mut differences, mut without) = (Vec::new(), Vec::new());
     for pair in 0..pairs {

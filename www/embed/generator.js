@@ -6,9 +6,7 @@ import { info, jobs } from "../page/coordinator.js";
 import { build, byId, element, setText } from "../page/dom.js";
 import * as text from "../page/text.js";
 
-/** @typedef {keyof typeof import("./words/en.json")} Key */
-/** Of this page's words. */
-const say = /** @type {(key: Key, values?: text.Values) => string} */ (/** @type {unknown} */ (text.say));
+const { say } = text;
 
 /** Where the site's name is not filled in yet. */
 const ANY_SITE = "your-site";
@@ -23,14 +21,14 @@ const NAMES = ["site", "job", "category", "duty", "data", "scheme", "accent", "r
 
 const form = byId("choices", HTMLFormElement);
 const look = byId("look", HTMLIFrameElement);
-/** `integrity` and path of the element that never changes. @type {{ path: string, integrity: string } | null} */
+/** `integrity` and path of the element that never changes. @type {{ path: string, integrity: string, released: boolean } | null} */
 let pinned = null;
 let shown = "";
 
 /** Attributes as chosen, those left to their defaults missing; nothing where one is wrong. @returns {[string, string][] | null} */
 function chosen() {
   const site = byId("site", HTMLInputElement);
-  site.setCustomValidity(site.value === "" || SITE.test(site.value) ? "" : say("site_wrong"));
+  site.setCustomValidity(site.value === "" || SITE.test(site.value) ? "" : say("embed_site_wrong"));
   if (!form.checkValidity()) return null;
   const values = new FormData(form);
   const runs = String(values.get("runs"));
@@ -56,6 +54,7 @@ function show() {
   const hands = `<many-hands ${attributes.map(([name, value]) => `${name}="${value}"`).join(" ")}></many-hands>`;
   setText(element("short"), `${script("/embed/v1/many-hands.js")}\n${hands}`);
   element("pinned-part").hidden = !pinned;
+  element("unreleased").hidden = pinned?.released !== false;
   if (pinned) setText(element("pinned"), `${script(pinned.path, pinned.integrity)}\n${hands}`);
   setText(element("policy"), `script-src ${location.origin}; frame-src ${location.origin}`);
   // Not the site: only its own pages may frame what is meant for it.
@@ -70,10 +69,10 @@ function show() {
 /** Everything in the page's language. */
 function speak() {
   for (const target of document.querySelectorAll("[data-text]")) {
-    setText(target, say(/** @type {Key} */ (target.getAttribute("data-text"))));
+    setText(target, say(/** @type {text.Key} */ (target.getAttribute("data-text"))));
   }
-  document.title = say("title");
-  for (const category of CATEGORIES) setText(element(category), say("job_kind", { kind: say(`category_${category}`) }));
+  document.title = say("embed_title");
+  for (const category of CATEGORIES) setText(element(category), say("embed_job_kind", { kind: say(`category_${category}`) }));
   setText(element("copied"), "");
   byId("language", HTMLSelectElement).value = text.language;
   show();
@@ -91,7 +90,9 @@ async function pin() {
   const response = await fetch(path);
   if (!response.ok) return;
   const hash = new Uint8Array(await crypto.subtle.digest("SHA-384", await response.arrayBuffer()));
-  pinned = { path, integrity: `sha384-${btoa(String.fromCharCode(...hash))}` };
+  // What may still change is not kept by browsers for ever.
+  const released = response.headers.get("cache-control")?.includes("immutable") ?? false;
+  pinned = { path, integrity: `sha384-${btoa(String.fromCharCode(...hash))}`, released };
   show();
 }
 
@@ -100,11 +101,11 @@ async function copy(button) {
   const from = element(button.getAttribute("data-copies") ?? "");
   try {
     await navigator.clipboard.writeText(from.textContent ?? "");
-    setText(element("copied"), say("copied"));
+    setText(element("copied"), say("embed_copied"));
   } catch {
     // The browser lets nobody write there; what is marked can be copied by hand.
     getSelection()?.selectAllChildren(from);
-    setText(element("copied"), say("marked"));
+    setText(element("copied"), say("embed_marked"));
   }
 }
 

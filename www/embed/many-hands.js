@@ -23,24 +23,12 @@ const OFFER = ["coordinator", "job", "category", "site", "duty", "data"];
 const LOOK = ["scheme", "accent", "radius", "density", "language"];
 const STATES = ["loading", "idle", "declined", "working", "paused", "stopped", "unreachable", "failed"];
 
-/** What is said where no frame comes up and the page has no words of its own. @type {Record<string, { absent: string, asking: string, again: string }>} */
-const WORDS = {
-  en: {
-    absent: "{host} does not answer, or has no offer for this page. Nothing runs here, and nothing needs to be done: it is asked again by itself.",
-    asking: "Asking {host} again.",
-    again: "Ask again now",
-  },
-  de: {
-    absent: "{host} antwortet nicht oder hat kein Angebot für diese Seite. Hier läuft nichts, und es ist nichts zu tun: Es wird von selbst wieder gefragt.",
-    asking: "{host} wird wieder gefragt.",
-    again: "Jetzt wieder fragen",
-  },
-  ar: {
-    absent: "لا يجيب {host}، أو ليس لديه عرض لهذه الصفحة. لا شيء يعمل هنا ولا حاجة إلى فعل شيء: سيُسأل مرة أخرى تلقائيًا.",
-    asking: "يُسأل {host} مرة أخرى.",
-    again: "اسأل الآن مرة أخرى",
-  },
-};
+/**
+ * What is said where no frame comes up and the page has no words of its own, by language: the build writes it here from
+ * ../words/*.json (xtask/src/web/languages.rs).
+ * @type {Record<string, { direction: string, absent: string, asking: string, again: string }>}
+ */
+const WORDS = {};
 
 /** Of the states without a frame. Colours are the system's own, for the visitor's scheme or the one that the page names. */
 const STYLES = `
@@ -234,7 +222,7 @@ export class ManyHandsElement extends HTMLElement {
     const words = WORDS[tag] ?? WORDS.en;
     said.textContent = words[what].replace("{host}", new URL(this.#origin).host);
     again.textContent = words.again;
-    Object.assign(said.parentElement ?? {}, { lang: tag, dir: tag === "ar" ? "rtl" : "ltr" });
+    Object.assign(said.parentElement ?? {}, { lang: tag, dir: words.direction });
   }
 
   /** Takes the frame away, and with it all that runs in it. */

@@ -3,7 +3,7 @@
 // and stop; it cannot start, and hears no more than the state and the sums of this visit. The other end is embed/many-hands.js.
 
 import { element } from "./dom.js";
-import { watchSight } from "./sight.js";
+import { wasStill, watchSight } from "./sight.js";
 import * as text from "./text.js";
 
 /** @typedef {import("./contribution.js").Contribution} Contribution */
@@ -12,6 +12,9 @@ import * as text from "./text.js";
 const VERSION = 1;
 /** Kept for the tab's session once its visitor declined. */
 const DECLINED = "manyhands-declined";
+
+/** Least share of a term that must have been in sight at once: on a small screen a long one has no room to be so whole. */
+const READ_SHARE_MIN = 0.5;
 
 /** Looks by name: the values that the style sheet knows, whose contrast a test measures. @type {Record<string, string[]>} */
 const LOOKS = {
@@ -73,6 +76,8 @@ export class Host {
   #last = "";
   /** What has not been in sight for a while, whole and with nothing over it. @type {Set<HTMLElement>} */
   #unseen = new Set();
+  /** What Start agrees to and was never in sight for a while. @type {Set<HTMLElement>} */
+  #unread = new Set();
 
   /**
    * @param {Contribution} visit
@@ -105,6 +110,10 @@ export class Host {
       this.#unseen.add(part);
       watchSight(part, (seen) => this.#see(part, seen));
     }
+    for (const term of /** @type {NodeListOf<HTMLElement>} */ (element("consent").querySelectorAll("dd"))) {
+      this.#unread.add(term);
+      const end = watchSight(term, (seen) => seen && this.#read(term, end), READ_SHARE_MIN);
+    }
     if (refusal()) visit.declined();
     // Who is around is known once it answers; that this page listens is nobody's secret.
     parent.postMessage({ manyHands: VERSION, type: "ready" }, "*");
@@ -125,17 +134,37 @@ export class Host {
     this.#say({ type: "state", state: told });
   }
 
-  /** Whether a person who presses this sees it. @param {string} id */
-  sees(id) {
-    return !this.#unseen.has(element(id));
+  /**
+   * Why a press of this does not count; empty where a person saw it, and what they agree to. That is brought before them, where
+   * it is not so.
+   * @param {"start" | "background"} id
+   * @returns {"" | "covered" | "covered_box" | "unread"}
+   */
+  doubt(id) {
+    if (this.#unseen.has(element(id)) || !wasStill()) return id === "start" ? "covered" : "covered_box";
+    const [unread] = id === "start" ? this.#unread : [];
+    unread?.scrollIntoView({ block: "center" });
+    return unread ? "unread" : "";
   }
 
   /** @param {HTMLElement} part @param {boolean} seen */
   #see(part, seen) {
     if (seen) this.#unseen.delete(part);
     else this.#unseen.add(part);
-    // For tests.
-    document.documentElement.dataset["seen"] = String(this.sees("start"));
+    this.#mirror();
+  }
+
+  /** @param {HTMLElement} term @param {() => void} end */
+  #read(term, end) {
+    end();
+    this.#unread.delete(term);
+    this.#mirror();
+  }
+
+  /** For tests. */
+  #mirror() {
+    const seen = String(!this.#unseen.has(element("start")));
+    Object.assign(document.documentElement.dataset, { seen, unread: String(this.#unread.size) });
   }
 
   #again() {

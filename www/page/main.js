@@ -123,7 +123,7 @@ function run() {
       // Visits are listed by what was agreed to.
       if (job) void visit.start({ id: job.id, title: category ? text.say(`category_${category}`) : job.title }, backend, tune, terms);
     },
-    (id) => !framed || !!host?.sees(id),
+    (id) => (framed ? (host?.doubt(id) ?? "covered") : ""),
     () => void openMine().then((mine) => mine.offerForget()),
     () => {
       visit.stop();

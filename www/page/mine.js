@@ -5,7 +5,7 @@
 
 import { AT_WORK, CHANGES, Failure } from "./contribution.js";
 import { build, byId, element, setText } from "./dom.js";
-import { watchSight } from "./sight.js";
+import { wasStill, watchSight } from "./sight.js";
 import * as text from "./text.js";
 import { VISITS_COUNT_MAX, all, answer, forget } from "./visits.js";
 
@@ -290,7 +290,7 @@ export class Mine {
     if (!isSeen) watchSight(sure, (seen) => (sure.dataset["seen"] = String((isSeen = seen))));
     sure.addEventListener("click", (event) => {
       if (!event.isTrusted) return;
-      if (isSeen) void this.#do(sure, act);
+      if (isSeen && (window.parent === window || wasStill())) void this.#do(sure, act);
       else this.#tell(() => text.say("covered_box"));
     });
     const not = said("button", "mine_not", { type: "button", class: "quiet" });

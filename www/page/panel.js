@@ -80,15 +80,15 @@ export class Panel {
    * @param {Terms} terms what Start consents to; the visitor chooses the share
    * @param {number} most the largest share that may be chosen
    * @param {() => void} onStart
-   * @param {(id: string) => boolean} isSeen whether a person who presses this sees it
+   * @param {(id: "start" | "background") => "" | "covered" | "covered_box" | "unread"} doubt why a press of this does not count, if so
    * @param {() => void} onForget
    * @param {() => void} onWithdraw
    */
-  constructor(visit, terms, most, onStart, isSeen, onForget, onWithdraw) {
+  constructor(visit, terms, most, onStart, doubt, onForget, onWithdraw) {
     this.visit = visit;
     this.terms = terms;
     this.#most = most;
-    this.isSeen = isSeen;
+    this.doubt = doubt;
     this.#limits();
     void this.#look();
     onPress("start", () => {
@@ -121,9 +121,10 @@ export class Panel {
 
   /** Says so where a press cannot count. @param {"start" | "background"} id */
   #mayPress(id) {
-    const may = this.isSeen(id);
-    line("covered", may ? "" : text.say(id === "start" ? "covered" : "covered_box"));
-    return may;
+    const why = this.doubt(id);
+    line("covered", why && text.say(why));
+    element("covered").dataset["why"] = why;
+    return !why;
   }
 
   async #look() {

@@ -6,6 +6,7 @@ mod bench;
 mod data;
 mod npm;
 mod proc;
+mod release;
 mod run;
 mod setup;
 mod shaders;
@@ -39,6 +40,8 @@ enum Command {
     BuildWeb,
     /// Pack the element for other sites as an npm package into target/npm/.
     PackageNpm,
+    /// Keep the element of this version for all later coordinators to serve: a part of releasing it.
+    ReleaseEmbed,
     /// Tell a page that Trunk is building which languages there are; Trunk runs this.
     #[command(hide = true)]
     Languages,
@@ -94,6 +97,7 @@ fn dispatch(command: &Command) -> Result<ExitCode> {
             setup::set_up(setup::Purpose::Web)?;
             println!("packed: {}", npm::package()?.display());
         }
+        Command::ReleaseEmbed => release::release()?,
         Command::Languages => web::languages::tell()?,
         Command::Shaders => shaders::main()?,
         Command::Tidy => tidy::main()?,

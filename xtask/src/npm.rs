@@ -7,11 +7,19 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::proc::{command, run};
-use crate::{root, setup};
+use crate::web::languages;
+use crate::{release, root, setup};
 
 const NAME: &str = "many-hands";
 /// What lies beside the element and its types as it is.
 const TEXTS: [&str; 3] = ["xtask/npm/README.md", "LICENSE-MIT", "LICENSE-APACHE"];
+
+const SOURCE: &str = "www/embed/many-hands.js";
+
+/// The element as coordinators serve it.
+pub fn element() -> Result<String> {
+    languages::element(&root().join("www"))
+}
 
 /// Packs it, and gives the packed file.
 pub fn package() -> Result<PathBuf> {
@@ -22,8 +30,10 @@ pub fn package() -> Result<PathBuf> {
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder)?;
-    let source = root().join("www/embed/many-hands.js");
-    fs::copy(&source, folder.join("many-hands.js"))?;
+    let source = root().join(SOURCE);
+    let element = element()?;
+    release::agrees(&element)?;
+    fs::write(folder.join("many-hands.js"), element)?;
     for text in TEXTS {
         let from = root().join(text);
         fs::copy(&from, folder.join(from.file_name().context("a file has a name")?))?;

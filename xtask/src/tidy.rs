@@ -15,7 +15,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::root;
+use crate::{release, root};
 
 /// All text files by their path from the root, with `/` as separator. Binary files are there with an empty text.
 pub type Tree = BTreeMap<String, String>;
@@ -36,6 +36,7 @@ pub fn main() -> Result<()> {
     complaints.extend(reach::check(&tree));
     complaints.extend(words::check(&tree));
     complaints.extend(markup::check(&tree));
+    complaints.extend(release::check(&tree));
     if complaints.is_empty() {
         println!("tidy: {} files, nothing to complain of", tree.len());
         return Ok(());

@@ -117,9 +117,7 @@ fn page_files(tree: &Tree) -> Vec<String> {
     for path in tree.keys().filter(|path| path.starts_with("www/")) {
         let name = path.rsplit('/').next().expect("split gives at least one part");
         // The entry, the type checker's settings, and the languages, which the build finds by itself.
-        if matches!(path.as_str(), "www/index.html" | "www/tsconfig.json")
-            || words::FOLDERS.iter().any(|folder| path.starts_with(folder))
-        {
+        if matches!(path.as_str(), "www/index.html" | "www/tsconfig.json") || path.starts_with(words::FOLDER) {
             continue;
         }
         // Types are imported without their ending.

@@ -1,4 +1,4 @@
-//! Languages of the page, and of the one for owners of other sites: every file says everything that English says, with the same placeholders. That a language uses all
+//! The page's languages: every file says everything that English says, with the same placeholders. That a language uses all
 //! the plural forms it has is checked in a browser, which knows them (tests/e2e/languages.rs).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,36 +6,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Tree;
 
 /// One `TAG.json` a language.
-pub const FOLDERS: [&str; 2] = ["www/words/", "www/embed/words/"];
+pub const FOLDER: &str = "www/words/";
 /// The language that the others are compared with.
 const FIRST: &str = "en.json";
-/// The languages that the second folder's page says it has; the first one's page is told by the build.
-const PAGE: &str = "www/embed/index.html";
 
 type Words = BTreeMap<String, String>;
 
 pub fn check(tree: &Tree) -> Vec<String> {
-    let mut complaints: Vec<String> = FOLDERS.iter().flat_map(|folder| check_folder(tree, folder)).collect();
-    if let Some(page) = tree.get(PAGE) {
-        let files = tree.keys().filter_map(|path| path.strip_prefix(FOLDERS[1])?.strip_suffix(".json"));
-        let tags = files.collect::<Vec<_>>().join(" ");
-        if !page.contains(&format!("<meta name=\"manyhands-languages\" content=\"{tags}\">")) {
-            complaints.push(format!("{PAGE}: its languages are not {tags}"));
-        }
-    }
-    complaints
-}
-
-fn check_folder(tree: &Tree, folder: &str) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut languages = BTreeMap::new();
-    for (path, text) in tree.iter().filter(|(path, _)| path.starts_with(folder)) {
+    for (path, text) in tree.iter().filter(|(path, _)| path.starts_with(FOLDER)) {
         match serde_json::from_str::<Words>(text) {
             Ok(words) => drop(languages.insert(path, words)),
             Err(e) => complaints.push(format!("{path}: {e}")),
         }
     }
-    let first_path = format!("{folder}{FIRST}");
+    let first_path = format!("{FOLDER}{FIRST}");
     let Some(first) = languages.get(&first_path) else { return complaints };
     for (path, words) in &languages {
         if !matches!(words.get("direction").map(String::as_str), Some("ltr" | "rtl")) {
@@ -144,12 +130,6 @@ mod tests {
             let found = with(&sound.replacen(from, to, 1));
             assert!(found.contains(&format!("www/words/de.json: {complaint}")), "{complaint}: {found:?}");
         }
-        let page = |tags: &str| {
-            let meta = format!("<meta name=\"manyhands-languages\" content=\"{tags}\">");
-            check(&tree(&[(PAGE, &meta), ("www/embed/words/de.json", sound), ("www/embed/words/en.json", english)]))
-        };
-        assert_eq!(page("de en"), Vec::<String>::new());
-        assert_eq!(page("en"), ["www/embed/index.html: its languages are not de en"]);
         assert!(with("{").iter().any(|line| line.starts_with("www/words/de.json: ")), "no JSON");
     }
 }

@@ -90,7 +90,7 @@ fn named_by_content(name: &str, extension: &str, bytes: &[u8]) -> String {
 }
 
 /// As in the `integrity` attribute.
-fn integrity(bytes: &[u8]) -> String {
+pub fn integrity(bytes: &[u8]) -> String {
     format!("sha384-{}", STANDARD.encode(Sha384::digest(bytes)))
 }
 
