@@ -344,10 +344,10 @@ mod tests {
         let sgd = |clip_norm| InnerOptimizer::Sgd { learning_rate: 0.5, momentum: 0.25, clip_norm };
         for (optimizer, bytes) in [(sgd(0.0), "8300f93800f93400"), (sgd(1.0), "8400f93800f93400f93c00")] {
             assert_eq!(hex::encode(encode(&optimizer)), bytes);
-            assert_eq!(decode_strict(&hex::decode(bytes).unwrap()), Ok(optimizer));
+            assert_eq!(decode_strict(&hex::decode(bytes).expect("hex")), Ok(optimizer));
         }
         for zero in ["8400f93800f93400f90000", "8400f93800f93400f98000"] {
-            let refused = decode_strict::<InnerOptimizer>(&hex::decode(zero).unwrap());
+            let refused = decode_strict::<InnerOptimizer>(&hex::decode(zero).expect("hex"));
             assert_eq!(refused, Err(CborError::NotDeterministic), "{zero}");
         }
         for wrong in [f32::NAN, f32::INFINITY, -1.0] {
@@ -363,8 +363,8 @@ mod tests {
         let plain = r#"{"type":"sgd","learning_rate":0.5,"momentum":0.25}"#;
         let clipped = r#"{"type":"sgd","learning_rate":0.5,"momentum":0.25,"clip_norm":1.0}"#;
         for (optimizer, json) in [(sgd(0.0), plain), (sgd(1.0), clipped)] {
-            assert_eq!(serde_json::from_str::<InnerOptimizer>(json).unwrap(), optimizer);
-            assert_eq!(serde_json::to_string(&optimizer).unwrap(), json);
+            assert_eq!(serde_json::from_str::<InnerOptimizer>(json).expect("an optimiser"), optimizer);
+            assert_eq!(serde_json::to_string(&optimizer).expect("an optimiser"), json);
         }
     }
 }
