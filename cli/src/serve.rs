@@ -1,5 +1,6 @@
 //! `manyhands serve`: runs a coordinator until it is told to stop. What a coordinator does is in the coordinator's crate.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -51,6 +52,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     config.challenge_rate = args.challenge_rate;
     config.commit_share_max = args.commit_share;
     config.witnesses = args.witnesses;
+    let keys: BTreeSet<_> = config.witnesses.iter().map(|witness| witness.key.key).collect();
+    if keys.len() < config.witnesses.len() {
+        bail!("--witness: one key is given twice");
+    }
     if config.witnesses.len() > config::WITNESSES_COUNT_MAX {
         bail!("--witness: at most {}", config::WITNESSES_COUNT_MAX);
     }

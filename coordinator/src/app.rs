@@ -10,6 +10,7 @@ use std::time::Duration;
 use manyhands_protocol::KeyId;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio_util::sync::DropGuard;
 
 use crate::blobs::{BlobError, Blobs};
 use crate::config::Config;
@@ -53,6 +54,7 @@ pub struct App {
     pub admin_token_path: PathBuf,
     service: Arc<Service>,
     tasks: JoinSet<()>,
+    _ended: DropGuard,
     /// Keeps a second coordinator off the data folder.
     _lock: File,
 }
@@ -100,7 +102,8 @@ impl App {
         }
         let (router, connections) = (http::router(service.clone()), service.config.connections_count_max);
         tasks.spawn(server::run(listener, router, connections, service.shutdown.clone()));
-        Ok(App { addr, key, admin_token_path, service, tasks, _lock: lock })
+        let ended = service.ended.clone().drop_guard();
+        Ok(App { addr, key, admin_token_path, service, tasks, _ended: ended, _lock: lock })
     }
 
     /// Base address of the calls.

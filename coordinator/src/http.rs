@@ -14,7 +14,6 @@ mod rotations;
 mod sessions;
 mod sites;
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Router;
@@ -23,8 +22,9 @@ use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
-use futures::FutureExt;
 use manyhands_protocol::problem::Code;
+use tokio::task::JoinError;
+use tokio_util::sync::CancellationToken;
 
 use crate::assets;
 use crate::service::Service;
@@ -67,7 +67,7 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/admin/resume", post(admin::resume))
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn(refuse_foreign_pages));
-    api.fallback(page).layer(middleware::from_fn(every_answer)).with_state(service)
+    api.fallback(page).layer(middleware::from_fn_with_state(service.clone(), every_answer)).with_state(service)
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> Failure {
@@ -113,13 +113,24 @@ fn is_foreign(headers: &HeaderMap) -> bool {
     origin_host.is_none() || origin_host != host
 }
 
+/// Runs a call to its end also when its caller hangs up meanwhile: what follows a write, such as telling listeners and the driver
+/// of it, would be left out else. None if the coordinator ended first.
+async fn to_the_end<T: Send + 'static>(
+    ended: CancellationToken,
+    call: impl Future<Output = T> + Send + 'static,
+) -> Result<Option<T>, JoinError> {
+    tokio::spawn(async move { ended.run_until_cancelled(call).await }).await
+}
+
 /// Headers of every answer, and a problem document in place of a panic.
-async fn every_answer(request: Request, next: Next) -> Response {
+async fn every_answer(State(service): Shared, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
-    let mut response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
-        Ok(response) => response,
-        Err(_) => {
-            tracing::error!(path, "a handler panicked");
+    let mut response = match to_the_end(service.ended.clone(), next.run(request)).await {
+        Ok(Some(response)) => response,
+        stopped => {
+            if stopped.is_err() {
+                tracing::error!(path, "a handler panicked");
+            }
             Failure::new(Code::Internal, "the coordinator failed; this is not your fault").into_response()
         }
     };
@@ -140,6 +151,29 @@ mod tests {
             headers.insert(*name, HeaderValue::from_str(value).unwrap());
         }
         assert_eq!(is_foreign(&headers), foreign, "{pairs:?}");
+    }
+
+    #[tokio::test]
+    async fn a_call_goes_on_when_its_caller_hangs_up_and_no_longer_than_the_coordinator() {
+        use futures::FutureExt;
+        for (ends, expected) in [(false, Some("told")), (true, None)] {
+            let ended = CancellationToken::new();
+            let (go_on, waits) = tokio::sync::oneshot::channel::<()>();
+            let (tell, told) = tokio::sync::oneshot::channel();
+            let call = async move {
+                let _ = waits.await;
+                let _ = tell.send("told");
+            };
+            let caller = to_the_end(ended.clone(), call);
+            // Asked once, and dropped.
+            assert!(Box::pin(caller).as_mut().now_or_never().is_none());
+            if ends {
+                ended.cancel();
+            }
+            tokio::task::yield_now().await;
+            let _ = go_on.send(());
+            assert_eq!(told.await.ok(), expected);
+        }
     }
 
     #[test]

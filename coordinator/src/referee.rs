@@ -44,7 +44,7 @@ fn train(work: &TrainWork, checkpoint: &[Vec<f32>], shard: &Shard) -> Result<Vec
     Ok(block_on(Engine::cpu().train(work, checkpoint, shard, &Control::new()))?.delta)
 }
 
-/// Whether an honest execution may have given `update`, though the referee's own gave another: whether the unit gives it, within
+/// Which of `updates` an honest execution may have given, though the referee's own gave another: whether the unit gives it, within
 /// the tolerance, from one of [`ROUNDING_RUNS`] checkpoints in which each parameter that is not zero is the next f32 above or
 /// below, drawn by the run's number. Where a sum is zero but for its rounding, a ReLU passes it in one execution and not in
 /// another, and what follows differs by more than rounding.
@@ -52,16 +52,26 @@ pub fn rounding_gives(
     work: &TrainWork,
     checkpoint_bytes: &[u8],
     shard_bytes: &[u8],
-    update: &[Vec<f32>],
-) -> Result<bool, RefereeError> {
+    updates: &[Vec<Vec<f32>>],
+) -> Result<Vec<bool>, RefereeError> {
     let checkpoint = merge::read_tensors(&work.model, checkpoint_bytes).map_err(RefereeError::Checkpoint)?;
     let shard = tensors::read_shard(shard_bytes, &work.model).map_err(RefereeError::Examples)?;
+    let mut given = vec![false; updates.len()];
     for run in 0..ROUNDING_RUNS {
-        if gradient::compare(&train(work, &neighbour(&checkpoint, run), &shard)?, update, tolerance(&work.model)) {
-            return Ok(true);
+        if given.iter().all(|&given| given) {
+            break;
+        }
+        let near = match train(work, &neighbour(&checkpoint, run), &shard) {
+            Ok(near) => near,
+            // It says nothing of the unit, whose own execution ended well.
+            Err(RefereeError::Engine(EngineError::NotFinite(_))) => continue,
+            Err(error) => return Err(error),
+        };
+        for (given, update) in given.iter_mut().zip(updates) {
+            *given |= gradient::compare(&near, update, tolerance(&work.model));
         }
     }
-    Ok(false)
+    Ok(given)
 }
 
 /// The parameters, each moved by its last bit.

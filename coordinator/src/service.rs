@@ -30,6 +30,8 @@ pub struct Service {
     /// What the driver did so far.
     pub turns: watch::Sender<Turns>,
     pub shutdown: CancellationToken,
+    /// Cancelled when the coordinator is gone: calls that are still under way end where they stand.
+    pub ended: CancellationToken,
     /// Leases with an upload under way.
     pub uploading: InFlight<LeaseId>,
     /// Uploads under way of each key, numbered below [`limits::UPLOADS_PER_KEY_MAX`].
@@ -75,6 +77,7 @@ impl Service {
             turns: watch::Sender::default(),
             witnesses: Witnesses::default(),
             shutdown: CancellationToken::new(),
+            ended: CancellationToken::new(),
             uploading: InFlight::default(),
             key_uploads: InFlight::default(),
             checking: InFlight::default(),

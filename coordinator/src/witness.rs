@@ -7,10 +7,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::body::{Body, to_bytes};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -35,6 +36,8 @@ use crate::server;
 pub const DEFAULT_PORT: u16 = 8788;
 /// Most connections at once; more wait to be accepted.
 const CONNECTIONS_COUNT_MAX: usize = 256;
+/// How long a request may take to come.
+const BODY_WAIT: Duration = Duration::from_secs(30);
 /// Of the answer that tells what was signed last.
 const SIZE: &str = "text/x.tlog.size";
 
@@ -72,10 +75,7 @@ impl Running {
         let key = WitnessKey { name: config.name, key: KeyId(signing.verifying_key().to_bytes()) };
         let (folder, logs, clock) = (config.data_dir, config.logs, config.clock);
         let witness = Arc::new(Witness { signing, key: key.clone(), folder, logs, clock, alone: Mutex::new(()) });
-        let router = Router::new()
-            .route("/add-checkpoint", post(add_checkpoint))
-            .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
-            .with_state(witness);
+        let router = Router::new().route("/add-checkpoint", post(add_checkpoint)).with_state(witness);
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(server::run(listener, router, CONNECTIONS_COUNT_MAX, shutdown.clone()));
         Ok(Running { addr, key, shutdown, task, _lock: lock })
@@ -137,7 +137,12 @@ impl IntoResponse for Refused {
     }
 }
 
-async fn add_checkpoint(State(witness): State<Arc<Witness>>, body: Bytes) -> Response {
+async fn add_checkpoint(State(witness): State<Arc<Witness>>, body: Body) -> Response {
+    let body = match tokio::time::timeout(BODY_WAIT, to_bytes(body, REQUEST_BYTES_MAX)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => return Refused::Malformed.into_response(),
+        Err(_) => return StatusCode::REQUEST_TIMEOUT.into_response(),
+    };
     match tokio::task::spawn_blocking(move || witness.add(&body)).await {
         Ok(Ok(line)) => line.into_response(),
         Ok(Err(refused)) => refused.into_response(),

@@ -350,6 +350,8 @@ def check_work(work, recipe, data, checkpoint, round, at):
     optimizer = recipe["inner_optimizer"]
     names = {"sgd": ["learning_rate", "momentum"],
              "adamw": ["learning_rate", "beta1", "beta2", "epsilon", "weight_decay", "clip_norm"]}[optimizer["type"]]
+    if optimizer["type"] == "sgd" and optimizer.get("clip_norm"):
+        names = [*names, "clip_norm"]
     same = all(struct.pack("<f", a) == struct.pack("<f", optimizer[name]) for a, name in zip(fields[7][1:], names, strict=True))
     expect(same and fields[7][0] == (optimizer["type"] == "adamw"), "a unit of another optimizer")
 

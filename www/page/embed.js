@@ -13,8 +13,8 @@ const VERSION = 1;
 /** Kept for the tab's session once its visitor declined. */
 const DECLINED = "manyhands-declined";
 
-/** Least share of a term that must have been in sight at once: on a small screen a long one has no room to be so whole. */
-const READ_SHARE_MIN = 0.5;
+/** Least share of a term that must have been in sight at once: magnified on a small screen a long one has no room to be so whole. */
+const READ_SHARE_MIN = 0.25;
 
 /** Looks by name: the values that the style sheet knows, whose contrast a test measures. @type {Record<string, string[]>} */
 const LOOKS = {
@@ -141,7 +141,11 @@ export class Host {
    * @returns {"" | "covered" | "covered_box" | "unread"}
    */
   doubt(id) {
-    if (this.#unseen.has(element(id)) || !wasStill()) return id === "start" ? "covered" : "covered_box";
+    if (this.#unseen.has(element(id)) || !wasStill()) {
+      // A term that was not read may have taken its place.
+      element(id).scrollIntoView({ block: "nearest" });
+      return id === "start" ? "covered" : "covered_box";
+    }
     const [unread] = id === "start" ? this.#unread : [];
     unread?.scrollIntoView({ block: "center" });
     return unread ? "unread" : "";

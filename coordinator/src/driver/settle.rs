@@ -80,13 +80,14 @@ pub async fn referee(service: &Arc<Service>, unit: &Unit) -> Result<(), DriveErr
         let (_slot, work) = (service.referee.acquire().await, work.clone());
         tokio::task::spawn_blocking(move || native::compute_update(&work, &checkpoint, &shard)).await??
     };
-    let (mut judgements, mut canonical) = (Vec::new(), None);
-    for (result, update) in updates(service, unit, work, UPDATES_COUNT_MAX).await? {
-        if gradient::compare(&own, &update, tolerance(&work.model)) {
+    let mut canonical = None;
+    let results = updates(service, unit, work, UPDATES_COUNT_MAX).await?;
+    for (result, update) in &results {
+        if gradient::compare(&own, update, tolerance(&work.model)) {
             canonical = canonical.or(Some(result.output));
         }
-        judgements.push(against_referee(service, unit, work, &result, &own, update).await?);
     }
+    let judgements = against_referee(service, work, &own, results).await?;
     let canonical = match canonical {
         Some(hash) => hash,
         None => service.put_blob(merge::write_tensors(&work.model, &own)).await?,
@@ -94,27 +95,39 @@ pub async fn referee(service: &Arc<Service>, unit: &Unit) -> Result<(), DriveErr
     end(service, unit, canonical, judgements).await
 }
 
-/// The verdict on a result of a unit that the referee computed. One that disagrees is a lie, unless rounding alone leads there:
+/// The verdicts on results of a unit that the referee computed. One that disagrees is a lie, unless rounding alone leads there:
 /// then it is accepted, and the round goes on with the referee's.
 pub async fn against_referee(
     service: &Service,
-    unit: &Unit,
     work: &TrainWork,
-    result: &ResultRow,
     settled: &Update,
-    update: Update,
-) -> Result<Judgement, DriveError> {
-    if gradient::compare(settled, &update, tolerance(&work.model)) {
-        return Ok(Judgement::accept(result.id));
+    results: Vec<(ResultRow, Update)>,
+) -> Result<Vec<Judgement>, DriveError> {
+    let (mut judgements, mut doubtful, mut doubted) = (Vec::new(), Vec::new(), Vec::new());
+    for (result, update) in results {
+        let distance = gradient::distance(settled, &update);
+        if gradient::compare(settled, &update, tolerance(&work.model)) {
+            judgements.push(Judgement::accept(result.id));
+        } else if may_be_rounding(distance) {
+            doubtful.push((result, distance));
+            doubted.push(update);
+        } else {
+            tracing::info!(result = result.id, unit = %result.unit, key = %result.key, distance, "rejected: the referee disagrees");
+            judgements.push(Judgement::catch(result.id, DISAGREES));
+        }
     }
-    let distance = gradient::distance(settled, &update);
-    let rounding = may_be_rounding(distance) && {
-        let (checkpoint, shard) = (service.blobs.read(work.checkpoint).await?, service.blobs.read(work.shard).await?);
-        let (_slot, work) = (service.referee.acquire().await, work.clone());
-        tokio::task::spawn_blocking(move || native::rounding_gives(&work, &checkpoint, &shard, &update)).await??
-    };
-    tracing::info!(result = result.id, unit = %unit.id, key = %result.key, distance, rounding, "the referee disagrees");
-    Ok(if rounding { Judgement::accept(result.id) } else { Judgement::catch(result.id, DISAGREES) })
+    if doubtful.is_empty() {
+        return Ok(judgements);
+    }
+    let _slot = service.referee.acquire().await;
+    let (checkpoint, shard) = (service.blobs.read(work.checkpoint).await?, service.blobs.read(work.shard).await?);
+    let work = work.clone();
+    let given = tokio::task::spawn_blocking(move || native::rounding_gives(&work, &checkpoint, &shard, &doubted)).await??;
+    for ((result, distance), rounding) in doubtful.into_iter().zip(given) {
+        tracing::info!(result = result.id, unit = %result.unit, key = %result.key, distance, rounding, "the referee disagrees");
+        judgements.push(if rounding { Judgement::accept(result.id) } else { Judgement::catch(result.id, DISAGREES) });
+    }
+    Ok(judgements)
 }
 
 /// Computes a product that no volunteer did. A result that comes in meanwhile is checked by algebra, like any other.

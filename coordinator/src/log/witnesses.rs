@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
+use manyhands_protocol::KeyId;
 use manyhands_protocol::log::note::{NOTE_BYTES_MAX, Note};
 use manyhands_protocol::log::tree;
 use manyhands_protocol::log::witness::{AddCheckpoint, NoWitnessKey, WitnessKey};
@@ -61,14 +62,21 @@ pub struct Witnesses {
 
 struct Cosigned {
     note: String,
-    lines: Vec<String>,
+    /// One of each witness.
+    lines: BTreeMap<KeyId, String>,
+}
+
+impl Cosigned {
+    fn text(&self) -> String {
+        self.lines.values().map(String::as_str).collect()
+    }
 }
 
 impl Witnesses {
-    fn add(&self, head: &LogHead, line: String) {
+    fn add(&self, head: &LogHead, witness: KeyId, line: String) {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let cosigned = recent.entry(head.size).or_insert_with(|| Cosigned { note: head.note.clone(), lines: Vec::new() });
-        cosigned.lines.push(line);
+        let cosigned = recent.entry(head.size).or_insert_with(|| Cosigned { note: head.note.clone(), lines: BTreeMap::new() });
+        cosigned.lines.insert(witness, line);
         if recent.len() > RECENT_COUNT {
             recent.pop_first();
         }
@@ -77,7 +85,7 @@ impl Witnesses {
     /// A checkpoint with the cosignatures that there are of it.
     pub fn on(&self, head: &LogHead) -> String {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let lines = recent.get(&head.size).map(|cosigned| cosigned.lines.concat());
+        let lines = recent.get(&head.size).map(Cosigned::text);
         format!("{}{}", head.note, lines.unwrap_or_default())
     }
 
@@ -85,7 +93,7 @@ impl Witnesses {
     pub fn newest_with(&self, count: usize) -> Option<String> {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         let newest = recent.values().rev().find(|cosigned| cosigned.lines.len() >= count)?;
-        Some(format!("{}{}", newest.note, newest.lines.concat()))
+        Some(format!("{}{}", newest.note, newest.text()))
     }
 }
 
@@ -108,7 +116,7 @@ enum AskError {
 
 /// Asks all witnesses for the newest checkpoint, after each batch, until the shutdown.
 pub async fn run(service: Arc<Service>) {
-    let http = match reqwest::Client::builder().build() {
+    let http = match reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build() {
         Ok(http) => http,
         Err(error) => return tracing::error!(%error, "no witness can be asked"),
     };
@@ -142,7 +150,7 @@ async fn attend(service: &Service, http: &reqwest::Client, address: &WitnessAddr
                         tracing::info!(%name, "the witness signs again");
                     }
                     failures = 0;
-                    service.witnesses.add(&head, line);
+                    service.witnesses.add(&head, address.key.key, line);
                 }
                 Err(error) => {
                     if failures == 0 {

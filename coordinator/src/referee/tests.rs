@@ -81,6 +81,31 @@ fn updates_are_those_of_the_definition() {
     assert!(!compare(&update(0), &update(4), GRADIENT_TOLERANCE), "the batch's rows matter");
 }
 
+/// What a neighbour of the checkpoint does says nothing against the job, and each result is told of by itself.
+#[test]
+fn rounding_gives_what_an_execution_gives() {
+    let (work, shard) = (work(0, 3), Examples::random(12, 1).bytes());
+    let start = merge::initial_parameters(&model(), 2);
+    let checkpoint = merge::write_tensors(&model(), &start);
+    let near = compute_update(&work, &merge::write_tensors(&model(), &neighbour(&start, ROUNDING_RUNS - 1)), &shard).unwrap();
+    let far: Vec<Vec<f32>> = near.iter().map(|tensor| tensor.iter().map(|value| 1.05 * value).collect()).collect();
+    assert_eq!(rounding_gives(&work, &checkpoint, &shard, &[far.clone(), near]).unwrap(), [false, true]);
+    let vast: Vec<Vec<f32>> = start.iter().map(|tensor| tensor.iter().map(|value| 1e38 * value).collect()).collect();
+    let vast = merge::write_tensors(&model(), &vast);
+    assert!(compute_update(&work, &vast, &shard).is_err(), "it leaves the finite numbers");
+    assert_eq!(rounding_gives(&work, &vast, &shard, &[far]).unwrap(), [false]);
+}
+
+#[test]
+fn neighbours_differ_by_a_bit_and_keep_zero() {
+    let start = vec![vec![0.0, 1.0, -1.0, 0.5], vec![f32::MIN_POSITIVE]];
+    let moved = neighbour(&start, 3);
+    assert_eq!(moved, neighbour(&start, 3));
+    for (before, after) in start.iter().flatten().zip(moved.iter().flatten()) {
+        assert!(if *before == 0.0 { *after == 0.0 } else { [before.next_up(), before.next_down()].contains(after) });
+    }
+}
+
 #[test]
 fn evaluation_is_that_of_plain_loops() {
     let data = Examples::random(EVALUATION_ROWS * 2 + 77, 3);

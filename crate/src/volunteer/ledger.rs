@@ -1,6 +1,6 @@
 //! Holds the coordinator to its public log (docs/ledger.md): that the log goes on from the checkpoint that was seen last, and
 //! that it has every accepted result of this visit. A log that contradicts itself ends the visit; one that cannot be reached is
-//! asked again, less and less often, and one that the coordinator does not answer for is told of.
+//! asked again, and one that the coordinator does not answer for less and less often, and told of.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

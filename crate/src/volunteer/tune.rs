@@ -118,7 +118,8 @@ impl<H: Host> Visit<'_, H> {
 
     /// Goes over to the CPU path where that is faster at this work, by what was measured now or in an earlier visit.
     async fn leave_if_slower(&self, work: &Work, control: &Control, names: &Names) -> Result<(), EngineError> {
-        if !self.may_leave_gpu() {
+        // A product says little of the training that a visit is for.
+        if !self.may_leave_gpu() || !matches!(work, Work::Train(_)) {
             return Ok(());
         }
         let (host, name) = (self.client.host, slower::name(work)?);
