@@ -273,10 +273,7 @@ async fn a_frame_moved_under_a_hand_starts_nothing() -> Result<()> {
 async fn what_nobody_saw_is_not_agreed_to() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (server, job, proxy) = endless(folder.path()).await?;
-    let body = format!(
-        "{}<div id=over style='position: fixed; inset: 0; background: white; pointer-events: none'></div>",
-        element(&proxy.url, &format!("job={job} style='{AT_REST}'"))
-    );
+    let body = element(&proxy.url, &format!("job={job} style='position: fixed; left: 0; top: -4000px; width: 700px'"));
     let site = Site::start(&proxy.url, |_| body).await?;
     site.register(&server)?;
     let visitor = open(&site).await?;
@@ -284,12 +281,7 @@ async fn what_nobody_saw_is_not_agreed_to() -> Result<()> {
     visitor.wait_until("d.unread === '6'", LIMIT).await?;
     let [_, y] = start_in_frame(&visitor).await?;
     visitor.leave_frame().await?;
-    visitor
-        .run(&format!(
-            "document.querySelector('many-hands').style.top = '{}px'; document.getElementById('over').remove();",
-            50.0 - y
-        ))
-        .await?;
+    visitor.run(&format!("document.querySelector('many-hands').style.top = '{}px';", 50.0 - y)).await?;
     visitor.enter_frame("many-hands").await?;
     visitor.wait_until("d.seen === 'true'", LIMIT).await?;
     let why = "return document.getElementById('covered').dataset.why;";

@@ -112,7 +112,9 @@ export class Host {
     }
     for (const term of /** @type {NodeListOf<HTMLElement>} */ (element("consent").querySelectorAll("dd"))) {
       this.#unread.add(term);
-      const end = watchSight(term, (seen) => seen && this.#read(term, end), READ_SHARE_MIN);
+      // That nothing is over the frame is asked of Start: of a text in a frame of the same process Chromium takes what stands beside
+      // it for a cover.
+      const end = watchSight(term, (seen) => seen && this.#read(term, end), READ_SHARE_MIN, false);
     }
     if (refusal()) visit.declined();
     // Who is around is known once it answers; that this page listens is nobody's secret.

@@ -19,15 +19,16 @@ const STILL_PX_MAX = 3;
  * @param {HTMLElement} target
  * @param {(seen: boolean) => void} onChange
  * @param {number} share that must be in sight
+ * @param {boolean} clear nothing may be over it
  * @returns {() => void} ends it
  */
-export function watchSight(target, onChange, share = SEEN_SHARE_MIN) {
-  const options = { threshold: [0, share], trackVisibility: true, delay: 100 };
+export function watchSight(target, onChange, share = SEEN_SHARE_MIN, clear = true) {
+  const options = { threshold: [0, share], trackVisibility: clear, delay: 100 };
   let [timer, isSeen] = [0, false];
   const see = (/** @type {boolean} */ seen) => onChange((isSeen = seen));
   const observer = new IntersectionObserver((entries) => {
     const last = /** @type {(IntersectionObserverEntry & { isVisible?: boolean }) | undefined} */ (entries.at(-1));
-    if (last && last.intersectionRatio >= share && last.isVisible !== false) {
+    if (last && last.intersectionRatio >= share && (!clear || last.isVisible !== false)) {
       timer ||= setTimeout(() => see(true), SEEN_MS_MIN);
     } else {
       clearTimeout(timer);
