@@ -57,13 +57,16 @@ fn main() {
     let [seed, volunteers, rounds, folder, only @ ..] = args.as_slice() else {
         panic!("usage: accuracy SEED VOLUNTEERS ROUNDS FOLDER [KIND]");
     };
+    if let Some(unknown) = only.iter().find(|name| Kind::CHEATS.iter().all(|kind| kind.name() != name.as_str())) {
+        panic!("no kind {unknown}; there are {}", Kind::CHEATS.map(Kind::name).join(", "));
+    }
     let (manifest, cut) = job(Path::new(folder), rounds.parse().unwrap());
     let setting =
         Setting { seed: seed.parse().unwrap(), volunteers: volunteers.parse().unwrap(), manifest: &manifest, cut: &cut };
     let honest = train(setting, Kind::Honest);
     println!("{}", report(setting, Kind::Honest, &honest, &honest));
     let kinds: Vec<Kind> =
-        Kind::CHEATS.into_iter().filter(|kind| only.is_empty() || only.contains(&kind.name().to_owned())).collect();
+        Kind::CHEATS.into_iter().filter(|kind| only.is_empty() || only.iter().any(|name| name == kind.name())).collect();
     let waiting = Mutex::new(kinds.into_iter());
     let next = || waiting.lock().unwrap().next();
     std::thread::scope(|scope| {

@@ -95,12 +95,13 @@ async fn check_update(service: &Service, result: &ResultRow, unit: &Unit, work: 
         return Ok(());
     };
     let settled = merge::read_tensors(&work.model, &service.blobs.read(canonical).await?)?;
-    let judgement = if unit.settled_by == Some(SettledBy::Referee) {
+    if unit.settled_by == Some(SettledBy::Referee) {
         for judgement in settle::against_referee(service, work, &settled, vec![(result.clone(), update)]).await? {
             service.store.judge(judgement, now_ms).await?;
         }
         return Ok(());
-    } else if gradient::compare(&settled, &update, tolerance(&work.model)) {
+    }
+    let judgement = if gradient::compare(&settled, &update, tolerance(&work.model)) {
         Judgement::accept(result.id)
     } else {
         Judgement::reject(result.id, DISAGREES)

@@ -1,15 +1,14 @@
-//! Whether a device is slower than the CPU path at a unit's work, by measuring both: a small part of the unit on the one, as
-//! much of it as occupies the other. It measures; what follows is the visit's business.
+//! Whether a device is slower than the CPU path at a unit's training, by measuring both: a step of few examples on the one, of as
+//! many as occupy the other. It measures; what follows is the visit's business.
 
-use manyhands_protocol::work::{Dtype, TrainWork, Work};
-use manyhands_shaders::matmul::{Shape, Transposed};
+use manyhands_protocol::work::{Dtype, TrainWork};
 
 use super::bench::{Unbroken, clock_step_ms};
 use super::plan::Task;
 use crate::control::Control;
-use crate::engine::{Engine, EngineError, MatmulShape, init_parameters, known};
+use crate::engine::{Engine, EngineError, init_parameters, known};
 use crate::plan::{Op, TrainPlan};
-use crate::tensors::{Operand, Shard};
+use crate::tensors::Shard;
 
 /// A device is left where the CPU path takes at most this much of its time, in thousandths: two thirds. What is closer may
 /// come out otherwise the next time, and a device leaves the processor to the visitor.
@@ -70,27 +69,22 @@ pub fn is_left(share: u32) -> bool {
     share <= CPU_SHARE_MAX
 }
 
-/// Names work that takes a device the same time: a product by its extents, a training step by its calls and operations.
-pub fn name(work: &Work) -> Result<String, EngineError> {
-    Ok(match work {
-        Work::Matmul(w) => Task::plain(Shape { m: w.m, k: w.k, n: w.n }, w.dtype).name(),
-        Work::Train(w) => {
-            let ops = whole_calls(w)?;
-            format!("step of {} calls, {} operations", ops.len(), flop(&ops))
-        }
-    })
+/// Names work that takes a device the same time, by a step's calls and operations.
+pub fn name(work: &TrainWork) -> Result<String, EngineError> {
+    let ops = whole_calls(work)?;
+    Ok(format!("step of {} calls, {} operations", ops.len(), flop(&ops)))
 }
 
 /// The CPU path's time as a share of the device's, in thousandths; none where the clock is too coarse to tell. The device
 /// computes products as it was told to for the work itself.
-pub async fn share(engine: &Engine, work: &Work, clock: &Control) -> Result<Option<u32>, EngineError> {
+pub async fn share(engine: &Engine, work: &TrainWork, clock: &Control) -> Result<Option<u32>, EngineError> {
     let Some(step_ms) = clock_step_ms(clock) else { return Ok(None) };
     let least_ms = MEASURE_MS_MIN.max(MEASURED_STEPS_MIN * step_ms);
     if least_ms > MEASURE_MS_MAX {
         return Ok(None);
     }
-    let whole = rows(work);
-    let each = total_flop(work)? / u64::from(whole).max(1);
+    let whole = work.batch;
+    let each = flop(&whole_calls(work)?) / u64::from(whole).max(1);
     let mut part = u32::try_from(PART_FLOP / each.max(1)).unwrap_or(whole).clamp(1, whole);
     let Some(cpu_ms) = run_ms(&Engine::cpu(), &part_of(work, part), clock, [0.0, least_ms]).await? else { return Ok(None) };
     let cpu_row_ms = cpu_ms / f64::from(part);
@@ -109,21 +103,6 @@ pub async fn share(engine: &Engine, work: &Work, clock: &Control) -> Result<Opti
     }
 }
 
-/// Rows of A, or examples of a batch.
-fn rows(work: &Work) -> u32 {
-    match work {
-        Work::Matmul(w) => w.m,
-        Work::Train(w) => w.batch,
-    }
-}
-
-fn total_flop(work: &Work) -> Result<u64, EngineError> {
-    Ok(match work {
-        Work::Matmul(w) => 2 * u64::from(w.m) * u64::from(w.k) * u64::from(w.n),
-        Work::Train(w) => flop(&whole_calls(w)?),
-    })
-}
-
 fn flop(ops: &[Op]) -> u64 {
     ops.iter().map(Op::flop).sum()
 }
@@ -133,18 +112,13 @@ fn whole_calls(work: &TrainWork) -> Result<Vec<Op>, EngineError> {
     Ok(TrainPlan::compile_cut(work, u64::MAX)?.program.ops)
 }
 
-/// The same work on so many rows.
-fn part_of(work: &Work, rows: u32) -> Work {
-    let mut part = work.clone();
-    match &mut part {
-        Work::Matmul(w) => w.m = rows,
-        Work::Train(w) => (w.batch, w.first_row, w.inner_steps) = (rows, 0, 1),
-    }
-    part
+/// A step of the same work on so many examples.
+fn part_of(work: &TrainWork, examples: u32) -> TrainWork {
+    TrainWork { batch: examples, first_row: 0, inner_steps: 1, ..work.clone() }
 }
 
 /// Has the products of the part run on what was chosen for those of the whole.
-fn choose_alike(engine: &Engine, whole: &Work, part: &Work) -> Result<(), EngineError> {
+fn choose_alike(engine: &Engine, whole: &TrainWork, part: &TrainWork) -> Result<(), EngineError> {
     for (whole, part) in products(whole)?.iter().zip(&products(part)?) {
         if let Some(chosen) = engine.chosen_variant(whole).filter(|&variant| part.may_run(variant)) {
             engine.choose_variant(part, chosen);
@@ -154,47 +128,22 @@ fn choose_alike(engine: &Engine, whole: &Work, part: &Work) -> Result<(), Engine
 }
 
 /// In the order of the calls.
-fn products(work: &Work) -> Result<Vec<Task>, EngineError> {
-    let task = |shape, transposed: Transposed| Task { transposed, ..Task::plain(shape, Dtype::F32) };
-    Ok(match work {
-        Work::Matmul(w) => vec![Task::plain(Shape { m: w.m, k: w.k, n: w.n }, w.dtype)],
-        Work::Train(w) => whole_calls(w)?
-            .iter()
-            .filter_map(|op| if let Op::Matmul(product) = op { Some(task(product.shape, product.transposed)) } else { None })
-            .collect(),
-    })
+fn products(work: &TrainWork) -> Result<Vec<Task>, EngineError> {
+    let ops = whole_calls(work)?;
+    let products = ops.iter().filter_map(|op| if let Op::Matmul(product) = op { Some(product) } else { None });
+    Ok(products.map(|p| Task { transposed: p.transposed, ..Task::plain(p.shape, Dtype::F32) }).collect())
 }
 
-/// Milliseconds of one product with its way to the device and back, or of one training step; see [`timed`].
-async fn run_ms(engine: &Engine, work: &Work, clock: &Control, bounds_ms: [f64; 2]) -> Result<Option<f64>, EngineError> {
-    match work {
-        Work::Matmul(w) => {
-            let shape = MatmulShape { m: w.m as usize, k: w.k as usize, n: w.n as usize };
-            let [a, b] =
-                known::patterns(1, Shape { m: w.m, k: w.k, n: w.n }, Transposed::default()).map(|patterns| match w.dtype {
-                    Dtype::F16 => Operand::F16(patterns),
-                    Dtype::F32 => Operand::F32(known::widened(&patterns)),
-                });
-            let run = async |runs: u32| {
-                let unbroken = Control::with_pace(Unbroken(clock.clone()));
-                for _ in 0..runs {
-                    engine.product(shape, a.clone(), b.clone(), &unbroken).await?;
-                }
-                Ok(())
-            };
-            timed(clock, bounds_ms, run).await
-        }
-        Work::Train(w) => {
-            engine.self_test_training(w).await?;
-            let (parameters, shard) = (init_parameters(&w.model, 1), examples(w)?);
-            let mut trainer = engine.trainer(w, &parameters, &shard).await?;
-            let run = async |runs: u32| {
-                let unbroken = Control::with_pace(Unbroken(clock.clone()));
-                trainer.run(runs, &unbroken).await.map(drop)
-            };
-            timed(clock, bounds_ms, run).await
-        }
-    }
+/// Milliseconds of one training step; see [`timed`].
+async fn run_ms(engine: &Engine, work: &TrainWork, clock: &Control, bounds_ms: [f64; 2]) -> Result<Option<f64>, EngineError> {
+    engine.self_test_training(work).await?;
+    let (parameters, shard) = (init_parameters(&work.model, 1), examples(work)?);
+    let mut trainer = engine.trainer(work, &parameters, &shard).await?;
+    let run = async |runs: u32| {
+        let unbroken = Control::with_pace(Unbroken(clock.clone()));
+        trainer.run(runs, &unbroken).await.map(drop)
+    };
+    timed(clock, bounds_ms, run).await
 }
 
 /// Milliseconds of one run among so many that they take `least_ms` together, after one that is not counted; none where one
@@ -244,11 +193,11 @@ fn examples(work: &TrainWork) -> Result<Shard, EngineError> {
 mod tests {
     use manyhands_protocol::ids::BlobHash;
     use manyhands_protocol::model::{Input, InputType, Layer, Loss, Model};
-    use manyhands_protocol::work::{InnerOptimizer, MatmulWork};
+    use manyhands_protocol::work::{InnerOptimizer, Work};
 
     use super::*;
 
-    fn works() -> Vec<Work> {
+    fn works() -> Vec<TrainWork> {
         let nothing = BlobHash([0; 32]);
         let train = |dtype, layers| {
             let model = Model {
@@ -258,12 +207,9 @@ mod tests {
             };
             let optimizer = InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.9, clip_norm: 0.0 };
             let (round, first_row, batch, inner_steps) = (0, 64, 32, 7);
-            Work::Train(TrainWork { model, checkpoint: nothing, shard: nothing, round, first_row, batch, inner_steps, optimizer })
+            TrainWork { model, checkpoint: nothing, shard: nothing, round, first_row, batch, inner_steps, optimizer }
         };
-        let product = |dtype| Work::Matmul(MatmulWork { a: nothing, b: nothing, m: 64, k: 32, n: 48, dtype });
         vec![
-            product(Dtype::F32),
-            product(Dtype::F16),
             train(InputType::F32, vec![Layer::Dense { outputs: 16 }, Layer::Relu, Layer::Dense { outputs: 3 }]),
             train(InputType::U8, vec![Layer::Embedding { vocabulary: 9, width: 8 }, Layer::Dense { outputs: 9 }]),
         ]
@@ -287,7 +233,7 @@ mod tests {
         for work in works() {
             for rows in [1, 5] {
                 let part = part_of(&work, rows);
-                part.validate().unwrap();
+                Work::Train(part.clone()).validate().unwrap();
                 assert_eq!(products(&part).unwrap().len(), products(&work).unwrap().len());
                 assert_ne!(name(&part).unwrap(), name(&work).unwrap());
             }

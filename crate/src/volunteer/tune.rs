@@ -119,7 +119,8 @@ impl<H: Host> Visit<'_, H> {
     /// Goes over to the CPU path where that is faster at this work, by what was measured now or in an earlier visit.
     async fn leave_if_slower(&self, work: &Work, control: &Control, names: &Names) -> Result<(), EngineError> {
         // A product says little of the training that a visit is for.
-        if !self.may_leave_gpu() || !matches!(work, Work::Train(_)) {
+        let Work::Train(work) = work else { return Ok(()) };
+        if !self.may_leave_gpu() {
             return Ok(());
         }
         let (host, name) = (self.client.host, slower::name(work)?);
