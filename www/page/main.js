@@ -280,7 +280,7 @@ function run() {
     element("jobs").replaceChildren(
       ...list.map((entry) => {
         const attributes = { type: "button", "data-job": String(entry.id) };
-        const button = build("button", attributes, entry.title, build("span", {}, text.say(`job_${entry.state}`)));
+        const button = build("button", attributes, build("bdi", {}, entry.title), build("span", {}, text.say(`job_${entry.state}`)));
         if (entry.id === job?.id) button.setAttribute("aria-current", "true");
         // Consent names one job: while this tab works for it, another can be looked at only after Stop.
         if (visit.active && entry.id !== job?.id) button.setAttribute("disabled", "");
