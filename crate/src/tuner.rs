@@ -7,7 +7,13 @@ mod notes;
 mod plan;
 mod session;
 #[cfg(feature = "every-layer")]
+pub mod shares;
+#[cfg(feature = "every-layer")]
+pub mod sharing;
+#[cfg(feature = "every-layer")]
 pub mod slower;
+#[cfg(feature = "every-layer")]
+pub mod step;
 
 pub use bench::Bench;
 pub use notes::{Measured, Notes};
@@ -21,8 +27,8 @@ use manyhands_shaders::{KERNELS_HASH, fnv1a};
 
 use crate::plan::Sharing;
 
-/// What a visit spends on measuring variants, and at most one try more. What is not measured by then waits for the next visit.
-/// The rest of a second is for measuring the device against the CPU path ([`slower`]).
+/// What a visit spends on measuring variants of products and ways to share the rest, and at most one try more. What is not
+/// measured by then waits for the next visit. The rest of a second is for measuring the device against the CPU path ([`slower`]).
 pub const TUNING_MS_MAX: f64 = 750.0;
 
 /// What the visitor, or a test, wants of the tuner.
@@ -76,12 +82,7 @@ pub fn is_offered(variant: Variant, class: AdapterClass) -> bool {
 /// Names all that a device's bits and times follow from on our side: every kernel, and which of them its sharing chooses. What
 /// was measured or computed under another name says nothing of these.
 pub fn kernels_version(sharing: Sharing) -> String {
-    let name = match sharing {
-        Sharing::Nothing => "nothing",
-        Sharing::Quads => "quads",
-        Sharing::Workgroups => "workgroups",
-    };
-    format!("{:016x}", fnv1a(KERNELS_HASH, name))
+    format!("{:016x}", fnv1a(KERNELS_HASH, sharing.name()))
 }
 
 #[cfg(test)]
@@ -106,7 +107,7 @@ mod tests {
         assert_eq!(Tune::parse("matmul_blocked"), Some(Tune::Fixed(Variant::Blocked)));
         assert_eq!(Tune::parse("blocked"), None);
         assert_eq!(Tune::parse(""), None);
-        let versions = [Sharing::Nothing, Sharing::Quads, Sharing::Workgroups].map(kernels_version);
+        let versions = Sharing::ALL.map(kernels_version);
         assert!(versions.iter().all(|version| version.len() == 16));
         assert!(versions[0] != versions[1] && versions[1] != versions[2] && versions[0] != versions[2], "{versions:?}");
         for variant in Variant::ALL {

@@ -455,6 +455,11 @@ fn the_tuner_measures_checks_and_ends() {
     pollster::block_on(suite::tuning::the_faster_one_wins(open()));
     pollster::block_on(suite::tuning::no_wrong_kernel_wins());
     pollster::block_on(suite::tuning::ends_in_time(open()));
+    pollster::block_on(suite::tuning::sharing_is_measured_once(open(), "native GPU"));
+    let opened = async |options| Engine::gpu_with(options).await.unwrap();
+    pollster::block_on(suite::tuning::a_faster_sharing_is_settled(opened));
+    let as_device = async |options| Engine::gpu_with(GpuOptions { as_device: true, ..options }).await.unwrap();
+    pollster::block_on(suite::tuning::a_faster_sharing_is_settled(as_device));
 }
 
 #[test]

@@ -98,5 +98,7 @@ mod gpu {
         suite::tuning::the_faster_one_wins(open().await).await;
         suite::tuning::no_wrong_kernel_wins().await;
         suite::tuning::ends_in_time(open().await).await;
+        suite::tuning::sharing_is_measured_once(open().await, "WebGPU").await;
+        suite::tuning::a_faster_sharing_is_settled(async |options| Engine::gpu_with(options).await.unwrap()).await;
     }
 }

@@ -167,7 +167,7 @@ impl Op {
     }
 }
 
-/// Which kernels a device is better off with, where there are several for a call that is no product.
+/// How the invocations of a call that is no product share its work, where there are several kernels for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
     /// Each invocation works by itself.
@@ -176,6 +176,18 @@ pub enum Sharing {
     Quads,
     /// A workgroup has a row, and a quad a position of attention: made for devices. Only those with subgroups.
     Workgroups,
+}
+
+impl Sharing {
+    pub const ALL: [Sharing; 3] = [Sharing::Nothing, Sharing::Quads, Sharing::Workgroups];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Sharing::Nothing => "nothing",
+            Sharing::Quads => "quads",
+            Sharing::Workgroups => "workgroups",
+        }
+    }
 }
 
 /// A kernel call as a device binds and dispatches it.

@@ -17,6 +17,8 @@ pub struct TunedAdapter {
     pub name: String,
     /// What drives it; empty in a browser, which does.
     pub driver: String,
+    /// [`kernels_version`] of what runs where nothing was measured.
+    pub kernels: String,
 }
 
 impl Engine {
@@ -28,7 +30,7 @@ impl Engine {
             Engine::Gpu(gpu) => {
                 let class = if gpu.is_software() { AdapterClass::Fallback } else { AdapterClass::Device };
                 let (name, driver) = gpu.adapter();
-                Some(TunedAdapter { class, name, driver })
+                Some(TunedAdapter { class, name, driver, kernels: kernels_version(gpu.usual_sharing()) })
             }
         }
     }
@@ -81,6 +83,49 @@ impl Engine {
         }
     }
 
+    /// How calls that are no products may share their work on this device, the usual way first; none where there is one way.
+    pub fn offered_sharings(&self) -> Vec<Sharing> {
+        match self {
+            Engine::Cpu(_) => Vec::new(),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(gpu) => {
+                let mut offered: Vec<_> = Sharing::ALL.into_iter().filter(|&sharing| gpu.offers_sharing(sharing)).collect();
+                offered.sort_by_key(|&sharing| sharing != gpu.usual_sharing());
+                offered
+            }
+        }
+    }
+
+    /// Has calls that are no products share their work so from here on.
+    pub fn choose_sharing(&self, sharing: Sharing) {
+        let _ = sharing;
+        #[cfg(feature = "gpu")]
+        if let Engine::Gpu(gpu) = self {
+            gpu.choose_sharing(sharing);
+        }
+    }
+
+    /// The same from here on, and whenever it is the turn of the work of this name again.
+    #[cfg(feature = "every-layer")]
+    pub fn settle_sharing(&self, work: &str, sharing: Sharing) {
+        let _ = (work, sharing);
+        #[cfg(feature = "gpu")]
+        if let Engine::Gpu(gpu) = self {
+            gpu.settle_sharing(work, sharing);
+        }
+    }
+
+    /// Chooses what was settled for the work of this name; false where nothing was.
+    #[cfg(feature = "every-layer")]
+    pub fn share_as_settled(&self, work: &str) -> bool {
+        let _ = work;
+        match self {
+            Engine::Cpu(_) => true,
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(gpu) => gpu.share_as_settled(work),
+        }
+    }
+
     /// Names the kernels of this build as this device runs them.
     pub fn kernels_version(&self) -> String {
         kernels_version(match self {
@@ -105,11 +150,13 @@ impl Engine {
     }
 
     /// Runs products on the kernels that a result names, so that the same device gives the same bits again.
-    /// [`EngineError::Unsupported`] where this build has other kernels, or the device does not run these, or chooses other ones
-    /// for what is no product.
+    /// [`EngineError::Unsupported`] where this build has other kernels, or the device does not run these.
     pub fn pin(&self, kernels: &Kernels) -> Result<(), EngineError> {
         if kernels.version != self.kernels_version() {
-            return Err(EngineError::Unsupported(format!("kernels of version {}", kernels.version)));
+            let named = |sharing: &Sharing| kernels_version(*sharing) == kernels.version;
+            let sharing = self.offered_sharings().into_iter().find(named);
+            let unsupported = || EngineError::Unsupported(format!("kernels of version {}", kernels.version));
+            self.choose_sharing(sharing.ok_or_else(unsupported)?);
         }
         for product in &kernels.products {
             let &ProductKernel { m, k, n, transposed_a: a, transposed_b: b, .. } = product;

@@ -179,8 +179,22 @@ impl GpuEngine {
         self.is_software() && self.info.backend == wgpu::Backend::BrowserWebGpu
     }
 
-    /// Which kernels are the faster ones here. SwiftShader's subgroups are one quad.
+    /// How calls that are no products share their work here: as was chosen, else as usual.
     pub(crate) fn sharing(&self) -> Sharing {
+        self.chosen_sharing().unwrap_or_else(|| self.usual_sharing())
+    }
+
+    /// Whether the device has what all kernels of this sharing need, and is not harmed by them: those for devices have barriers.
+    pub(crate) fn offers_sharing(&self, sharing: Sharing) -> bool {
+        match sharing {
+            Sharing::Nothing => true,
+            Sharing::Quads => self.subgroups,
+            Sharing::Workgroups => self.subgroups && (self.options.as_device || !self.is_software()),
+        }
+    }
+
+    /// Which kernels are the faster ones where nothing was measured. SwiftShader's subgroups are one quad.
+    pub(crate) fn usual_sharing(&self) -> Sharing {
         match self.subgroups {
             false => Sharing::Nothing,
             true if self.options.as_device || !self.is_software() => Sharing::Workgroups,
@@ -189,7 +203,7 @@ impl GpuEngine {
     }
 
     fn prefers_quads(&self) -> bool {
-        self.sharing() == Sharing::Quads
+        self.usual_sharing() == Sharing::Quads
     }
 
     /// The variant of the product that a call runs on.

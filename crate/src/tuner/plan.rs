@@ -9,7 +9,7 @@ use crate::engine::EngineError;
 use crate::plan::{Op, TrainPlan};
 
 /// A variant wins by at least this much, in thousandths of the usual one's time: less is noise.
-const WIN_SHARE_MAX: u32 = 970;
+pub(super) const WIN_SHARE_MAX: u32 = 970;
 
 /// A product of a unit, with the epilogues that follow it.
 #[derive(Debug, Clone, PartialEq)]

@@ -43,7 +43,7 @@ impl Budget {
     }
 
     /// Whether another try fits, by what tries took so far.
-    fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.left_ms.get() > self.longest_ms.get()
     }
 

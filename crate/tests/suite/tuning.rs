@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use manyhands::control::{Control, Pace, PaceFuture};
 use manyhands::engine::{Engine, EngineError, GpuOptions, init_parameters};
+use manyhands::plan::Sharing;
+use manyhands::tuner::sharing::Sharings;
 use manyhands::tuner::{AdapterClass, Budget, Kept, Measured, Task, Tuner, tasks, variant_named};
 use manyhands_protocol::work::{TrainWork, Work};
 use manyhands_shaders::KERNELS;
@@ -220,4 +222,105 @@ pub async fn ends_in_time(engine: Engine) {
     let lost = variant_named(marked.trim_end()).expect("one marker");
     assert!(tasks.iter().any(|task| fresh(&engine).untried(task, Variant::Naive).contains(&lost)));
     assert!(tasks.iter().all(|task| !survivor.untried(task, Variant::Naive).contains(&lost)));
+}
+
+/// A unit whose attention shares its work as the device does, or by itself.
+fn text_work() -> TrainWork {
+    TrainWork { optimizer: super::models::SGD, ..super::work(super::models::text(16, 2), 8, 2) }
+}
+
+/// A session measures each way to share a step's work once and settles one of them; a later one with its notes measures nothing.
+pub async fn sharing_is_measured_once(engine: Engine, name: &str) {
+    let engine = shared(engine);
+    let (work, control, budget) = (text_work(), clock(), Budget::of(LONG_MS));
+    let ways = engine.offered_sharings();
+    let [usual, other] = ways.as_slice() else { panic!("{ways:?}") };
+    let (mut sharings, kept) = (Sharings::default(), RefCell::new(Vec::new()));
+    sharings.settle(&engine, &work, &control, &budget, async |k| kept.borrow_mut().push(k)).await.unwrap();
+    super::println(&format!("{name}, {usual:?} as usual: {}", sharings.shares.text()));
+    assert_eq!(sharings.shares.text().lines().count(), 1);
+    let kept = kept.into_inner();
+    let [Kept::Marked(set), Kept::Unmarked(unset), ..] = kept.as_slice() else { panic!("{kept:?}") };
+    assert_eq!((set.as_str(), unset.as_str()), (format!("{}\n", other.name()).as_str(), ""));
+
+    let mut later = Sharings::new("", &sharings.shares.text());
+    let noted = async |k| assert!(!matches!(k, Kept::Notes(_)), "measured again: {k:?}");
+    later.settle(&engine, &work, &control, &budget, noted).await.unwrap();
+    assert_eq!(later.shares, sharings.shares);
+}
+
+/// A way that notes say is faster is settled, for this work alone, and computes the same unit; a result's kernels say which it
+/// was, and who pins them works as it did.
+pub async fn a_faster_sharing_is_settled(open: impl AsyncFn(GpuOptions) -> Engine) {
+    let engine = shared(open(GpuOptions::default()).await);
+    let (work, control) = (text_work(), clock());
+    let (parameters, shard) = (init_parameters(&work.model, 1), super::models::examples(&work.model, 16));
+    let as_usual = engine.train(&work, &parameters, &shard, &control).await.unwrap();
+    let usual = engine.kernels(&Work::Train(work.clone())).unwrap().expect("kernels");
+    let (notes, other) = faster(&engine, &work);
+
+    let settle = async |engine: &Arc<Engine>, markers: &str, keep: &mut dyn FnMut(Kept)| {
+        let mut sharings = Sharings::new(markers, &notes);
+        // By the notes: no time to measure.
+        let settled = sharings.settle(engine, &work, &control, &Budget::of(0.0), async |k| keep(k)).await;
+        settled.map(|()| sharings)
+    };
+    settle(&engine, "", &mut |_| ()).await.unwrap();
+    let kernels = engine.kernels(&Work::Train(work.clone())).unwrap().expect("kernels");
+    assert_ne!(kernels.version, usual.version);
+    let otherwise = engine.train(&work, &parameters, &shard, &control).await.unwrap();
+    let distance = relative_distance(&otherwise.delta, &as_usual.delta).expect("updates");
+    assert!(distance > 0.0 && distance < 1e-4, "other kernels, the same update: {distance}");
+    // Another work is not this one's business.
+    let images = TrainWork { batch: 4, ..super::work(super::models::images(), 4, 1) };
+    Sharings::default().settle(&engine, &images, &control, &Budget::of(0.0), async |_| ()).await.unwrap();
+    assert_eq!(engine.kernels_version(), usual.version);
+    assert!(engine.share_as_settled(&manyhands::tuner::step::name(&work).unwrap()));
+    assert_eq!(engine.kernels_version(), kernels.version);
+    for pinned in [&usual, &kernels, &usual] {
+        engine.pin(pinned).unwrap();
+        let again = engine.train(&work, &parameters, &shard, &control).await.unwrap();
+        assert_eq!(again.delta, if *pinned == usual { &as_usual } else { &otherwise }.delta, "to the bit");
+    }
+
+    // One that did not come back is not run.
+    let next = shared(open(GpuOptions::default()).await);
+    let marker = format!("{}\n", other.name());
+    settle(&next, &marker, &mut |k| panic!("tried again: {k:?}")).await.unwrap();
+    assert_eq!(next.kernels_version(), usual.version);
+    // Nor one that loses the device, which leaves its marker.
+    let (fragile, mut kept) = (shared(open(GpuOptions::default()).await), Vec::new());
+    let losing = &mut |k| {
+        kept.push(k);
+        if let Engine::Gpu(gpu) = &*fragile {
+            gpu.destroy();
+        }
+    };
+    let got = settle(&fragile, "", losing).await;
+    assert!(matches!(got, Err(EngineError::DeviceLost(_))), "{got:?}");
+    assert_eq!(kept, [Kept::Marked(marker)]);
+    // Nor one whose kernels are wrong, whatever the notes say, nor with another work from then on.
+    let replaced_kernel = |name: &'static str| {
+        let kernel = KERNELS.iter().find(|kernel| kernel.name == name).unwrap();
+        Some((name, at_main(kernel.wgsl, "if (params.time > 0u) { return; }")))
+    };
+    let wrong = match other {
+        Sharing::Nothing => "attention_forward",
+        Sharing::Quads => "attention_forward_quad",
+        Sharing::Workgroups => "attention_forward_parted",
+    };
+    let lying = shared(open(GpuOptions { replaced_kernel: replaced_kernel(wrong), ..GpuOptions::default() }).await);
+    let sharings = settle(&lying, "", &mut |_| ()).await.unwrap();
+    assert_eq!(lying.kernels_version(), usual.version);
+    let notes = sharings.shares.text();
+    let marked = format!("{}\n", other.name());
+    let not_again = async |k| assert_ne!(k, Kept::Marked(marked.clone()), "tried with another work");
+    Sharings::new("", &notes).settle(&lying, &images, &control, &Budget::of(LONG_MS), not_again).await.unwrap();
+}
+
+/// Notes in which another way than the usual one is the faster, and that way.
+fn faster(engine: &Engine, work: &TrainWork) -> (String, Sharing) {
+    let ways = engine.offered_sharings();
+    let name = manyhands::tuner::step::name(work).unwrap();
+    (format!("{} against {}: {name} 100\n", ways[1].name(), ways[0].name()), ways[1])
 }
