@@ -75,7 +75,7 @@ fn cargo(args: &[&str]) -> Command {
 
 const WASM: [&str; 2] = ["--target", "wasm32-unknown-unknown"];
 
-/// Packages that are built for wasm alone.
+/// Packages that are built for wasm, or by measuring commands alone.
 const NOT_NATIVE: [&str; 4] = ["--exclude", "manyhands-worker", "--exclude", "manyhands-bench"];
 
 fn clippy() -> Result<Vec<Command>, String> {
@@ -92,7 +92,8 @@ fn clippy() -> Result<Vec<Command>, String> {
     ]);
     let mut opening = cargo(&["clippy", "--package", "manyhands-worker", "--no-default-features"]);
     opening.args(WASM).args(["--", "-D", "warnings"]);
-    Ok(vec![native, wasm, opening])
+    let bench = cargo(&["clippy", "--package", "manyhands-bench", "--features", "native", "--bins", "--", "-D", "warnings"]);
+    Ok(vec![native, wasm, opening, bench])
 }
 
 fn native_tests() -> Result<Vec<Command>, String> {

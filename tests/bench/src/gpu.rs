@@ -14,6 +14,7 @@ use manyhands::control::Control;
 use manyhands::engine::{AdapterChoice, Engine, init_parameters, known};
 use manyhands::plan::{Buffer, Matmul, Op, Program, Sharing, TrainPlan};
 use manyhands::tensors::Shard;
+use manyhands::tuner::sharing::Sharings;
 use manyhands::tuner::{AdapterClass, Budget, Task, Tuner, is_offered, tasks};
 use manyhands_protocol::work::{Dtype, InnerOptimizer, TrainWork, Work};
 use manyhands_shaders::binary16;
@@ -235,16 +236,21 @@ async fn train(engine: &'static Arc<Engine>, folder: &Path, dims: models::Dims, 
     }))
 }
 
-/// Has every product of a step run on the variant that a visit's tuner finds, with more time than it has there; their names.
+/// Has a step run as a visit's tuner finds, with more time than it has there: the variant of every product, by name, and how the
+/// other calls share their work, with each way's time as thousandths of the usual one's.
 async fn tune(engine: &Arc<Engine>, work: &TrainWork, control: &Control) -> Result<Value> {
+    let (mut sharings, budget) = (Sharings::default(), Budget::of(TUNING_MS));
+    sharings.settle(engine, work, control, &budget, async |_| ()).await?;
+    let shares: Vec<_> = sharings.shares.text().lines().map(str::to_owned).collect();
     let work = Work::Train(work.clone());
     let class = if engine.is_software_adapter() { AdapterClass::Fallback } else { AdapterClass::Device };
     let (mut tuner, tasks) = (Tuner::new(class, "", ""), tasks(&work)?);
     tuner.measure(engine, &tasks, control, &Budget::of(TUNING_MS), async |_| ()).await?;
-    tuner.settle(engine, &tasks).await?;
+    tuner.settle(engine, &tasks, async |_| ()).await?;
     let kernels = engine.kernels(&work)?.context("a device has kernels")?;
-    let named = kernels.products.iter().map(|p| json!([p.m, p.k, p.n, p.transposed_a, p.transposed_b, p.kernel]));
-    Ok(named.collect())
+    let named: Vec<_> =
+        kernels.products.iter().map(|p| json!([p.m, p.k, p.n, p.transposed_a, p.transposed_b, p.kernel])).collect();
+    Ok(json!({ "products": named, "sharing": shares }))
 }
 
 /// What the calls of a step take, each repeated by itself; alike ones are measured once. The costliest first.
