@@ -67,6 +67,14 @@ impl Blobs {
         Ok(Blobs { objects: Arc::new(local) })
     }
 
+    /// Whether the storage answers a read.
+    pub async fn answers(&self) -> Result<(), BlobError> {
+        match self.objects.head(&ObjectPath::from("probe")).await {
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(BlobError::Storage(error)),
+        }
+    }
+
     /// Stores bytes under their hash.
     pub async fn put(&self, bytes: Vec<u8>) -> Result<BlobHash, BlobError> {
         let hash = blob_hash(&bytes);

@@ -5,6 +5,7 @@ mod auth;
 mod blobs;
 mod body;
 mod challenges;
+mod health;
 mod jobs;
 mod leases;
 mod log;
@@ -15,9 +16,10 @@ mod sessions;
 mod sites;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -63,8 +65,11 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/admin/jobs/{id}/export", get(admin::export))
         .route("/v1/admin/jobs/{id}/{action}", post(admin::change))
         .route("/v1/admin/blobs/{hash}", put(admin::upload))
+        .route("/v1/admin/metrics", get(admin::metrics))
         .route("/v1/admin/stop", post(admin::stop))
         .route("/v1/admin/resume", post(admin::resume))
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn(refuse_foreign_pages));
     api.fallback(page).layer(middleware::from_fn_with_state(service.clone(), every_answer)).with_state(service)
@@ -122,9 +127,13 @@ async fn to_the_end<T: Send + 'static>(
     tokio::spawn(async move { ended.run_until_cancelled(call).await }).await
 }
 
-/// Headers of every answer, and a problem document in place of a panic.
+/// Methods that change something and are told apart in metrics: a caller may send any word.
+const METHODS: [Method; 3] = [Method::POST, Method::PUT, Method::DELETE];
+
+/// Headers of every answer, its count, and a problem document in place of a panic.
 async fn every_answer(State(service): Shared, request: Request, next: Next) -> Response {
-    let path = request.uri().path().to_owned();
+    let (begun, path, method) = (Instant::now(), request.uri().path().to_owned(), request.method().clone());
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let mut response = match to_the_end(service.ended.clone(), next.run(request)).await {
         Ok(Some(response)) => response,
         stopped => {
@@ -134,6 +143,8 @@ async fn every_answer(State(service): Shared, request: Request, next: Next) -> R
             Failure::new(Code::Internal, "the coordinator failed; this is not your fault").into_response()
         }
     };
+    let method = if method.is_safe() || METHODS.contains(&method) { method.as_str() } else { "other" };
+    service.metrics.answered(route.as_ref().map(MatchedPath::as_str), method, response.status().as_u16(), begun.elapsed());
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));

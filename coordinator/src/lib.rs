@@ -17,6 +17,7 @@ pub mod keys;
 pub mod ledger;
 mod log;
 pub mod merge;
+mod metrics;
 pub mod prefix;
 pub mod referee;
 pub mod scheduler;

@@ -15,6 +15,7 @@ use crate::driver::DriveError;
 use crate::events::Hub;
 use crate::keys::{KeyError, Keys};
 use crate::log::witnesses::Witnesses;
+use crate::metrics::Metrics;
 use crate::prefix::Prefixes;
 use crate::store::Store;
 
@@ -48,6 +49,7 @@ pub struct Service {
     pub checks_waiting: AtomicUsize,
     pub prefixes: Prefixes,
     pub witnesses: Witnesses,
+    pub metrics: Metrics,
     /// One referee's or evaluator's computation at a time.
     pub referee: Semaphore,
 }
@@ -76,6 +78,7 @@ impl Service {
             driver: Notify::new(),
             turns: watch::Sender::default(),
             witnesses: Witnesses::default(),
+            metrics: Metrics::default(),
             shutdown: CancellationToken::new(),
             ended: CancellationToken::new(),
             uploading: InFlight::default(),

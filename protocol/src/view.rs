@@ -81,6 +81,11 @@ pub struct TaxView {
 }
 
 impl TaxView {
+    /// The parts of the total, by name.
+    pub fn components(&self) -> [(&'static str, f64); 3] {
+        [("replicas", self.replicas), ("audits", self.audits), ("checks", self.checks)]
+    }
+
     /// From what settled units are worth, and what judged results, the referee and checks took.
     pub fn of(settled_flop: u64, judged_flop: u64, referee_flop: u64, check_flop: u64) -> Option<TaxView> {
         if settled_flop == 0 {

@@ -108,6 +108,13 @@ pub async fn change(
     view(&service, id).await
 }
 
+/// `GET /v1/admin/metrics`: OpenMetrics text.
+pub async fn metrics(State(service): Shared, headers: HeaderMap) -> Result<Response, Failure> {
+    auth::admin(&service, &headers)?;
+    let text = crate::metrics::text(&service).await?;
+    Ok(([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response())
+}
+
 /// `POST /v1/admin/stop`.
 pub async fn stop(State(service): Shared, headers: HeaderMap) -> Result<StatusCode, Failure> {
     set_stopped(&service, &headers, true).await

@@ -11,6 +11,7 @@ mod faulty;
 mod ladder;
 mod leases;
 mod log;
+mod metrics;
 mod openings;
 mod products;
 mod restart;
