@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use manyhands_coordinator::config::HeaderName;
 use manyhands_coordinator::{App, Config, WitnessAddress, config};
-use manyhands_protocol::rules::challenge::COMMIT_SHARE;
+use manyhands_protocol::rules::challenge::{CHALLENGE_RATE, COMMIT_SHARE};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -28,9 +28,12 @@ pub struct Args {
     /// network do not confirm each other's results.
     #[arg(long, value_name = "NAME")]
     forwarded_header: Option<HeaderName>,
-    /// Share of the results that commit to their training states which is asked to show a step of it, 0 to 1.
-    #[arg(long, default_value_t = config::CHALLENGE_RATE, value_parser = share)]
+    /// Share of the results that commit to their training states which is challenged, 0 to 1.
+    #[arg(long, default_value_t = CHALLENGE_RATE, value_parser = share)]
     challenge_rate: f64,
+    /// Challenges ask for single steps wherever one can be shown, rather than for the two ends of a segment.
+    #[arg(long)]
+    step_challenges: bool,
     /// Units whose commitments would take more than this share of their time, by an estimate, are not asked for them.
     #[arg(long, default_value_t = COMMIT_SHARE, value_parser = share)]
     commit_share: f64,
@@ -50,6 +53,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     config.embed_anywhere = args.embed_anywhere;
     config.forwarded_header = args.forwarded_header;
     config.challenge_rate = args.challenge_rate;
+    config.step_challenges = args.step_challenges;
     config.commit_share_max = args.commit_share;
     config.witnesses = args.witnesses;
     let keys: BTreeSet<_> = config.witnesses.iter().map(|witness| witness.key.key).collect();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 pub use axum::http::HeaderName;
 use manyhands_protocol::limits;
-use manyhands_protocol::rules::challenge::COMMIT_SHARE;
+use manyhands_protocol::rules::challenge::{CHALLENGE_RATE, COMMIT_SHARE};
 
 use crate::clock::{Clock, SystemClock};
 use crate::keys::{self, KeyError};
@@ -18,11 +18,6 @@ pub const DEFAULT_PORT: u16 = 8787;
 
 /// A note with so many cosignatures is one that every reader takes.
 pub const WITNESSES_COUNT_MAX: usize = 16;
-
-/// Share of the results that commit to their training states which is challenged, unless the operator says otherwise: none, for
-/// challenges come on top of what the ladder repeats and cost more than they find (docs/verification.md). At 0.091 fabricated
-/// steps are found as it says there.
-pub const CHALLENGE_RATE: f64 = 0.0;
 
 /// Settings of one coordinator.
 #[derive(Clone)]
@@ -60,8 +55,10 @@ pub struct Config {
     pub checks_count_max: usize,
     /// Results that may wait for that; more are asked to come back.
     pub checks_waiting_max: usize,
-    /// Which share of results that commit to their training states is asked to show a step. At 0 no unit asks for commitments.
+    /// Which share of results that commit to their training states is challenged. At 0 no unit asks for commitments.
     pub challenge_rate: f64,
+    /// Whether challenges ask for single steps wherever one can be shown, rather than for a segment's ends.
+    pub step_challenges: bool,
     /// Units whose commitments would take more than this share of their time are not asked for them.
     pub commit_share_max: f64,
     /// Sessions that callers of one network may open within an hour: each is an entry of the public log, for ever.
@@ -94,6 +91,7 @@ impl Config {
             checks_count_max: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             checks_waiting_max: 256,
             challenge_rate: CHALLENGE_RATE,
+            step_challenges: false,
             commit_share_max: COMMIT_SHARE,
             sessions_per_network_max: 1_000,
             opening_units_count: 8,

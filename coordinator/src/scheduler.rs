@@ -8,12 +8,14 @@ use manyhands_protocol::limits;
 use manyhands_protocol::manifest::{Inputs, JobWork, Submission, TrainRecipe, panel_extent};
 use manyhands_protocol::model::{InputType, Model, Parameter};
 use manyhands_protocol::rules;
+use manyhands_protocol::rules::challenge::{Fits, Form};
 use manyhands_protocol::work::{MatmulWork, TrainWork, Work};
 
 use crate::store::NewUnit;
 use crate::verify::freivalds::ProductShape;
 use crate::verify::input::panel_len;
 use crate::verify::product;
+use crate::verify::step::cost;
 
 /// Different keys whose results a gradient unit is compared between.
 const TRAIN_QUORUM: u32 = 2;
@@ -114,25 +116,48 @@ pub fn upload_bytes_max(work: &Work) -> u64 {
     }
 }
 
-/// Most bytes of a file that shows a step of this work; none of a product has any.
-pub fn reveal_bytes(work: &Work) -> u64 {
-    let Work::Train(work) = work else { return 0 };
-    Layout::of(work).map_or(0, |layout| layout.step_bytes().saturating_add(HEADER_BYTES))
-}
-
 /// The estimated share of a unit's time that committing to one training state takes; none of a product's.
 pub fn commit_share(work: &Work) -> f64 {
     let Work::Train(train) = work else { return 0.0 };
     Layout::of(train).map_or(f64::INFINITY, |layout| rules::challenge::commit_share(layout.state_bytes(), flop(work)))
 }
 
-/// Steps between the training states that a result commits to; none where a step is too large to be shown.
+/// Steps between the training states that a result may commit to; none of a product.
 pub fn states_every(work: &Work) -> Option<u32> {
     let Work::Train(train) = work else { return None };
     let layout = Layout::of(train).ok()?;
-    let fits = layout.step_bytes() + HEADER_BYTES <= limits::REVEAL_BYTES_MAX
-        && layout.step_tensors_count() <= limits::TENSORS_PER_FILE_MAX;
-    fits.then(|| rules::challenge::states_every(layout.state_bytes(), flop(work), train.inner_steps))
+    Some(rules::challenge::states_every(layout.state_bytes(), flop(work), train.inner_steps))
+}
+
+/// How results of this work are challenged; none where what would be shown is too large. `steps_wanted` is the operator's.
+pub fn challenge_form(work: &Work, steps_wanted: bool) -> Option<Form> {
+    let Work::Train(train) = work else { return None };
+    let layout = Layout::of(train).ok()?;
+    let fits = |bytes, tensors_count| {
+        bytes + HEADER_BYTES <= limits::REVEAL_BYTES_MAX && tensors_count <= limits::TENSORS_PER_FILE_MAX
+    };
+    let ends = fits(layout.ends_bytes(), layout.ends_tensors_count());
+    let step = fits(layout.step_bytes(), layout.step_tensors_count());
+    rules::challenge::form(states_every(work)?, train.inner_steps, Fits { ends, step }, steps_wanted)
+}
+
+/// Most bytes of the file that a challenge of this form asks for.
+pub fn shown_bytes(work: &Work, form: Form) -> u64 {
+    let Work::Train(work) = work else { return 0 };
+    let bytes = |layout: Layout| match form {
+        Form::Segment => layout.ends_bytes(),
+        Form::Step => layout.step_bytes(),
+    };
+    Layout::of(work).map_or(0, |layout| bytes(layout).saturating_add(HEADER_BYTES))
+}
+
+/// Floating-point operations of checking what a challenge of this form shows: the steps of a segment, or the check of one.
+pub fn challenge_flop(work: &Work, form: Form, steps: u32) -> u64 {
+    let Work::Train(train) = work else { return 0 };
+    match form {
+        Form::Segment => flop(work) / u64::from(train.inner_steps) * u64::from(steps),
+        Form::Step => cost::cost(train).map_or(0, |cost| cost.check),
+    }
 }
 
 /// Floating-point operations that a unit is worth: of its products alone, so that no kernel is worth more than another.

@@ -8,6 +8,7 @@ pub mod gradient;
 pub mod input;
 pub mod opened;
 pub mod product;
+pub mod segment;
 pub mod step;
 
 use manyhands::TensorError;

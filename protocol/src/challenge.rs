@@ -48,6 +48,14 @@ pub enum Ask {
     /// Nothing: what was shown is being checked, or was. `POST /v1/results` tells the verdict.
     #[n(3)]
     Nothing,
+    /// The states that the segment begins and ends with, so far as the coordinator lacks them.
+    #[n(4)]
+    Ends {
+        #[n(0)]
+        first_step: u32,
+        #[n(1)]
+        steps: u32,
+    },
 }
 
 /// One stage's answer, signed by the key that the lease was given to.
@@ -75,6 +83,8 @@ pub enum Answer {
     /// The device that computed the unit is gone, and no other gives the same bits.
     #[n(3)]
     Unable,
+    #[n(4)]
+    Ends(#[n(0)] Ends),
 }
 
 /// The states of a segment, tied to those that the result committed to.
@@ -123,4 +133,22 @@ pub struct Reveal {
     pub before_path: Vec<TreeHash>,
     #[n(3)]
     pub after_path: Vec<TreeHash>,
+}
+
+/// The ends of a segment: their tensors in an uploaded file, and where they are among the committed states. State 0 is not in
+/// it, nor is the unit's last: the coordinator has the checkpoint and the output.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Ends {
+    /// The file.
+    #[n(0)]
+    pub hash: BlobHash,
+    #[n(1)]
+    pub bytes: u64,
+    /// Shows the segment's first state under the result's root; empty where it is state 0.
+    #[n(2)]
+    pub first_path: Vec<TreeHash>,
+    /// Shows its last; empty where it is the unit's last.
+    #[n(3)]
+    pub last_path: Vec<TreeHash>,
 }

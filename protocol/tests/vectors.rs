@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use ed25519_dalek::{Signature, Signer, SigningKey, Verifier};
 use manyhands_protocol::category::Category;
 use manyhands_protocol::cbor::{decode_strict, encode};
-use manyhands_protocol::challenge::{Answer, Ask, ChallengeAnswer, ChallengeResponse, Reveal, Segment};
+use manyhands_protocol::challenge::{Answer, Ask, ChallengeAnswer, ChallengeResponse, Ends, Reveal, Segment};
 use manyhands_protocol::cose::{Kind, open, prepare};
 use manyhands_protocol::ids::{BlobHash, JobId, KeyId, LeaseId, TreeHash, UnitId};
 use manyhands_protocol::log::entry::{
@@ -380,6 +380,7 @@ fn challenges() {
     check_body("challenge-segment", &response(Ask::Segment { first_step: 8, steps: 4 }, until_ms));
     check_body("challenge-trace", &response(Ask::Trace { step: 10 }, until_ms));
     check_body("challenge-reveal", &response(Ask::Reveal { step: 10, layers: Vec::new() }, until_ms));
+    check_body("challenge-ends", &response(Ask::Ends { first_step: 8, steps: 4 }, until_ms));
     check_body("challenge-nothing", &response(Ask::Nothing, 0));
     let answer = |name: &str, answer| {
         let value = ChallengeAnswer { version: 1, lease: LeaseId(901), answer };
@@ -403,6 +404,8 @@ fn challenges() {
     let paths = [nodes(&["k", "l"]), nodes(&["m", "l"])];
     let [before_path, after_path] = paths;
     answer("challenge-answer-reveal", Answer::Reveal(Reveal { hash: hash("reveal"), bytes: 1_048_576, before_path, after_path }));
+    let [first_path, last_path] = [nodes(&["a", "b"]), nodes(&["c", "b"])];
+    answer("challenge-answer-ends", Answer::Ends(Ends { hash: hash("ends"), bytes: 524_288, first_path, last_path }));
     answer("challenge-answer-unable", Answer::Unable);
 }
 
@@ -484,9 +487,9 @@ fn every_vector_is_tested() {
 /// Bytes that nobody chose: what decodes is what it encodes to, and nothing panics.
 #[test]
 fn challenge_bytes_from_anywhere() {
-    let good = [vector("challenge-reveal"), vector("challenge-segment")];
-    let statements = ["challenge-answer-segment", "challenge-answer-reveal", "challenge-answer-trace", "challenge-answer-unable"];
-    let payloads = statements.map(|name| open(Kind::ChallengeAnswer, &vector(name)).expect("a golden vector opens").payload);
+    let good = [vector("challenge-reveal"), vector("challenge-segment"), vector("challenge-ends")];
+    let statements = ["segment", "reveal", "trace", "ends", "unable"].map(|kind| format!("challenge-answer-{kind}"));
+    let payloads = statements.map(|name| open(Kind::ChallengeAnswer, &vector(&name)).expect("a golden vector opens").payload);
     let mut state = 7u64;
     let mut random = |count: usize| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

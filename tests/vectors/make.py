@@ -101,6 +101,7 @@ SEGMENT = {
     8: ("end_leaves", ["leaves", "leaf"]), 9: ("end_path", ["path", "node"]),
 }
 REVEAL = {0: "hash", 1: "bytes", 2: ("before_path", ["path", "node"]), 3: ("after_path", ["path", "node"])}
+ENDS = {0: "hash", 1: "bytes", 2: ("first_path", ["path", "node"]), 3: ("last_path", ["path", "node"])}
 STATE = {0: "checkpoint", 1: "velocity"}
 LOGGED = {
     "log-result": {
@@ -475,6 +476,7 @@ def main(check):
         "trace": ([1, 10], "the step from state 10 to the next", ["ask", "kind: trace", "step"]),
         "reveal": ([2, 10, []], "that step, all layers", ["ask", "kind: reveal", "step", ("layers", ["layers", "layer"])]),
         "nothing": ([3], "nothing any more", ["ask", "kind: nothing"]),
+        "ends": ([4, 8, 4], "the states after 8 and after 12 steps", ["ask", "kind: ends", "first_step", "steps"]),
     }
     for kind, (what, about, schema) in asks.items():
         until = 0 if kind == "nothing" else NOW + 30_000
@@ -485,11 +487,13 @@ def main(check):
         5: [blob("d")], 6: [blob("e")], 7: [blob("f"), blob("g")], 8: [blob("h"), blob("i"), blob("j")], 9: [],
     }
     reveal = {0: blob("reveal"), 1: 1_048_576, 2: [blob("k"), blob("l")], 3: [blob("m"), blob("l")]}
+    ends = {0: blob("ends"), 1: 524_288, 2: [blob("a"), blob("b")], 3: [blob("c"), blob("b")]}
     answers = {
         "segment": ([0, segment], ["answer", "kind: segment", SEGMENT]),
         "trace": ([1, blob("trace")], ["answer", "kind: trace", "root"]),
         "reveal": ([2, reveal], ["answer", "kind: reveal", REVEAL]),
         "unable": ([3], ["answer", "kind: unable"]),
+        "ends": ([4, ends], ["answer", "kind: ends", ENDS]),
     }
     for kind, (what, schema) in answers.items():
         write(f"challenge-answer-{kind}", f"POST /v1/challenges/901: {kind},\n{signed}",

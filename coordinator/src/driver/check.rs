@@ -9,6 +9,7 @@ use manyhands_protocol::work::{Dtype, MatmulWork, TrainWork, Work};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 
+use super::challenge::Drawn;
 use super::{DriveError, challenge, settle};
 use crate::service::Service;
 use crate::store::{Judgement, ResultRow, SettledBy, Settlement, Unit};
@@ -87,10 +88,11 @@ async fn check_update(service: &Service, result: &ResultRow, unit: &Unit, work: 
         }
     };
     let Some(canonical) = unit.canonical else {
-        if !challenge::draw(service, result, unit, work).await? {
+        let drawn = challenge::draw(service, result, unit, work).await?;
+        if drawn != Drawn::Challenged {
             // Whoever computed nothing agrees with all others who did: that goes to the referee, which a draw of 0 always means.
             let draw = if gradient::norm(&update) == 0.0 { 0.0 } else { (service.config.draw)()? };
-            service.store.decide(result.id, draw, now_ms).await?;
+            service.store.decide(result.id, drawn == Drawn::Spared, draw, now_ms).await?;
         }
         return Ok(());
     };

@@ -55,6 +55,7 @@ pub async fn answer(
     let (to_stage, file) = match answer.answer {
         Answer::Segment(_) => (ChallengeStage::Segment, None),
         Answer::Trace(_) => (ChallengeStage::Trace, None),
+        Answer::Ends(ends) => (ChallengeStage::Ends, Some((ends.hash, ends.bytes))),
         Answer::Reveal(reveal) => (ChallengeStage::Reveal, Some((reveal.hash, reveal.bytes))),
         Answer::Unable => {
             if challenge.stage.is_open() && challenge.stage != ChallengeStage::Check {
@@ -78,6 +79,7 @@ pub async fn answer(
 fn asked(challenge: &Challenge) -> Response {
     let lease = challenge.lease;
     let ask = match (challenge.stage, challenge.step) {
+        (ChallengeStage::Ends, _) => Ask::Ends { first_step: challenge.first_step, steps: challenge.steps },
         (ChallengeStage::Segment, _) => Ask::Segment { first_step: challenge.first_step, steps: challenge.steps },
         (ChallengeStage::Trace, Some(step)) => Ask::Trace { step },
         (ChallengeStage::Reveal, Some(step)) => Ask::Reveal { step, layers: Vec::new() },

@@ -13,7 +13,7 @@ use manyhands_protocol::{JobId, LeaseId, cbor, cose, limits};
 
 use super::{Checked, Failure, Shared, auth, body};
 use crate::prefix::{self, Peer};
-use crate::store::{LeaseAsk, Session};
+use crate::store::{Commits, LeaseAsk, Session};
 
 /// When to ask again if nothing was free: soon while a round may end any moment, later while no job runs.
 const RETRY_SOON_MS: u64 = 1_000;
@@ -45,7 +45,8 @@ pub async fn ask(
         units_max: request.units_max,
         blob_bytes_max: request.blob_bytes_max,
         backend: request.backend.name(),
-        commit_share_max: (service.config.challenge_rate > 0.0).then_some(service.config.commit_share_max),
+        commits: (service.config.challenge_rate > 0.0)
+            .then_some(Commits { share_max: service.config.commit_share_max, steps_wanted: service.config.step_challenges }),
         prefix: prefix::tag_of(&service, peer, &headers),
         now_ms: service.now_ms(),
     };

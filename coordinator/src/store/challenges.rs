@@ -1,10 +1,14 @@
 //! What the store keeps of a challenge. What its stages mean is the driver's business.
 
+use manyhands_protocol::rules::challenge::Form;
 use manyhands_protocol::{BlobHash, KeyId, LeaseId, UnitId};
 
 /// What a challenge waits for, or how it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChallengeStage {
+    /// Of a segment that is shown, its ends.
+    Ends,
+    /// Of a step that is shown, first a commitment to its segment.
     Segment,
     Trace,
     Reveal,
@@ -18,12 +22,22 @@ pub enum ChallengeStage {
 }
 
 impl ChallengeStage {
-    const ALL: [ChallengeStage; 8] =
-        [Self::Segment, Self::Trace, Self::Reveal, Self::Check, Self::Passed, Self::Caught, Self::Unanswered, Self::Moot];
+    const ALL: [ChallengeStage; 9] = [
+        Self::Ends,
+        Self::Segment,
+        Self::Trace,
+        Self::Reveal,
+        Self::Check,
+        Self::Passed,
+        Self::Caught,
+        Self::Unanswered,
+        Self::Moot,
+    ];
 
     /// The name in the store.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Ends => "ends",
             Self::Segment => "segment",
             Self::Trace => "trace",
             Self::Reveal => "reveal",
@@ -39,8 +53,21 @@ impl ChallengeStage {
         Self::ALL.into_iter().find(|stage| stage.name() == name)
     }
 
+    /// What a challenge of this form waits for first.
+    pub fn first(form: Form) -> ChallengeStage {
+        match form {
+            Form::Segment => Self::Ends,
+            Form::Step => Self::Segment,
+        }
+    }
+
+    /// Whether an answer names a file that is uploaded before it.
+    pub fn takes_file(self) -> bool {
+        matches!(self, Self::Ends | Self::Reveal)
+    }
+
     pub fn is_open(self) -> bool {
-        matches!(self, Self::Segment | Self::Trace | Self::Reveal | Self::Check)
+        matches!(self, Self::Ends | Self::Segment | Self::Trace | Self::Reveal | Self::Check)
     }
 }
 
@@ -51,6 +78,7 @@ pub struct Challenge {
     pub unit: UnitId,
     pub lease: LeaseId,
     pub key: KeyId,
+    pub form: Form,
     pub stage: ChallengeStage,
     pub first_step: u32,
     pub steps: u32,
@@ -69,6 +97,7 @@ pub struct Challenge {
 #[derive(Debug, Clone, Copy)]
 pub struct NewChallenge {
     pub result: i64,
+    pub form: Form,
     pub first_step: u32,
     pub steps: u32,
     pub now_ms: u64,
@@ -110,6 +139,8 @@ pub struct ChallengeClosed {
     pub outcome: ChallengeStage,
     /// What a rejected result is told; empty otherwise.
     pub reason: String,
+    /// Operations that checking what was shown took.
+    pub check_flop: u64,
     pub now_ms: u64,
 }
 

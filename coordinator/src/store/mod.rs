@@ -179,6 +179,15 @@ pub struct Unit {
     pub course: Option<Course>,
 }
 
+/// Which units ask for commitments to their training states.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Commits {
+    /// Those where these take no more than this share of their time.
+    pub share_max: f64,
+    /// Whether single steps are to be shown where they can.
+    pub steps_wanted: bool,
+}
+
 /// A request for leases.
 #[derive(Debug, Clone, Copy)]
 pub struct LeaseAsk {
@@ -192,8 +201,8 @@ pub struct LeaseAsk {
     pub backend: &'static str,
     /// Of the address that asks; none where it is not known.
     pub prefix: Option<PrefixTag>,
-    /// Where results may be challenged: units ask for commitments if these take no more than this share of their time.
-    pub commit_share_max: Option<f64>,
+    /// Where results may be challenged.
+    pub commits: Option<Commits>,
     pub now_ms: u64,
 }
 
@@ -475,8 +484,8 @@ pub trait Store: Send + Sync + 'static {
     /// these that has a verdict by now.
     async fn settle(&self, settlement: Settlement) -> Result<()>;
     /// Draws the course of a gradient unit by its first result and, if the key is trusted and the draw lets it, settles the unit
-    /// with it. `draw` is uniform on 0 to 1. A unit that has a course keeps it; none is given for a settled unit or a judged result.
-    async fn decide(&self, result: i64, draw: f64, now_ms: u64) -> Result<Option<Course>>;
+    /// with it. `draw` is uniform on 0 to 1; `challenged` as for [`standing::course`](manyhands_protocol::rules::standing::course). A unit that has a course keeps it; none is given for a settled unit or a judged result.
+    async fn decide(&self, result: i64, challenged: bool, draw: f64, now_ms: u64) -> Result<Option<Course>>;
     /// Opens the units of a round again that keys settled, for the referee: its merge is not kept. How many there were.
     async fn roll_back(&self, roll_back: RollBack) -> Result<u64>;
 

@@ -372,9 +372,9 @@ impl Store for SqliteStore {
         Ok(tx.commit().await?)
     }
 
-    async fn decide(&self, result: i64, draw: f64, now_ms: u64) -> Result<Option<Course>> {
+    async fn decide(&self, result: i64, challenged: bool, draw: f64, now_ms: u64) -> Result<Option<Course>> {
         let mut tx = self.write().await?;
-        let course = standings::decide(&mut tx, result, draw, now_ms).await?;
+        let course = standings::decide(&mut tx, result, challenged, draw, now_ms).await?;
         tx.commit().await?;
         Ok(course)
     }

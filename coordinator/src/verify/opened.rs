@@ -1,10 +1,10 @@
 //! Does what a volunteer showed belong to what it committed to? Everything here is hashes and bits; whether the step shown
 //! is an honest one is [`super::step`]'s.
 
-use manyhands::engine::states::{Layout, Step as Revealed, Tensors, initial_state, leaf_of, leaves_of, step_tensors};
+use manyhands::engine::states::{Ends as Shown, Layout, Part, Step as Revealed, Tensors, initial_state, leaf_of, leaves_of, shown_tensors};
 use manyhands::tensors::{self, TensorError};
 use manyhands_protocol::TreeHash;
-use manyhands_protocol::challenge::{Reveal, Segment};
+use manyhands_protocol::challenge::{Ends, Reveal, Segment};
 use manyhands_protocol::rules::challenge::{segment_of, states_count};
 use manyhands_protocol::statement::States;
 use manyhands_protocol::states::{Tree, is_state, root};
@@ -48,7 +48,7 @@ impl Opening<'_> {
         let layout = Layout::of(self.work).map_err(|e| Fault::Model(e.to_string()))?;
         self.check_ends(&layout)?;
         self.check_segment()?;
-        let revealed = read(&layout, self.file)?;
+        let revealed = read_step(&layout, self.file)?;
         self.check_step(&revealed)?;
         Ok(revealed)
     }
@@ -116,12 +116,50 @@ impl Opening<'_> {
     }
 }
 
+/// What the ends of a segment are compared with.
+pub struct EndsOpening<'a> {
+    pub work: &'a TrainWork,
+    pub states: States,
+    pub first_step: u32,
+    pub steps: u32,
+    pub ends: &'a Ends,
+    /// The file shown.
+    pub file: &'a [u8],
+}
+
+impl EndsOpening<'_> {
+    /// The two states, without those that the coordinator has, if they are those committed to.
+    pub fn check(&self) -> Result<Shown, Fault> {
+        let layout = Layout::of(self.work).map_err(|e| Fault::Model(e.to_string()))?;
+        let (inner_steps, States { every, root: committed }) = (self.work.inner_steps, self.states);
+        let (index, count) = (segment_of(inner_steps, every, self.first_step).0, states_count(inner_steps, every));
+        let state: &[(String, usize)] = &layout.state;
+        let (first, last) = (self.first_step > 0, self.first_step + self.steps < inner_steps);
+        let parts: Vec<Part<&[_]>> = [first.then_some(("before", state)), last.then_some(("after", state))].into_iter().flatten().collect();
+        let mut shown = read(&parts, self.file)?.into_iter();
+        let mut opened = |is_shown: bool, index, path: &[TreeHash], what| {
+            let state = if is_shown { shown.next() } else { None };
+            let wrong = state.as_ref().is_some_and(|state| !is_state(committed, root(&leaves_of(Tree::State, state)), index, count, path));
+            if wrong { Err(Fault::Committed(what)) } else { Ok(state) }
+        };
+        let first = opened(first, index, &self.ends.first_path, "the segment's first state")?;
+        let last = opened(last, index + 1, &self.ends.last_path, "the segment's last state")?;
+        Ok(Shown { first, last })
+    }
+}
+
 /// The tensors of a file that shows a step.
-fn read(layout: &Layout, file: &[u8]) -> Result<Revealed, Fault> {
-    let shapes: Vec<_> = step_tensors(layout).map(|(name, values)| (name, [values])).collect();
+fn read_step(layout: &Layout, file: &[u8]) -> Result<Revealed, Fault> {
+    let mut parts = read(&[("before", &layout.state), ("trace", &layout.trace), ("after", &layout.state)], file)?.into_iter();
+    let mut part = || parts.next().expect("three parts were read");
+    Ok(Revealed { before: part(), trace: part(), after: part() })
+}
+
+/// The tensors of a file that shows these parts, by part.
+fn read(parts: &[Part<&[(String, usize)]>], file: &[u8]) -> Result<Vec<Tensors>, Fault> {
+    let shapes: Vec<_> = shown_tensors(parts).into_iter().map(|(name, values)| (name, [values])).collect();
     let expected: Vec<(&str, &[usize])> = shapes.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
     let mut values = tensors::read_f32(file, &expected)?.into_iter();
-    let mut take =
-        |named: &[(String, usize)]| -> Tensors { named.iter().map(|(name, _)| name.clone()).zip(values.by_ref()).collect() };
-    Ok(Revealed { before: take(&layout.state), trace: take(&layout.trace), after: take(&layout.state) })
+    let mut take = |named: &[(String, usize)]| named.iter().map(|(name, _)| name.clone()).zip(values.by_ref()).collect();
+    Ok(parts.iter().map(|(_, tensors)| take(tensors)).collect())
 }

@@ -1,4 +1,4 @@
-//! Challenges: an honest volunteer passes each of them, and a lie is caught at whatever stage it is told.
+//! Challenges that ask for a step: an honest volunteer passes each of them, and a lie is caught at whatever stage it is told.
 
 use futures::executor::block_on;
 use manyhands::engine::states::{Step, Tensors, leaves_of};
@@ -19,20 +19,20 @@ use crate::world::{World, train_work, update_file};
 
 async fn challenging() -> World {
     // The small job's states take longer than its steps.
-    World::start_with(|config| (config.challenge_rate, config.commit_share_max) = (1.0, f64::INFINITY)).await
+    World::start_with(|config| (config.challenge_rate, config.commit_share_max, config.step_challenges) = (1.0, f64::INFINITY, true)).await
 }
 
 /// All that happened in a unit, or is claimed to have.
 #[derive(Clone)]
-struct Run {
-    every: u32,
-    states: Vec<Tensors>,
+pub struct Run {
+    pub every: u32,
+    pub states: Vec<Tensors>,
     traces: Vec<Tensors>,
-    delta: Vec<Vec<f32>>,
+    pub delta: Vec<Vec<f32>>,
 }
 
 impl Run {
-    async fn honest(volunteer: &Volunteer, lease: &Leased) -> Run {
+    pub async fn honest(volunteer: &Volunteer, lease: &Leased) -> Run {
         let work = train_work(lease);
         let (checkpoint, shard) = (volunteer.fetch(work.checkpoint).await, volunteer.fetch(work.shard).await);
         let parameters = merge::read_tensors(&work.model, &checkpoint).unwrap();
@@ -47,7 +47,7 @@ impl Run {
         Run { every: lease.manifest.states_every.unwrap(), states, traces, delta }
     }
 
-    fn inner_steps(&self) -> u32 {
+    pub fn inner_steps(&self) -> u32 {
         self.traces.len() as u32
     }
 
@@ -55,16 +55,16 @@ impl Run {
         self.states.iter().map(|state| root(&leaves_of(Tree::State, state))).collect()
     }
 
-    fn committed(&self) -> Vec<TreeHash> {
+    pub fn committed(&self) -> Vec<TreeHash> {
         let (roots, steps) = (self.roots(), self.inner_steps());
         (0..states_count(steps, self.every)).map(|index| roots[step_of_state(steps, self.every, index) as usize]).collect()
     }
 
-    fn output(&self, lease: &Leased) -> Vec<u8> {
+    pub fn output(&self, lease: &Leased) -> Vec<u8> {
         update_file(lease, &self.delta)
     }
 
-    fn statement(&self, volunteer: &Volunteer, lease: &Leased) -> ResultStatement {
+    pub fn statement(&self, volunteer: &Volunteer, lease: &Leased) -> ResultStatement {
         let states = Some(States { every: self.every, root: root_of_states(&self.committed()) });
         ResultStatement { states, ..volunteer.statement(lease, &self.output(lease)) }
     }
@@ -111,15 +111,15 @@ fn answer(run: &Run, ask: &Ask) -> (Answer, Option<Vec<u8>>) {
             let file = run.file(step);
             (Answer::Reveal(run.reveal(step, &file)), Some(file))
         }
-        Ask::Nothing => panic!("nothing is asked"),
+        Ask::Ends { .. } | Ask::Nothing => panic!("no step is asked for"),
     }
 }
 
-fn path(lease: &Leased) -> String {
+pub fn path(lease: &Leased) -> String {
     format!("/v1/challenges/{}", lease.manifest.lease)
 }
 
-async fn asked(volunteer: &Volunteer, lease: &Leased) -> Ask {
+pub async fn asked(volunteer: &Volunteer, lease: &Leased) -> Ask {
     volunteer.get(&path(lease)).await.cbor::<ChallengeResponse>().ask
 }
 
@@ -128,7 +128,7 @@ fn signed(volunteer: &Volunteer, lease: &Leased, answer: Answer) -> Vec<u8> {
     volunteer.sign(cose::Kind::ChallengeAnswer, cbor::encode(&statement))
 }
 
-async fn post(volunteer: &Volunteer, lease: &Leased, answer: Answer) -> Answered {
+pub async fn post(volunteer: &Volunteer, lease: &Leased, answer: Answer) -> Answered {
     volunteer.post(&path(lease), "application/cose", signed(volunteer, lease, answer)).await
 }
 
@@ -143,7 +143,7 @@ async fn reply(volunteer: &Volunteer, lease: &Leased, run: &Run, ask: &Ask, lie:
 }
 
 /// Submits a run that must be challenged.
-async fn submit(volunteer: &Volunteer, lease: &Leased, run: &Run) {
+pub async fn submit(volunteer: &Volunteer, lease: &Leased, run: &Run) {
     volunteer.upload(lease, run.output(lease)).await;
     let answer: ResultResponse = volunteer.try_submit(&run.statement(volunteer, lease)).await.cbor();
     assert_eq!(answer.verdict, Verdict::Challenged);
@@ -162,12 +162,12 @@ async fn show(volunteer: &Volunteer, lease: &Leased, run: &Run, lie: &dyn Fn(&mu
     drawn.expect("a step was drawn")
 }
 
-async fn verdict(volunteer: &Volunteer, lease: &Leased, run: &Run) -> ResultResponse {
+pub async fn verdict(volunteer: &Volunteer, lease: &Leased, run: &Run) -> ResultResponse {
     volunteer.try_submit(&run.statement(volunteer, lease)).await.cbor()
 }
 
 /// The verdict once the driver has checked.
-async fn judged(world: &World, volunteer: &Volunteer, lease: &Leased, run: &Run) -> ResultResponse {
+pub async fn judged(world: &World, volunteer: &Volunteer, lease: &Leased, run: &Run) -> ResultResponse {
     let results = |view: &manyhands_protocol::view::JobView| view.results_accepted + view.results_rejected;
     let before = world.view(lease.manifest.job).await;
     let now = verdict(volunteer, lease, run).await;
@@ -213,7 +213,7 @@ struct Lie {
 
 const NONE: Lie = Lie { name: "", run: |_| (), answer: |_| (), reason: "" };
 
-fn bend(values: &mut [f32]) {
+pub fn bend(values: &mut [f32]) {
     values.iter_mut().for_each(|value| *value = *value * 1.5 + 0.125);
 }
 

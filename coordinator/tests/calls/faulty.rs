@@ -133,7 +133,7 @@ delegate! {
     read result(result: i64) -> Option<ResultRow>;
     verdict judge(judgement: Judgement, now_ms: u64) -> ();
     verdict settle(settlement: Settlement) -> ();
-    write decide(result: i64, draw: f64, now_ms: u64) -> Option<Course>;
+    write decide(result: i64, challenged: bool, draw: f64, now_ms: u64) -> Option<Course>;
     write forget_prefixes() -> ();
     write roll_back(roll_back: RollBack) -> u64;
     read result_statement(result: i64) -> Option<Vec<u8>>;

@@ -17,6 +17,7 @@ mod products;
 mod restart;
 mod rotations;
 mod rounding;
+mod segments;
 mod sessions;
 mod sites;
 mod start;

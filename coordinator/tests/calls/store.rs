@@ -43,7 +43,7 @@ fn ask(session: i64, now_ms: u64) -> LeaseAsk {
         blob_bytes_max: 4,
         backend,
         prefix,
-        commit_share_max: Some(1.0),
+        commits: Some(Commits { share_max: 1.0, steps_wanted: false }),
         now_ms,
     }
 }

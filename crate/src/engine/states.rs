@@ -83,6 +83,16 @@ impl Layout {
         values_bytes(&self.state)
     }
 
+    /// Bytes of the values of a segment's ends.
+    pub fn ends_bytes(&self) -> u64 {
+        2 * self.state_bytes()
+    }
+
+    /// Tensors of a segment's ends.
+    pub fn ends_tensors_count(&self) -> usize {
+        2 * self.state.len()
+    }
+
     /// Bytes of the values of a step: two states and what is between.
     pub fn step_bytes(&self) -> u64 {
         2 * self.state_bytes() + values_bytes(&self.trace)
@@ -94,37 +104,65 @@ impl Layout {
     }
 }
 
-/// Names and sizes of the tensors of a file that shows a step, in the order of before, between and after.
-pub fn step_tensors(layout: &Layout) -> impl Iterator<Item = (String, usize)> {
-    let named = |part: &'static str, tensors: &[(String, usize)]| -> Vec<_> {
+/// A part of what a file shows: the state before, what is between, the state after.
+pub type Part<T> = (&'static str, T);
+
+/// Names and sizes of the tensors of a file that shows these parts, in their order.
+pub fn shown_tensors(parts: &[Part<&[(String, usize)]>]) -> Vec<(String, usize)> {
+    let named = |part: &str, tensors: &[(String, usize)]| -> Vec<_> {
         tensors.iter().map(|(name, values)| (format!("{part}.{name}"), *values)).collect()
     };
-    let parts = [named("before", &layout.state), named("trace", &layout.trace), named("after", &layout.state)];
-    parts.into_iter().flatten()
+    parts.iter().flat_map(|(part, tensors)| named(part, tensors)).collect()
+}
+
+/// The file that shows these parts.
+pub fn write_shown(parts: &[Part<&Tensors>]) -> Vec<u8> {
+    let named: Vec<_> = parts
+        .iter()
+        .flat_map(|(part, tensors)| {
+            tensors.iter().map(move |(name, values)| (format!("{part}.{name}"), [values.len()], values))
+        })
+        .collect();
+    let tensors: Vec<_> =
+        named.iter().map(|(name, shape, values)| (name.as_str(), shape.as_slice(), values.as_slice())).collect();
+    write_f32(&tensors)
+}
+
+/// The states at the ends of a segment, but for those that everyone has: state 0 and the unit's last.
+#[derive(Debug, Clone, Default)]
+pub struct Ends {
+    pub first: Option<Tensors>,
+    pub last: Option<Tensors>,
+}
+
+impl Ends {
+    /// The file that shows them.
+    pub fn write(&self) -> Vec<u8> {
+        let parts = [("before", &self.first), ("after", &self.last)];
+        write_shown(&parts.iter().filter_map(|(part, state)| Some((*part, state.as_ref()?))).collect::<Vec<_>>())
+    }
+}
+
+/// The tensors of a state by what they are: those of a unit's plan that are there.
+pub fn keyed_state(work: &TrainWork, state: Tensors) -> Result<Vec<(State, Vec<f32>)>, EngineError> {
+    let (plan, names) = (TrainPlan::compile(work)?, Names::of(work)?);
+    Ok(pick(plan.state.iter().map(|(of, _)| (*of, names.state(*of))), state))
+}
+
+fn pick<K: Copy>(of: impl Iterator<Item = (K, String)>, tensors: Tensors) -> Vec<(K, Vec<f32>)> {
+    let mut tensors: BTreeMap<String, Vec<f32>> = tensors.into_iter().collect();
+    of.filter_map(|(of, name)| Some((of, tensors.remove(&name)?))).collect()
 }
 
 impl Step {
     /// The file that shows it.
     pub fn write(&self) -> Vec<u8> {
-        let parts = [("before", &self.before), ("trace", &self.trace), ("after", &self.after)];
-        let named: Vec<_> = parts
-            .into_iter()
-            .flat_map(|(part, tensors)| {
-                tensors.iter().map(move |(name, values)| (format!("{part}.{name}"), [values.len()], values))
-            })
-            .collect();
-        let tensors: Vec<_> =
-            named.iter().map(|(name, shape, values)| (name.as_str(), shape.as_slice(), values.as_slice())).collect();
-        write_f32(&tensors)
+        write_shown(&[("before", &self.before), ("trace", &self.trace), ("after", &self.after)])
     }
 
     /// Its tensors by what they are: those of a unit's plan that are there.
     pub fn keyed(self, work: &TrainWork) -> Result<Keyed, EngineError> {
         let (plan, names) = (TrainPlan::compile(work)?, Names::of(work)?);
-        fn pick<K: Copy>(of: impl Iterator<Item = (K, String)>, tensors: Tensors) -> Vec<(K, Vec<f32>)> {
-            let mut tensors: BTreeMap<String, Vec<f32>> = tensors.into_iter().collect();
-            of.filter_map(|(of, name)| Some((of, tensors.remove(&name)?))).collect()
-        }
         let state = || plan.state.iter().map(|(of, _)| (*of, names.state(*of)));
         Ok(Keyed {
             before: pick(state(), self.before),
@@ -293,6 +331,43 @@ impl Engine {
             }
         }
         Ok(states)
+    }
+
+    /// The states before and after `steps` steps from step `first` of a unit, begun likewise.
+    pub async fn replay_ends(
+        &self,
+        work: &TrainWork,
+        parameters: &[Vec<f32>],
+        shard: &Shard,
+        from: Option<&Snapshot>,
+        [first, steps]: [u32; 2],
+        control: &Control,
+    ) -> Result<Ends, EngineError> {
+        let (mut run, names) = (self.replay(work, parameters, shard, from, first, control).await?, Names::of(work)?);
+        let mut ends = Ends::default();
+        if first > 0 {
+            ends.first = Some(run.named_state(&names).await?);
+        }
+        if first + steps < work.inner_steps {
+            run.run(steps, control).await?;
+            ends.last = Some(run.named_state(&names).await?);
+        }
+        Ok(ends)
+    }
+
+    /// The state after `steps` steps from any state of a unit, its own or not.
+    pub async fn run_from(
+        &self,
+        work: &TrainWork,
+        parameters: &[Vec<f32>],
+        shard: &Shard,
+        from: &Snapshot,
+        steps: u32,
+        control: &Control,
+    ) -> Result<Tensors, EngineError> {
+        let (mut run, names) = (self.replay(work, parameters, shard, Some(from), from.0, control).await?, Names::of(work)?);
+        run.run(steps, control).await?;
+        run.named_state(&names).await
     }
 
     /// The step from state `step` of a unit to the next, begun likewise.

@@ -1,12 +1,13 @@
-//! Showing a step of a unit that was challenged: the segment that was drawn is computed again, one of its steps committed to
-//! and then shown. Which, is the coordinator's to draw; how it is computed, the engine's. Also whether a device may commit at
-//! all, which it may only where it gives the same bits twice.
+//! Answering for a unit that was challenged: the two ends of the segment that was drawn are shown, as they were kept or
+//! computed again; or the segment is computed again, one of its steps committed to and then shown. Which, is the coordinator's
+//! to draw; how it is computed, the engine's. Also whether a device may commit at all, which it may only where it gives the same
+//! bits twice.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use futures::FutureExt;
-use manyhands_protocol::challenge::{Answer, Ask, ChallengeAnswer, ChallengeResponse, Reveal, Segment};
+use manyhands_protocol::challenge::{self, Answer, Ask, ChallengeAnswer, ChallengeResponse, Reveal, Segment};
 use manyhands_protocol::rules::challenge::segment_of;
 use manyhands_protocol::states::{Tree, path_of_state, root, root_of_states};
 use manyhands_protocol::work::{TrainWork, Work};
@@ -24,7 +25,7 @@ use super::unit::{PROGRESS_MS, StopOnDrop};
 use crate::beside::beside;
 use crate::control::Control;
 use crate::engine::Engine;
-use crate::engine::states::{Committed, Snapshot, Step, leaves};
+use crate::engine::states::{Committed, Ends, Snapshot, Step, leaves};
 
 /// Steps that are computed twice to see whether a device repeats itself.
 const REPEATED_STEPS: u32 = 2;
@@ -50,6 +51,7 @@ pub(super) struct Repeats(RefCell<Vec<(String, bool)>>);
 struct Replayed {
     states: Vec<TreeHash>,
     step: Option<Arc<Step>>,
+    ends: Ends,
 }
 
 impl<H: Host> Visit<'_, H> {
@@ -166,13 +168,21 @@ impl<H: Host> Visit<'_, H> {
         let Work::Train(work) = &leased.manifest.work else { return Ok(None) };
         let step = match *ask {
             Ask::Nothing => return Ok(None),
-            Ask::Segment { first_step, .. } => first_step,
+            Ask::Segment { first_step, .. } | Ask::Ends { first_step, .. } => first_step,
             Ask::Trace { step } | Ask::Reveal { step, .. } => step,
         };
         if step >= work.inner_steps {
             return Err(VolunteerError::Answer(format!("step {step} of {} is asked for", work.inner_steps)));
         }
         let (index, first, steps) = segment_of(work.inner_steps, shown.committed.every, step);
+        if let Ask::Ends { .. } = ask {
+            let states = &shown.committed.states;
+            let ends = self.ends(shown, work, [first, steps], control).await?;
+            let uploaded = self.upload_file(leased, &ends.write()).await?;
+            let path = |of: &Option<_>, at| of.as_ref().map_or(Vec::new(), |_| path_of_state(states, at));
+            let [first_path, last_path] = [path(&ends.first, index), path(&ends.last, index + 1)];
+            return Ok(Some(Answer::Ends(challenge::Ends { hash: uploaded.hash, bytes: uploaded.bytes, first_path, last_path })));
+        }
         if replayed.states.is_empty() {
             replayed.states = self.replay(shown, work, first, control, Wanted::States(steps)).await?.states;
         }
@@ -196,6 +206,24 @@ impl<H: Host> Visit<'_, H> {
         Ok(Some(Answer::Reveal(Reveal { hash: uploaded.hash, bytes: uploaded.bytes, before_path, after_path })))
     }
 
+    /// The states at the ends of a segment that the coordinator lacks: as they were kept, or computed again.
+    async fn ends(
+        &self,
+        shown: &Shown,
+        work: &TrainWork,
+        [first, steps]: [u32; 2],
+        control: &Control,
+    ) -> Result<Ends, VolunteerError> {
+        let kept = |at| shown.committed.snapshots.iter().find(|(step, _)| *step == at).map(|(_, state)| state.clone());
+        let last = first + steps;
+        let ends = Ends { first: kept(first), last: kept(last) };
+        let is_there = |state: &Option<_>, at| state.is_some() || at == 0 || at == work.inner_steps;
+        if is_there(&ends.first, first) && is_there(&ends.last, last) {
+            return Ok(ends);
+        }
+        Ok(self.replay(shown, work, first, control, Wanted::Ends(steps)).await?.ends)
+    }
+
     /// Computes a part of the unit again, on the device that computed it.
     async fn replay(
         &self,
@@ -217,6 +245,8 @@ enum Wanted {
     /// The states of so many steps from there.
     States(u32),
     Step,
+    /// The states before and after so many steps from there.
+    Ends(u32),
 }
 
 async fn replay(
@@ -234,11 +264,15 @@ async fn replay(
     Ok(match wanted {
         Wanted::States(steps) => {
             let states = engine.replay_states(&work, &parameters, &shard, from, [step, steps], control).await?;
-            Replayed { states, step: None }
+            Replayed { states, ..Replayed::default() }
         }
         Wanted::Step => {
             let step = engine.replay_step(&work, &parameters, &shard, from, step, control).await?;
-            Replayed { states: Vec::new(), step: Some(Arc::new(step)) }
+            Replayed { step: Some(Arc::new(step)), ..Replayed::default() }
+        }
+        Wanted::Ends(steps) => {
+            let ends = engine.replay_ends(&work, &parameters, &shard, from, [step, steps], control).await?;
+            Replayed { ends, ..Replayed::default() }
         }
     })
 }

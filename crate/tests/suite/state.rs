@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use manyhands::control::Control;
-use manyhands::engine::states::{Layout, Tensors, initial_state, leaves_of, step_tensors};
+use manyhands::engine::states::{Layout, Tensors, initial_state, leaves_of, shown_tensors};
 use manyhands::engine::{Engine, init_parameters};
 use manyhands::plan::{CALL_FLOP_MAX, Placement, State, StateKind, Traced, TrainPlan, What};
 use manyhands::tensors::read_f32;
@@ -127,7 +127,8 @@ pub async fn replays_are_what_was_committed_to(engine: &Engine) {
 /// What a file that shows a step holds.
 fn shapes(layout: &Layout) -> Vec<(&str, &[usize])> {
     // Leaked, for a test is short.
-    step_tensors(layout).map(|(name, values)| (&*name.leak(), &*vec![values].leak())).collect()
+    let parts = [("before", layout.state.as_slice()), ("trace", &layout.trace), ("after", &layout.state)];
+    shown_tensors(&parts).into_iter().map(|(name, values)| (&*name.leak(), &*vec![values].leak())).collect()
 }
 
 /// A step in shared memory and with joined calls, and the same program with a place for every buffer.

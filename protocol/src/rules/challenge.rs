@@ -1,10 +1,13 @@
-//! How closely a training unit is committed to, and which of its steps a challenge draws. Random numbers come in as
-//! arguments.
+//! How closely a training unit is committed to, what a challenge asks to be shown, and which steps it draws. Random numbers
+//! come in as arguments.
 
 /// Most segments between committed states.
 const SEGMENTS_MAX: u32 = 8;
 /// What committing may take of a unit's time.
 pub const COMMIT_SHARE: f64 = 0.02;
+/// Share of the results that commit to their training states which is challenged, unless the operator says otherwise: half of
+/// the steps fabricated are found within 100 units with probability 0.99, by challenges alone (docs/verification.md).
+pub const CHALLENGE_RATE: f64 = 0.091;
 /// SHA-256 by a processor's own instructions, copies included.
 const HASH_BYTES_PER_SECOND: f64 = 1e9;
 /// Training on one core's SIMD, which is what most volunteers have.
@@ -14,6 +17,49 @@ const TRAIN_FLOP_PER_SECOND: f64 = 20e9;
 const UNANSWERED_FREE: u64 = 2;
 /// One in so many challenges may stay unanswered.
 const UNANSWERED_EVERY: u64 = 4;
+
+/// What a challenge asks to be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// The states that a segment begins and ends with; the coordinator computes what is between.
+    Segment,
+    /// One step of a segment, every tensor of it; the coordinator checks each.
+    Step,
+}
+
+impl Form {
+    /// The name in the store.
+    pub fn name(self) -> &'static str {
+        match self {
+            Form::Segment => "segment",
+            Form::Step => "step",
+        }
+    }
+
+    /// The form with this name.
+    pub fn parse(name: &str) -> Option<Form> {
+        [Form::Segment, Form::Step].into_iter().find(|form| form.name() == name)
+    }
+}
+
+/// What of a unit is small enough to be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fits {
+    pub ends: bool,
+    pub step: bool,
+}
+
+/// How a unit with a committed state after each `every` of its steps is challenged; none where that would find nothing for less
+/// than computing it. A segment is computed whole, so that nothing can be made up within it: one step of several leaves
+/// whoever made up all of them most chances. Where every state is committed to, one step binds as much as a segment, and its
+/// check leaves less room. Steps of longer segments only where the operator wants them.
+pub fn form(every: u32, inner_steps: u32, fits: Fits, steps_wanted: bool) -> Option<Form> {
+    if fits.step && (every == 1 || steps_wanted) {
+        Some(Form::Step)
+    } else {
+        (fits.ends && every < inner_steps).then_some(Form::Segment)
+    }
+}
 
 /// The share of a unit's time that committing to one state takes, an estimate; not a number where neither takes any.
 pub fn commit_share(state_bytes: u64, unit_flop: u64) -> f64 {
@@ -71,6 +117,22 @@ mod tests {
         assert_eq!(states_every(1, u64::MAX, 3), 1);
         assert_eq!(states_every(u64::MAX, 0, 1), 1);
         assert_eq!(states_every(0, 0, 7), 7, "not a number of segments");
+    }
+
+    #[test]
+    fn one_step_is_shown_where_nothing_is_between_or_the_operator_says_so() {
+        let [both, ends, step, neither] =
+            [[true, true], [true, false], [false, true], [false, false]].map(|[ends, step]| Fits { ends, step });
+        assert_eq!(form(4, 31, both, false), Some(Form::Segment));
+        assert_eq!(form(4, 31, both, true), Some(Form::Step));
+        assert_eq!(form(13, 100, ends, true), Some(Form::Segment), "its step cannot be shown");
+        assert_eq!((form(1, 8, both, false), form(1, 8, ends, false)), (Some(Form::Step), Some(Form::Segment)));
+        assert_eq!(form(31, 31, both, false), None, "the one segment is the unit, which an audit computes as well");
+        assert_eq!((form(31, 31, step, true), form(4, 31, step, false)), (Some(Form::Step), None));
+        assert!([1, 4, 31].iter().all(|&every| form(every, 31, neither, true).is_none()));
+        for form in [Form::Segment, Form::Step] {
+            assert_eq!(Form::parse(form.name()), Some(form));
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //!
 //! A key's run is how many of its gradient results in a row another execution confirmed; one that was rejected ends it.
 
+use super::challenge::{CHALLENGE_RATE, Form};
+
 /// Runs shorter than this are a new key's: each of its units goes to a second key.
 pub const RUN_TRUSTED: u64 = 10;
 /// Share of a trusted key's units that a second key repeats, however long its run.
@@ -10,6 +12,9 @@ pub const REPLICATION_FLOOR: f64 = 0.05;
 /// Share of units that the referee repeats, of new keys and of trusted ones.
 pub const AUDIT_NEW: f64 = 0.1;
 pub const AUDIT_TRUSTED: f64 = 0.02;
+/// The same of a trusted key's results whose segments may be challenged: challenges find what these leave.
+pub const REPLICATION_CHALLENGED: f64 = 0.01;
+pub const AUDIT_CHALLENGED: f64 = 0.01;
 /// How long a key that was caught gets no work.
 pub const QUARANTINE_MS: u64 = 24 * 3_600_000;
 
@@ -41,23 +46,33 @@ impl Course {
 }
 
 /// Share of the units of a key with this run that a second key repeats (BOINC's adaptive replication: one in so many as
-/// the key has had right).
+/// the key has had right), where no challenge looks at them.
 pub fn replication(run: u64) -> f64 {
     if run < RUN_TRUSTED { 1.0 } else { (1.0 / run as f64).max(REPLICATION_FLOOR) }
 }
 
-/// Share of its units that the referee repeats.
+/// Share of its units that the referee repeats, likewise.
 pub fn audit(run: u64) -> f64 {
     if run < RUN_TRUSTED { AUDIT_NEW } else { AUDIT_TRUSTED }
 }
 
+/// Whether results are repeated less often because challenges of this form, at this rate, look at them: a segment shows
+/// whatever is made up in it, and fewer than [`CHALLENGE_RATE`] do not find enough.
+pub fn relieves(form: Option<Form>, rate: f64) -> bool {
+    form == Some(Form::Segment) && rate >= CHALLENGE_RATE
+}
+
 /// The course of a unit whose first result is of a key with this run. `draw` is uniform on 0 to 1, 1 excluded, and drawn after
-/// the result is stored: nobody can know it while it computes. A unit that a second key has begun waits for it.
-pub fn course(run: u64, second_key: bool, draw: f64) -> Course {
-    let audit = audit(run);
+/// the result is stored: nobody can know it while it computes. A unit that a second key has begun waits for it. `challenged`
+/// says that the result was one that challenges look at ([`relieves`]), and was not drawn.
+pub fn course(run: u64, second_key: bool, challenged: bool, draw: f64) -> Course {
+    let (audit, replication) = match challenged && run >= RUN_TRUSTED {
+        true => (AUDIT_CHALLENGED, REPLICATION_CHALLENGED),
+        false => (audit(run), replication(run)),
+    };
     if draw < audit {
         Course::Audit
-    } else if second_key || draw < audit + (1.0 - audit) * replication(run) {
+    } else if second_key || draw < audit + (1.0 - audit) * replication {
         Course::Replica
     } else {
         Course::Alone
@@ -90,15 +105,15 @@ mod tests {
     fn new_keys_are_always_repeated_and_no_key_never() {
         for run in 0..RUN_TRUSTED {
             assert_eq!(replication(run), 1.0);
-            assert_eq!(course(run, false, 0.999_999), Course::Replica, "{run}");
-            assert_eq!(course(run, false, AUDIT_NEW - 1e-9), Course::Audit, "{run}");
+            assert_eq!(course(run, false, false, 0.999_999), Course::Replica, "{run}");
+            assert_eq!(course(run, false, false, AUDIT_NEW - 1e-9), Course::Audit, "{run}");
         }
         for run in [RUN_TRUSTED, 100, 10_000, u64::MAX / 2] {
             assert!(replication(run) >= REPLICATION_FLOOR && replication(run) <= 0.1);
-            assert_eq!(course(run, false, 0.0), Course::Audit);
-            assert_eq!(course(run, false, AUDIT_TRUSTED), Course::Replica);
-            assert_eq!(course(run, false, 0.999_999), Course::Alone);
-            assert_eq!(course(run, true, 0.999_999), Course::Replica, "a second key is at work on it");
+            assert_eq!(course(run, false, false, 0.0), Course::Audit);
+            assert_eq!(course(run, false, false, AUDIT_TRUSTED), Course::Replica);
+            assert_eq!(course(run, false, false, 0.999_999), Course::Alone);
+            assert_eq!(course(run, true, false, 0.999_999), Course::Replica, "a second key is at work on it");
         }
         assert!(replication(RUN_TRUSTED) > replication(RUN_TRUSTED + 1), "less as it proves itself");
     }
@@ -125,11 +140,27 @@ mod tests {
         }
     }
 
+    /// Challenges relieve trusted keys alone, and only those that look at whole segments often enough.
+    #[test]
+    fn challenges_take_the_place_of_most_repetitions() {
+        for run in 0..RUN_TRUSTED {
+            assert_eq!(course(run, false, true, 0.999_999), Course::Replica, "{run}");
+            assert_eq!(course(run, false, true, AUDIT_NEW - 1e-9), Course::Audit, "{run}");
+        }
+        let draws = 100_000;
+        let count = |wanted| (0..draws).filter(|&i| course(10, false, true, f64::from(i) / f64::from(draws)) == wanted).count();
+        assert_eq!((count(Course::Audit), count(Course::Replica)), (1_000, 990));
+        assert_eq!(course(1000, true, true, 0.999_999), Course::Replica, "a second key is at work on it");
+        assert!(relieves(Some(Form::Segment), CHALLENGE_RATE) && relieves(Some(Form::Segment), 1.0));
+        assert!(!relieves(Some(Form::Segment), 0.99 * CHALLENGE_RATE) && !relieves(Some(Form::Segment), f64::NAN));
+        assert!(!relieves(Some(Form::Step), 1.0) && !relieves(None, 1.0));
+    }
+
     /// How often each course is drawn, against the shares: a long-trusted key is checked about 7 % of the time.
     #[test]
     fn draws_follow_the_shares() {
         let draws = 100_000;
-        let count = |wanted| (0..draws).filter(|&i| course(1000, false, f64::from(i) / f64::from(draws)) == wanted).count();
+        let count = |wanted| (0..draws).filter(|&i| course(1000, false, false, f64::from(i) / f64::from(draws)) == wanted).count();
         assert_eq!((count(Course::Audit), count(Course::Replica)), (2_000, 4_900));
     }
 }

@@ -1,6 +1,7 @@
 //! Challenges, from the draw to the end.
 
 use manyhands_protocol::problem::Code;
+use manyhands_protocol::rules::challenge::Form;
 use manyhands_protocol::wire::Verdict;
 use manyhands_protocol::{BlobHash, KeyId, LeaseId, UnitId, limits};
 use sqlx::sqlite::SqliteRow;
@@ -13,7 +14,7 @@ use super::super::{
 use super::rows::{int, key as key_column, refresh_unit, uint, uint32};
 use super::{leases, results};
 
-const COLUMNS: &str = "result_id, unit_id, lease_id, key_id, stage, first_step, steps, step, segment, trace, reveal, asked_ms,
+const COLUMNS: &str = "result_id, unit_id, lease_id, key_id, form, stage, first_step, steps, step, segment, trace, reveal, asked_ms,
     stage_ms, deadline_ms";
 
 fn select(rest: &str) -> AssertSqlSafe<String> {
@@ -22,8 +23,8 @@ fn select(rest: &str) -> AssertSqlSafe<String> {
 
 pub async fn open(tx: &mut SqliteConnection, new: &NewChallenge) -> Result<bool> {
     let done = sqlx::query(
-        "INSERT INTO challenges (result_id, unit_id, lease_id, key_id, stage, first_step, steps, asked_ms, stage_ms, deadline_ms)
-         SELECT r.id, r.unit_id, r.lease_id, r.key_id, 'segment', $2, $3, $4, $4, $5
+        "INSERT INTO challenges (result_id, unit_id, lease_id, key_id, form, stage, first_step, steps, asked_ms, stage_ms, deadline_ms)
+         SELECT r.id, r.unit_id, r.lease_id, r.key_id, $6, $7, $2, $3, $4, $4, $5
          FROM results r JOIN units u ON u.id = r.unit_id
          WHERE r.id = $1 AND r.verdict = 'pending' AND u.state = 'open' ON CONFLICT (result_id) DO NOTHING",
     )
@@ -32,6 +33,8 @@ pub async fn open(tx: &mut SqliteConnection, new: &NewChallenge) -> Result<bool>
     .bind(i64::from(new.steps))
     .bind(int(new.now_ms))
     .bind(int(new.deadline_ms))
+    .bind(new.form.name())
+    .bind(ChallengeStage::first(new.form).name())
     .execute(&mut *tx)
     .await?;
     if let Some(challenge) = find(tx, new.result).await?.filter(|_| done.rows_affected() == 1) {
@@ -112,7 +115,7 @@ async fn check_file(tx: &mut SqliteConnection, lease: LeaseId, hash: BlobHash, b
 /// Whether the lease's challenge waits for a file now.
 pub async fn takes_file(tx: &mut SqliteConnection, lease: LeaseId, now_ms: u64) -> Result<bool> {
     let found = of_lease(tx, lease).await?;
-    Ok(found.is_some_and(|found| found.stage == ChallengeStage::Reveal && now_ms < found.deadline_ms))
+    Ok(found.is_some_and(|found| found.stage.takes_file() && now_ms < found.deadline_ms))
 }
 
 pub async fn due(tx: &mut SqliteConnection, now_ms: u64, count_max: u32) -> Result<(Vec<Challenge>, Option<u64>)> {
@@ -131,18 +134,26 @@ pub async fn due(tx: &mut SqliteConnection, now_ms: u64, count_max: u32) -> Resu
 }
 
 pub async fn close(tx: &mut SqliteConnection, closed: &ChallengeClosed) -> Result<()> {
-    let done = sqlx::query("UPDATE challenges SET stage = $2, closed_ms = $3 WHERE result_id = $1 AND closed_ms IS NULL")
-        .bind(closed.result)
-        .bind(closed.outcome.name())
-        .bind(int(closed.now_ms))
-        .execute(&mut *tx)
-        .await?;
+    let done = sqlx::query(
+        "UPDATE challenges SET stage = $2, closed_ms = $3, check_flop = $4 WHERE result_id = $1 AND closed_ms IS NULL",
+    )
+    .bind(closed.result)
+    .bind(closed.outcome.name())
+    .bind(int(closed.now_ms))
+    .bind(int(closed.check_flop))
+    .execute(&mut *tx)
+    .await?;
     if done.rows_affected() == 0 {
         return Ok(());
     }
     let Some(result) = results::find(tx, closed.result).await? else {
         return Err(StoreError::Damaged(format!("no result {}", closed.result)));
     };
+    sqlx::query("UPDATE jobs SET check_flop = check_flop + $2 WHERE id = $1")
+        .bind(int(result.job.0))
+        .bind(int(closed.check_flop))
+        .execute(&mut *tx)
+        .await?;
     if closed.outcome == ChallengeStage::Passed {
         let judgements = vec![Judgement::accept(result.id)];
         let (unit, canonical, now_ms) = (result.unit, result.output, closed.now_ms);
@@ -192,12 +203,13 @@ pub async fn is_present(tx: &mut SqliteConnection, key: KeyId, since_ms: u64) ->
 }
 
 fn challenge_row(row: &SqliteRow) -> Result<Challenge> {
-    let stage: &str = row.try_get("stage")?;
+    let (form, stage): (&str, &str) = (row.try_get("form")?, row.try_get("stage")?);
     Ok(Challenge {
         result: row.try_get("result_id")?,
         unit: UnitId(uint(row, "unit_id")?),
         lease: LeaseId(uint(row, "lease_id")?),
         key: key_column(row, "key_id")?,
+        form: Form::parse(form).ok_or_else(|| StoreError::Damaged(format!("form {form} of a challenge")))?,
         stage: ChallengeStage::named(stage).ok_or_else(|| StoreError::Damaged(format!("stage {stage} of a challenge")))?,
         first_step: uint32(row, "first_step")?,
         steps: uint32(row, "steps")?,

@@ -96,7 +96,8 @@ const RULES: &[(&str, &str)] = &[
             OR j.judged_flop <> (SELECT COALESCE(SUM(u.flop), 0) FROM results r JOIN units u ON u.id = r.unit_id
                 WHERE u.job_id = j.id AND r.verdict <> 'pending')
             OR j.check_flop <> (SELECT COALESCE(SUM(u.check_flop), 0) FROM results r JOIN units u ON u.id = r.unit_id
-                WHERE u.job_id = j.id AND r.verdict <> 'pending')",
+                WHERE u.job_id = j.id AND r.verdict <> 'pending')
+                + (SELECT COALESCE(SUM(c.check_flop), 0) FROM challenges c JOIN units u ON u.id = c.unit_id WHERE u.job_id = j.id)",
     ),
     (
         "a key in quarantine has no live lease",

@@ -172,9 +172,10 @@ async fn insert(tx: &mut SqliteConnection, job: JobId, unit: &SqliteRow, ask: Le
     let unit_id = UnitId(uint(unit, "id")?);
     let work: Work =
         cbor::decode_strict(unit.try_get("work")?).map_err(|e| StoreError::Damaged(format!("work of unit {unit_id}: {e}")))?;
-    let commits = ask.commit_share_max.is_some_and(|most| scheduler::commit_share(&work) <= most);
-    let states_every = if commits { scheduler::states_every(&work) } else { None };
-    let shown_bytes = states_every.map_or(0, |_| scheduler::reveal_bytes(&work));
+    let commits = ask.commits.filter(|commits| scheduler::commit_share(&work) <= commits.share_max);
+    let form = commits.and_then(|commits| scheduler::challenge_form(&work, commits.steps_wanted));
+    let states_every = form.and_then(|_| scheduler::states_every(&work));
+    let shown_bytes = form.map_or(0, |form| scheduler::shown_bytes(&work, form));
     let (upload_bytes_max, deadline_ms) = (scheduler::upload_bytes_max(&work) + shown_bytes, ask.now_ms + limits::LEASE_MS);
     let row = sqlx::query(
         "INSERT INTO leases (unit_id, job_id, key_id, session_id, state, issued_ms, deadline_ms, upload_bytes_max)

@@ -89,7 +89,13 @@ pub async fn first_leased(tx: &mut SqliteConnection, unit: UnitId, key: KeyId, b
 }
 
 /// Decides the course of a gradient unit by its first result. The course that a unit has stays.
-pub async fn decide(tx: &mut SqliteConnection, result: i64, draw: f64, now_ms: u64) -> Result<Option<Course>> {
+pub async fn decide(
+    tx: &mut SqliteConnection,
+    result: i64,
+    challenged: bool,
+    draw: f64,
+    now_ms: u64,
+) -> Result<Option<Course>> {
     let Some(row) = results::find(tx, result).await? else {
         return Err(StoreError::Damaged(format!("no result {result}")));
     };
@@ -109,7 +115,7 @@ pub async fn decide(tx: &mut SqliteConnection, result: i64, draw: f64, now_ms: u
         return Ok(None);
     }
     let run = run(tx, row.key, unit.try_get("backend")?).await?;
-    let course = standing::course(run, uint(&unit, "second_key")? != 0, draw);
+    let course = standing::course(run, uint(&unit, "second_key")? != 0, challenged, draw);
     let (quorum, weight) = match course {
         Course::Alone => (1, standing::weight_permille(run)),
         Course::Replica | Course::Audit => (i64::MAX, standing::WEIGHT_CONFIRMED_PERMILLE),

@@ -1,0 +1,204 @@
+//! Is one stretch of a unit's training an honest one? The coordinator computes it again from the state that a volunteer showed
+//! before it, and compares what it comes to with the state shown after it: parameters by how far the stretch moved them, the
+//! optimiser's state by what it does to the steps that follow. docs/verification.md, "Challenged segments", has the bounds.
+//!
+//! It blocks for as long as that takes. Whether what is shown is what was committed to is its caller's question.
+
+use std::collections::BTreeMap;
+
+use futures::executor::block_on;
+use manyhands::engine::states::{Ends, Tensors, initial_state, keyed_state};
+use manyhands::plan::{State, StateKind};
+use manyhands::tensors::Shard;
+use manyhands::{Control, Engine, EngineError};
+use manyhands_protocol::rules::settle::{ROUNDING_RUNS, agree, may_be_rounding, tolerance};
+use manyhands_protocol::work::{InnerOptimizer, TrainWork};
+use manyhands_shaders::{FLUSH, UNIT_ROUNDOFF};
+
+use super::freivalds::gamma;
+use crate::referee::neighbour;
+
+/// Why a segment is not taken.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SegmentFault {
+    #[error("the segment cannot be computed from its first state: {0}")]
+    Replay(String),
+    #[error("{0} of the segment's {1} state is not that of its step")]
+    Counter(&'static str, &'static str),
+    #[error("the segment's last state is not where its first leads: {kind} differ by {share:.3} of what is expected")]
+    Elsewhere { kind: &'static str, share: f64 },
+    #[error("the model cannot be run: {0}")]
+    Model(String),
+}
+
+/// A segment as it was shown, and what the coordinator has.
+#[derive(Clone, Copy)]
+pub struct Segment<'a> {
+    pub work: &'a TrainWork,
+    /// The unit's checkpoint and its update, in the model's order.
+    pub checkpoint: &'a [Vec<f32>],
+    pub delta: &'a [Vec<f32>],
+    pub shard: &'a Shard,
+    pub first_step: u32,
+    pub steps: u32,
+}
+
+/// A difference, and the norm it is measured by.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Apart {
+    pub difference: f64,
+    pub norm: f64,
+}
+
+impl Apart {
+    /// Of pairs of a difference and what it is measured by.
+    fn of(pairs: impl Iterator<Item = [f64; 2]>) -> Apart {
+        let [difference, norm] = pairs.fold([0.0; 2], |[a, b], [difference, norm]| [a + difference.powi(2), b + norm.powi(2)]);
+        Apart { difference: difference.sqrt(), norm: norm.sqrt() }
+    }
+
+    pub fn share(self) -> f64 {
+        if self.difference == 0.0 { 0.0 } else { self.difference / self.norm }
+    }
+}
+
+/// How far a state is from the expected one, by kind.
+pub type Distances = BTreeMap<&'static str, Apart>;
+
+/// What a check that passed has to tell.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Agreed {
+    /// From the execution that it agreed with.
+    pub apart: Distances,
+    /// Of the neighbour of the first state which that execution began with, where it began with one.
+    pub run: Option<u64>,
+}
+
+type Keyed = BTreeMap<State, Vec<f32>>;
+
+impl Segment<'_> {
+    /// Computes the segment and compares.
+    pub fn check(&self, ends: Ends) -> Result<Agreed, SegmentFault> {
+        let model = |e: EngineError| SegmentFault::Model(e.to_string());
+        let keyed = |state: Tensors| Ok(keyed_state(self.work, state).map_err(model)?.into_iter().collect::<Keyed>());
+        let first = match ends.first {
+            Some(first) => first,
+            None => initial_state(self.work, self.checkpoint).map_err(model)?,
+        };
+        let before = keyed(first.clone())?;
+        let last = match ends.last {
+            Some(last) => keyed(last)?,
+            None => self.output(),
+        };
+        let end = self.first_step + self.steps;
+        self.check_counters(&before, self.first_step, "first")?;
+        self.check_counters(&last, end, "last")?;
+        let own = keyed(self.replay(first.clone())?)?;
+        let apart = self.distances(&before, &own, &last);
+        let Some((kind, share)) = self.beyond(&apart) else { return Ok(Agreed { apart, run: None }) };
+        // Where rounding decides what a ReLU lets through, honest executions differ by more: see `referee::rounding_gives`.
+        if apart.values().all(|apart| may_be_rounding(apart.share())) {
+            for run in 0..ROUNDING_RUNS {
+                let Ok(near) = self.replay(self.neighbour(&first, run)) else { continue };
+                let apart = self.distances(&before, &keyed(near)?, &last);
+                if self.beyond(&apart).is_none() {
+                    return Ok(Agreed { apart, run: Some(run) });
+                }
+            }
+        }
+        Err(SegmentFault::Elsewhere { kind, share })
+    }
+
+    /// The parameters of the unit's last state, of which nothing else has an effect.
+    fn output(&self) -> Keyed {
+        let subtract = |(before, delta): (&Vec<f32>, &Vec<f32>)| before.iter().zip(delta).map(|(a, b)| a - b).collect();
+        let after = self.checkpoint.iter().zip(self.delta).map(subtract);
+        (0..).map(|parameter| State { parameter: Some(parameter), kind: StateKind::Parameter }).zip(after).collect()
+    }
+
+    fn replay(&self, first: Tensors) -> Result<Tensors, SegmentFault> {
+        let (engine, control, from) = (Engine::cpu(), Control::new(), (self.first_step, first));
+        let run = engine.run_from(self.work, self.checkpoint, self.shard, &from, self.steps, &control);
+        block_on(run).map_err(|e| SegmentFault::Replay(e.to_string()))
+    }
+
+    /// The state with each parameter moved by its last bit.
+    fn neighbour(&self, first: &Tensors, run: u64) -> Tensors {
+        let names: Vec<_> = self.work.model.parameters().unwrap_or_default().into_iter().map(|p| p.name).collect();
+        let moved = |(name, values): &(String, Vec<f32>)| match names.contains(name) {
+            true => (name.clone(), neighbour(std::slice::from_ref(values), run).remove(0)),
+            false => (name.clone(), values.clone()),
+        };
+        first.iter().map(moved).collect()
+    }
+
+    /// What counts steps is known beforehand: the optimiser's running powers within a rounding for each step, dropout's counter
+    /// to the bit.
+    fn check_counters(&self, state: &Keyed, step: u32, which: &'static str) -> Result<(), SegmentFault> {
+        let of = |kind| state.get(&State { parameter: None, kind });
+        if let (Some(powers), InnerOptimizer::AdamW { beta1, beta2, .. }) = (of(StateKind::Powers), &self.work.optimizer) {
+            let rounded = gamma(f64::from(step), UNIT_ROUNDOFF);
+            let expected = [*beta1, *beta2].map(|beta| f64::from(beta).powi(step as i32));
+            let near = |(power, expected): (&f32, &f64)| (f64::from(*power) - expected).abs() <= rounded * expected + FLUSH;
+            if !(powers.iter().zip(&expected).all(near) && powers[2..].iter().all(|&rest| rest == 0.0)) {
+                return Err(SegmentFault::Counter("the powers", which));
+            }
+        }
+        if let Some(counter) = of(StateKind::InnerStep)
+            && !counter.iter().map(|word| word.to_bits()).eq([step, 0, 0, 0])
+        {
+            return Err(SegmentFault::Counter("the counter", which));
+        }
+        Ok(())
+    }
+
+    /// The first kind that is further apart than the tolerance.
+    fn beyond(&self, apart: &Distances) -> Option<(&'static str, f64)> {
+        let most = tolerance(&self.work.model);
+        let beyond = |(_, apart): &(&&'static str, &Apart)| !agree(apart.difference, apart.norm, most);
+        apart.iter().find(beyond).map(|(kind, apart)| (*kind, apart.share()))
+    }
+
+    /// How far `last` is from `own`, both after `before`; of the optimiser's state only where `last` has it.
+    fn distances(&self, before: &Keyed, own: &Keyed, last: &Keyed) -> Distances {
+        let values = |of: &Keyed, state: State| of.get(&state).cloned().unwrap_or_default();
+        // Triples of all values of a kind: before, own, last.
+        let of = |kind: StateKind| {
+            let states = own.keys().filter(move |state| state.kind == kind && last.contains_key(state));
+            states.flat_map(move |&state| {
+                let [before, own, last] = [before, own, last].map(|of| values(of, state));
+                (0..own.len()).map(move |i| [before[i], own[i], last[i]].map(f64::from))
+            })
+        };
+        let moved = |[before, own, last]: [f64; 3]| [own - last, own - before];
+        let mut distances = Distances::new();
+        distances.insert("the parameters", Apart::of(of(StateKind::Parameter).map(moved)));
+        match self.work.optimizer {
+            InnerOptimizer::Sgd { .. } => {
+                distances.insert("the velocities", Apart::of(of(StateKind::Velocity).map(moved)));
+            }
+            InnerOptimizer::AdamW { beta1, beta2, epsilon, .. } => {
+                let end = (self.first_step + self.steps) as i32;
+                let [first, second] = [beta1, beta2].map(|beta| 1.0 - f64::from(beta).powi(end));
+                let root = |v: f64| (v / second).sqrt() + f64::from(epsilon);
+                let moments = of(StateKind::FirstMoment).zip(of(StateKind::SecondMoment));
+                // What the moments are for: the direction of a step, and how soon new gradients turn it. A value that hardly
+                // learns counts like any other, for its next step is no smaller.
+                let direction = |([_, own_m, m], [_, own_v, v]): ([f64; 3], [f64; 3])| {
+                    let [own, shown] = [own_m / first / root(own_v), m / first / root(v)];
+                    [own - shown, own]
+                };
+                let scale = |[_, own, last]: [f64; 3]| {
+                    let [own, last] = [root(own), root(last)];
+                    [(own - last) / own.max(last), 1.0]
+                };
+                distances.insert("the moments' directions", Apart::of(moments.map(direction)));
+                distances.insert("the second moments' roots", Apart::of(of(StateKind::SecondMoment).map(scale)));
+            }
+        }
+        distances
+    }
+}
+
+#[cfg(test)]
+mod tests;

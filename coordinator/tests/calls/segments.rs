@@ -1,0 +1,318 @@
+//! Challenges that ask for the two ends of a segment: honest volunteers pass, made-up segments are caught where they are drawn,
+//! and keys whose segments may be drawn are repeated less often.
+
+use manyhands::engine::states::Ends as States;
+use manyhands_coordinator::keys::blob_hash;
+use manyhands_protocol::JobId;
+use manyhands_protocol::challenge::{Answer, Ask, ChallengeResponse, Ends};
+use manyhands_protocol::manifest::{Inputs, JobWork};
+use manyhands_protocol::problem::Code;
+use manyhands_protocol::rules::challenge::segment_of;
+use manyhands_protocol::rules::standing::RUN_TRUSTED;
+use manyhands_protocol::states::path_of_state;
+use manyhands_protocol::view::JobState;
+use manyhands_protocol::wire::Verdict;
+use manyhands_protocol::work::InnerOptimizer;
+use manyhands_protocol::{TreeHash, limits};
+
+use crate::challenges::{Run, asked, bend, judged, path, post, submit, verdict};
+use crate::client::{Leased, Volunteer};
+use crate::world::{World, examples, train_work, update_file};
+
+const STEPS: u32 = 16;
+const BATCH: u32 = 1024;
+const ROWS: u32 = 2048;
+
+/// The small job with batches so large that its units can commit to a state every other step.
+async fn job(world: &World, optimizer: Option<InnerOptimizer>, units_per_round: u32) -> JobId {
+    let mut submission = world.train(1.0).await;
+    let shard = world.put_input(examples(7, ROWS as usize)).await;
+    let JobWork::Train(recipe) = &mut submission.manifest.work else { unreachable!() };
+    (recipe.inner_steps, recipe.batch, recipe.rows_per_shard) = (STEPS, BATCH, ROWS);
+    recipe.units_per_round = units_per_round;
+    if let Some(optimizer) = optimizer {
+        recipe.inner_optimizer = optimizer;
+    }
+    let Inputs::Train { shards, .. } = &mut submission.inputs else { unreachable!() };
+    *shards = vec![shard];
+    world.create(&submission).await
+}
+
+/// Every result is challenged; all else is as it is by default.
+async fn challenging() -> World {
+    World::start_with(|config| config.challenge_rate = 1.0).await
+}
+
+/// The answer to what is asked, and its file.
+fn answer(run: &Run, ask: &Ask) -> (Ends, Vec<u8>) {
+    let &Ask::Ends { first_step, steps } = ask else { panic!("{ask:?}") };
+    let (end, committed) = (first_step + steps, run.committed());
+    let (index, first, length) = segment_of(run.inner_steps(), run.every, first_step);
+    assert_eq!((first, length), (first_step, steps), "a segment between committed states");
+    let state = |step: u32, is_shown: bool| is_shown.then(|| run.states[step as usize].clone());
+    let states = States { first: state(first_step, first_step > 0), last: state(end, end < run.inner_steps()) };
+    let path = |of: &Option<_>, index| of.as_ref().map_or(Vec::new(), |_| path_of_state(&committed, index));
+    let (first_path, last_path, file) = (path(&states.first, index), path(&states.last, index + 1), states.write());
+    (Ends { hash: blob_hash(&file), bytes: file.len() as u64, first_path, last_path }, file)
+}
+
+/// Answers the one question; the first step of the segment that was drawn.
+async fn show(volunteer: &Volunteer, lease: &Leased, run: &Run, lie: &dyn Fn(&mut Ends)) -> u32 {
+    let ask = asked(volunteer, lease).await;
+    let (mut ends, file) = answer(run, &ask);
+    volunteer.upload(lease, file).await;
+    lie(&mut ends);
+    assert_eq!(post(volunteer, lease, Answer::Ends(ends)).await.cbor::<ChallengeResponse>().ask, Ask::Nothing);
+    let Ask::Ends { first_step, .. } = ask else { unreachable!() };
+    first_step
+}
+
+/// One volunteer alone trains to the end, no second key and no referee; both optimisers.
+#[tokio::test]
+async fn an_honest_volunteer_passes_every_challenge() {
+    let adamw = InnerOptimizer::AdamW {
+        learning_rate: 0.01,
+        beta1: 0.9,
+        beta2: 0.95,
+        epsilon: 1e-8,
+        weight_decay: 0.01,
+        clip_norm: 1.0,
+    };
+    for (optimizer, every) in [(None, 2), (Some(adamw), 3)] {
+        let world = challenging().await;
+        let job = job(&world, optimizer, 2).await;
+        let volunteer = world.join(1).await;
+        let mut drawn = Vec::new();
+        for round in 0..3 {
+            for _ in 0..2 {
+                let lease = volunteer.lease_one().await;
+                assert_eq!(lease.manifest.states_every, Some(every));
+                let run = Run::honest(&volunteer, &lease).await;
+                submit(&volunteer, &lease, &run).await;
+                drawn.push(show(&volunteer, &lease, &run, &|_| ()).await);
+                let judged = judged(&world, &volunteer, &lease, &run).await;
+                assert_eq!((judged.verdict, judged.reason.as_str()), (Verdict::Accepted, ""));
+                assert!(judged.credit_flop > 0);
+            }
+            world.follow(job, |view| view.train.as_ref().unwrap().rounds_merged == round + 1).await;
+        }
+        let view = world.follow(job, |view| view.state == JobState::Finished).await;
+        assert_eq!((view.units_settled, view.units_refereed, view.results_accepted, view.results_rejected), (6, 0, 6, 0));
+        assert!(drawn.iter().any(|first| *first != drawn[0]), "six draws of one segment: {drawn:?}");
+        // Each challenge costs a segment, beside the few operations of comparing updates.
+        let tax = view.tax.unwrap();
+        assert_eq!((tax.replicas, tax.audits), (0.0, 0.0));
+        assert!((0.9..3.0).contains(&(tax.checks / f64::from(every) * f64::from(STEPS))), "{tax:?}");
+        world.finish().await;
+    }
+}
+
+struct Lie {
+    name: &'static str,
+    /// Told before anything is committed to.
+    run: fn(&mut Run),
+    ends: fn(&mut Ends),
+    reason: &'static str,
+    /// Whether it can be seen in the segment that begins here.
+    shows: fn(u32) -> bool,
+}
+
+const NONE: Lie = Lie { name: "", run: |_| (), ends: |_| (), reason: "", shows: |_| true };
+const LAST: u32 = STEPS - 2;
+
+fn lies() -> Vec<Lie> {
+    vec![
+        Lie {
+            name: "nothing was computed: every state is the first, and the output as far from it as an honest one",
+            run: |run| {
+                let first = run.states[0].clone();
+                let last = run.states.len() - 1;
+                run.states[1..last].fill(first);
+            },
+            reason: "is not where its first leads",
+            ..NONE
+        },
+        Lie {
+            name: "the optimiser's state is made up, which nothing else shows",
+            run: |run| {
+                let last = run.states.len() - 1;
+                let tensors = run.states[1..last].iter_mut().flatten();
+                tensors.filter(|(name, _)| name.ends_with(".velocity")).for_each(|(_, values)| bend(values));
+            },
+            reason: "is not where its first leads",
+            ..NONE
+        },
+        Lie {
+            name: "one segment in two is made up",
+            run: |run| run.states[4..=6].iter_mut().flatten().for_each(|(_, values)| bend(values)),
+            reason: "is not where its first leads",
+            shows: |first| (2..=6).contains(&first),
+            ..NONE
+        },
+        Lie {
+            name: "the output is not where the states lead",
+            run: |run| run.delta.iter_mut().flatten().for_each(|value| *value *= 1.5),
+            reason: "the parameters",
+            shows: |first| first == LAST,
+            ..NONE
+        },
+        Lie {
+            name: "the first state is not the one committed to",
+            ends: |ends| {
+                if let Some(node) = ends.first_path.first_mut() {
+                    *node = TreeHash([7; 32]);
+                }
+            },
+            reason: "the segment's first state",
+            shows: |first| first > 0,
+            ..NONE
+        },
+        Lie {
+            name: "nor is the last",
+            ends: |ends| {
+                if let Some(node) = ends.last_path.first_mut() {
+                    *node = TreeHash([7; 32]);
+                }
+            },
+            reason: "the segment's last state",
+            shows: |first| first < LAST,
+            ..NONE
+        },
+        Lie {
+            name: "a state that is not finite",
+            run: |run| run.states[1..STEPS as usize].iter_mut().for_each(|state| state[0].1[0] = f32::NAN),
+            reason: "not finite",
+            ..NONE
+        },
+        Lie {
+            name: "a tensor too few",
+            run: |run| {
+                run.states[1..STEPS as usize].iter_mut().for_each(|state| {
+                    state.pop();
+                });
+            },
+            reason: "tensors",
+            ..NONE
+        },
+    ]
+}
+
+/// Each lie until it was drawn, and where it has segments that are honest, until one of those was.
+#[tokio::test]
+async fn lies_are_caught_where_they_are_drawn() {
+    for lie in lies() {
+        let always = (0..STEPS).step_by(2).all(lie.shows);
+        let (mut caught, mut passed) = (0, 0);
+        // One segment of eight: 150 draws miss it with probability 2·10⁻⁹.
+        for _ in 0..150 {
+            let world = challenging().await;
+            job(&world, None, 2).await;
+            let volunteer = world.join(1).await;
+            let lease = volunteer.lease_one().await;
+            let mut run = Run::honest(&volunteer, &lease).await;
+            (lie.run)(&mut run);
+            submit(&volunteer, &lease, &run).await;
+            let first = show(&volunteer, &lease, &run, &lie.ends).await;
+            let judged = judged(&world, &volunteer, &lease, &run).await;
+            if (lie.shows)(first) {
+                let reason = &judged.reason;
+                assert!(reason.starts_with("caught: ") && reason.contains(lie.reason), "{}, segment {first}: {reason}", lie.name);
+                assert_eq!(world.view(lease.manifest.job).await.units_settled, 0);
+                caught += 1;
+            } else {
+                assert_eq!(judged.verdict, Verdict::Accepted, "{}, segment {first}: {judged:?}", lie.name);
+                passed += 1;
+            }
+            world.finish().await;
+            if caught > 0 && (always || passed > 0) {
+                break;
+            }
+        }
+        assert!(caught > 0 && (always || passed > 0), "{}: {caught} caught, {passed} passed", lie.name);
+    }
+}
+
+/// A key that goes on to work and does not answer is caught; one that says it cannot is not believed.
+#[tokio::test]
+async fn silence_is_what_it_is_to_a_step() {
+    let world = challenging().await;
+    let job = job(&world, None, 2).await;
+    let (volunteer, other) = (world.join(1).await, world.join(2).await);
+    let (lease, kept) = (volunteer.lease_one().await, volunteer.lease_one().await);
+    let run = Run::honest(&volunteer, &lease).await;
+    submit(&volunteer, &lease, &run).await;
+    other.get(&path(&lease)).await.refused(Code::NotYourLease);
+    let (ends, file) = answer(&run, &asked(&volunteer, &lease).await);
+    post(&volunteer, &lease, Answer::Trace(TreeHash([0; 32]))).await.refused(Code::WrongStage);
+    post(&volunteer, &lease, Answer::Ends(ends.clone())).await.refused(Code::OutputMissing);
+    world.clock.advance(limits::CHALLENGE_WAIT_MS - 1);
+    assert!(volunteer.heartbeat(&kept).await.keep);
+    world.clock.advance(1);
+    volunteer.try_upload(&lease, blob_hash(&file), file).await.refused(Code::LeaseEnded);
+    post(&volunteer, &lease, Answer::Ends(ends)).await.refused(Code::WrongStage);
+    world.follow(job, |view| view.results_rejected == 1).await;
+    assert_eq!(verdict(&volunteer, &lease, &run).await.reason, "caught: no answer in time");
+
+    let lease = other.lease_one().await;
+    let run = Run::honest(&other, &lease).await;
+    submit(&other, &lease, &run).await;
+    post(&other, &lease, Answer::Unable).await.is(200);
+    let judged = verdict(&other, &lease, &run).await;
+    assert_eq!(judged.reason, "unanswered: the segment that was asked for was not shown");
+    world.finish().await;
+}
+
+/// A question, an upload and an answer outlive the coordinator.
+#[tokio::test]
+async fn an_open_challenge_outlives_a_restart() {
+    let mut world = challenging().await;
+    let job = job(&world, None, 2).await;
+    let mut volunteer = world.join(1).await;
+    let lease = volunteer.lease_one().await;
+    let run = Run::honest(&volunteer, &lease).await;
+    submit(&volunteer, &lease, &run).await;
+    let ask = asked(&volunteer, &lease).await;
+    let (ends, file) = answer(&run, &ask);
+    volunteer.upload(&lease, file).await;
+    world.kill_and_restart().await;
+    volunteer.url = world.url();
+    assert_eq!(asked(&volunteer, &lease).await, ask, "the same is asked after a restart");
+    assert_eq!(post(&volunteer, &lease, Answer::Ends(ends)).await.cbor::<ChallengeResponse>().ask, Ask::Nothing);
+    world.kill_and_restart().await;
+    volunteer.url = world.url();
+    let view = world.follow(job, |view| view.units_settled == 1).await;
+    assert_eq!((view.units_refereed, view.results_accepted), (0, 1));
+    world.finish().await;
+}
+
+/// A draw that a trusted key's result is repeated by where no challenge looks at it, and not where one might have.
+#[tokio::test]
+async fn keys_whose_segments_may_be_drawn_are_repeated_less_often() {
+    let draw = || Ok(0.095);
+    for (rate, verdicts) in [(0.091, [Verdict::Pending, Verdict::Accepted]), (0.05, [Verdict::Pending, Verdict::Pending])] {
+        let world = World::start_with(|config| (config.draw, config.challenge_rate) = (draw, rate)).await;
+        let units = RUN_TRUSTED as u32 + 1;
+        let job = job(&world, None, units).await;
+        let (first, second) = (world.join(1).await, world.join(2).await);
+        for (a, b) in first.lease(16).await.iter().zip(&second.lease(16).await) {
+            for (volunteer, lease) in [(&first, a), (&second, b)] {
+                volunteer.submit(lease, volunteer.update_bytes(lease).await).await;
+            }
+        }
+        world.follow(job, |view| view.train.as_ref().unwrap().rounds_merged == 1).await;
+        for (commits, expected) in [false, true].into_iter().zip(verdicts) {
+            let lease = first.lease_one().await;
+            let mut statement = first.statement(&lease, &first.update_bytes(&lease).await);
+            if commits {
+                let run = Run::honest(&first, &lease).await;
+                statement = run.statement(&first, &lease);
+                assert_eq!(run.output(&lease), update_file(&lease, &run.delta));
+            }
+            assert_eq!(train_work(&lease).inner_steps, STEPS);
+            first.upload(&lease, first.update_bytes(&lease).await).await;
+            let answer = first.try_submit(&statement).await.cbor::<manyhands_protocol::wire::ResultResponse>();
+            assert_eq!(answer.verdict, expected, "at {rate}, commits: {commits}");
+        }
+        world.finish().await;
+    }
+}
