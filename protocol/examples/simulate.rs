@@ -1,15 +1,17 @@
-//! Part one of the simulation, *scheduling, tax and standing*: the product's own decision rules (`rules::{lease, settle,
-//! standing}`) with a clock and a generator of its own, over many volunteers that come, go and lie. It trains nothing: which
-//! results agree is taken from the verifier, which in the tests told each lie from an honest update and rejected no honest one.
+//! Part one of the simulation, *scheduling, tax and standing*: the product's own decision rules (`rules::{challenge, lease,
+//! settle, standing}`) with a clock and a generator of its own, over many volunteers that come, go and lie. It trains nothing:
+//! which results agree, and which segments are what they should be, is taken from the verifier, which in the tests told each lie
+//! from an honest update or segment and rejected no honest one.
 //!
-//! `simulate SEED VOLUNTEERS UNITS` prints a line of JSON for each kind of cheater and share of them; the same arguments
-//! print the same lines.
+//! `simulate SEED VOLUNTEERS UNITS` prints a line of JSON for each kind of cheater and share of them, of jobs that ask for no
+//! commitments and of jobs that do; the same arguments print the same lines.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::process::ExitCode;
 
 use manyhands_protocol::limits;
+use manyhands_protocol::rules::challenge::{CHALLENGE_RATE, Form, draw, is_selective};
 use manyhands_protocol::rules::lease::{Candidate, may_lease};
 use manyhands_protocol::rules::settle::{Step, Waiting, Waits, next_step};
 use manyhands_protocol::rules::standing::{self, Course};
@@ -25,6 +27,13 @@ const VISIT_UNITS: u64 = 20;
 const AWAY_MS: f64 = 3_600_000.0;
 /// Volunteers of one network.
 const NETWORK_SIZE: usize = 4;
+/// Segments that a unit commits to.
+const SEGMENTS: u32 = 8;
+/// What committing takes of a unit, by `cargo xtask bench commit`: the larger of the two bundled jobs that commit.
+const COMMITTING: f64 = 0.013;
+/// One in so many answers to a challenge does not come, as its volunteer has left: as often as in a unit, for the time that a
+/// segment of it takes.
+const UNANSWERED_ONE_IN: u64 = LEAVES_ONE_IN * SEGMENTS as u64;
 /// Units that one ask looks through for a free part.
 const LOOKED_AT: usize = 32;
 
@@ -40,14 +49,21 @@ enum Kind {
     Sleeper,
     /// As independent, and comes back with a fresh key once caught.
     Sybil,
+    /// In every unit so many of the segments are made up.
+    Partly(u32),
+    /// As independent, and leaves whenever a lie is challenged.
+    Silent,
 }
 
-const KINDS: [(Kind, &str); 5] = [
+const KINDS: [(Kind, &str); 8] = [
     (Kind::Independent, "lazy, noise, stale, sign-flip or scaled"),
     (Kind::Backdoor, "targeted backdoor"),
     (Kind::Colluding, "colluding group"),
     (Kind::Sleeper, "sleeper"),
     (Kind::Sybil, "sybil swarm"),
+    (Kind::Partly(SEGMENTS / 2), "half of the steps fabricated"),
+    (Kind::Partly(1), "one segment fabricated"),
+    (Kind::Silent, "selective silence to challenges"),
 ];
 
 /// splitmix64 (Steele et al., 2014).
@@ -80,6 +96,8 @@ struct Volunteer {
     results: u64,
     caught: u64,
     results_when_caught: u64,
+    asked: u64,
+    unanswered: u64,
 }
 
 /// What a result is: right, or a lie that agrees with those of the same number.
@@ -116,10 +134,14 @@ struct Counts {
     results: u64,
     refereed: u64,
     refereed_alone: u64,
+    challenged: u64,
+    unanswered: u64,
 }
 
 struct World {
     kind: Kind,
+    /// Whether units ask for commitments, and results are challenged.
+    commits: bool,
     numbers: Numbers,
     now_ms: u64,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
@@ -136,7 +158,7 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64, kind: Kind, share: f64, volunteers_count: usize, units_max: u64) -> World {
+    fn new(seed: u64, kind: Kind, commits: bool, share: f64, volunteers_count: usize, units_max: u64) -> World {
         let mut numbers = Numbers(seed);
         let volunteers = (0..volunteers_count)
             .map(|_| Volunteer {
@@ -147,10 +169,13 @@ impl World {
                 results: 0,
                 caught: 0,
                 results_when_caught: 0,
+                asked: 0,
+                unanswered: 0,
             })
             .collect();
         World {
             kind,
+            commits,
             numbers,
             now_ms: 0,
             events: BinaryHeap::new(),
@@ -240,7 +265,7 @@ impl World {
         let (cheats, run) = (self.volunteers[volunteer].cheats, self.volunteers[volunteer].run);
         let lies = cheats
             && match self.kind {
-                Kind::Independent | Kind::Colluding | Kind::Sybil => true,
+                Kind::Independent | Kind::Colluding | Kind::Sybil | Kind::Partly(_) | Kind::Silent => true,
                 Kind::Backdoor => self.numbers.one_in(10),
                 Kind::Sleeper => run >= 50,
             };
@@ -254,13 +279,20 @@ impl World {
     fn returns(&mut self, volunteer: usize, unit: u64) {
         let answer = self.answer(volunteer);
         self.volunteers[volunteer].results += 1;
+        let challenged = self.commits && self.numbers.unit() < CHALLENGE_RATE;
         let draw = self.numbers.unit();
-        let run = self.volunteers[volunteer].run;
+        let (run, commits) = (self.volunteers[volunteer].run, self.commits);
         if let Some(entry) = self.units.get_mut(&unit) {
             entry.live.retain(|&other| other != volunteer);
+        }
+        if challenged && self.units.contains_key(&unit) {
+            self.challenge(volunteer, unit, answer);
+        } else if let Some(entry) = self.units.get_mut(&unit) {
             entry.results.push((volunteer, answer));
             if entry.course.is_none() {
-                let course = standing::course(run, !entry.live.is_empty() || entry.results.len() > 1, draw);
+                let second_key = !entry.live.is_empty() || entry.results.len() > 1;
+                let relieved = commits && standing::relieves(Some(Form::Segment), CHALLENGE_RATE);
+                let course = standing::course(run, second_key, relieved, draw);
                 (entry.course, entry.first_result_ms) = (Some(course), self.now_ms);
                 entry.quorum = if course == Course::Alone { 1 } else { 2 };
             }
@@ -275,6 +307,64 @@ impl World {
         }
         let away_ms = if self.numbers.one_in(VISIT_UNITS) { (2.0 * self.numbers.unit() * AWAY_MS) as u64 } else { 0 };
         self.at(self.now_ms + away_ms, Event::Arrives(volunteer));
+    }
+
+    /// A segment is drawn; the unit is settled by what was shown, or goes to others.
+    fn challenge(&mut self, volunteer: usize, unit: u64, answer: Answer) {
+        let (lies, counted) = (answer != Answer::Right, self.counts_now());
+        self.counts.challenged += u64::from(counted);
+        let made_up = match self.kind {
+            _ if !lies => 0,
+            Kind::Partly(segments) => segments,
+            _ => SEGMENTS,
+        };
+        let is_gone = self.numbers.one_in(UNANSWERED_ONE_IN) || (lies && self.kind == Kind::Silent);
+        let key = &mut self.volunteers[volunteer];
+        key.asked += 1;
+        let caught = match is_gone {
+            true => {
+                key.unanswered += 1;
+                is_selective(key.asked, key.unanswered)
+            }
+            false => draw(self.numbers.next(), SEGMENTS) < made_up,
+        };
+        if !is_gone && !caught {
+            if let Some(entry) = self.units.get_mut(&unit) {
+                entry.results.push((volunteer, answer));
+            }
+            return self.settle(unit, answer, false);
+        }
+        self.counts.results += u64::from(counted);
+        self.counts.unanswered += u64::from(counted && is_gone);
+        self.reject(volunteer, caught);
+        if let Some(entry) = self.units.get(&unit)
+            && entry.live.len() + entry.results.len() < entry.quorum.max(1) as usize
+        {
+            self.wanting.push_front(unit);
+        }
+    }
+
+    /// Whether what happens now counts: in the second half of the units.
+    fn counts_now(&self) -> bool {
+        self.settled_all > self.units_max / 2
+    }
+
+    /// A result of the key is not believed; it may have been proved wrong.
+    fn reject(&mut self, volunteer: usize, caught: bool) {
+        let now_ms = self.now_ms;
+        let key = &mut self.volunteers[volunteer];
+        key.run = standing::next_run(key.run, false, true);
+        if !caught {
+            return;
+        }
+        if key.caught == 0 {
+            key.results_when_caught = key.results;
+        }
+        key.caught += 1;
+        // A fresh key has no quarantine.
+        let fresh = key.cheats && self.kind == Kind::Sybil;
+        key.quarantined_until_ms = if fresh { 0 } else { now_ms + standing::QUARANTINE_MS };
+        self.honest_caught += u64::from(!key.cheats);
     }
 
     fn lapses(&mut self, volunteer: usize, unit: u64) {
@@ -310,7 +400,7 @@ impl World {
     fn settle(&mut self, unit: u64, canonical: Answer, refereed: bool) {
         let Some(entry) = self.units.remove(&unit) else { return };
         self.settled_all += 1;
-        if self.settled_all > self.units_max / 2 {
+        if self.counts_now() {
             self.counts.settled += 1;
             self.counts.wrong += u64::from(canonical != Answer::Right);
             self.counts.results += entry.results.len() as u64;
@@ -319,20 +409,12 @@ impl World {
         }
         for (volunteer, answer) in entry.results {
             let (confirmed, rejected) = (answer == canonical && entry.course != Some(Course::Alone), answer != canonical);
-            let now_ms = self.now_ms;
-            let key = &mut self.volunteers[volunteer];
-            key.run = standing::next_run(key.run, confirmed, rejected);
-            if !rejected {
-                continue;
+            if rejected {
+                self.reject(volunteer, true);
+            } else {
+                let key = &mut self.volunteers[volunteer];
+                key.run = standing::next_run(key.run, confirmed, false);
             }
-            if key.caught == 0 {
-                key.results_when_caught = key.results;
-            }
-            key.caught += 1;
-            // A fresh key has no quarantine.
-            let fresh = key.cheats && self.kind == Kind::Sybil;
-            key.quarantined_until_ms = if fresh { 0 } else { now_ms + standing::QUARANTINE_MS };
-            self.honest_caught += u64::from(!key.cheats);
         }
     }
 
@@ -341,14 +423,17 @@ impl World {
         let settled = counts.settled as f64;
         let extra = (counts.results + counts.refereed).saturating_sub(counts.settled) as f64;
         let audits = (counts.refereed - counts.refereed_alone) as f64;
+        let challenges = counts.challenged as f64 / f64::from(SEGMENTS);
+        let committing = if self.commits { COMMITTING * counts.results as f64 } else { 0.0 };
         let active: Vec<_> = self.volunteers.iter().filter(|v| v.cheats && v.results > 0).collect();
         let caught: Vec<_> = active.iter().filter(|v| v.caught > 0).collect();
         let before: u64 = caught.iter().map(|v| v.results_when_caught).sum();
         let mean = |sum: u64, count: usize| if count == 0 { 0.0 } else { sum as f64 / count as f64 };
         json!({
-            "part": "scheduling, tax, standing", "kind": name, "cheaters": share, "units": counts.settled,
-            "wrong_settled": counts.wrong as f64 / settled, "tax": extra / settled, "replicas": (extra - audits).max(0.0) / settled,
-            "referee": audits / settled, "cheaters_caught": mean(caught.len() as u64, active.len()),
+            "part": "scheduling, tax, standing", "commits": self.commits, "kind": name, "cheaters": share, "units": counts.settled,
+            "wrong_settled": counts.wrong as f64 / settled, "tax": (extra + challenges + committing) / settled,
+            "replicas": (extra - audits).max(0.0) / settled, "referee": audits / settled, "challenges": challenges / settled,
+            "committing": committing / settled, "unanswered": counts.unanswered, "cheaters_caught": mean(caught.len() as u64, active.len()),
             "results_until_caught": mean(before, caught.len()), "honest_caught": self.honest_caught,
         })
     }
@@ -360,14 +445,18 @@ fn main() -> ExitCode {
         eprintln!("usage: simulate SEED VOLUNTEERS UNITS");
         return ExitCode::FAILURE;
     };
-    for (kind, name) in KINDS {
-        for share in [0.0, 0.1, 0.2, 0.3, 0.4] {
-            if share == 0.0 && kind != Kind::Independent {
-                continue;
+    for commits in [false, true] {
+        // Without segments there is no part of them, and no challenge to be silent to.
+        let kinds = KINDS.into_iter().filter(|(kind, _)| commits || !matches!(kind, Kind::Partly(_) | Kind::Silent));
+        for (kind, name) in kinds {
+            for share in [0.0, 0.1, 0.2, 0.3, 0.4] {
+                if share == 0.0 && kind != Kind::Independent {
+                    continue;
+                }
+                let mut world = World::new(*seed, kind, commits, share, *volunteers as usize, *units);
+                world.run();
+                println!("{}", world.report(share, name));
             }
-            let mut world = World::new(*seed, kind, share, *volunteers as usize, *units);
-            world.run();
-            println!("{}", world.report(share, name));
         }
     }
     ExitCode::SUCCESS

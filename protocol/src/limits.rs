@@ -59,7 +59,7 @@ pub const CLOCK_SKEW_MS: u64 = 5 * 60_000;
 pub const REPLICA_WAIT_MS: u64 = 3_000;
 /// How long it waits, from its first result, for the result of a second key that has taken it.
 pub const REPLICA_LEASED_WAIT_MS: u64 = 30_000;
-/// Largest file that shows a training step; units whose steps are larger are not challenged.
+/// Largest file that shows a training step, or the ends of a segment.
 pub const REVEAL_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// How long an answer to a stage of a challenge may take, beside three times what the unit took.
 pub const CHALLENGE_WAIT_MS: u64 = 30_000;

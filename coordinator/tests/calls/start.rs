@@ -79,12 +79,12 @@ async fn a_newer_or_changed_schema_is_left_alone() {
     App::start(config(folder.path())).await.unwrap().shutdown().await;
     let other = connect(folder.path()).await;
     let newer =
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9, 'later', 1, x'00', 0)";
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (10, 'later', 1, x'00', 0)";
     sqlx::query(newer).execute(&other).await.unwrap();
     let error = refused(config(folder.path())).await;
-    assert!(matches!(error, StartError::Store(StoreError::NewerSchema { version: 9, .. })), "{error}");
+    assert!(matches!(error, StartError::Store(StoreError::NewerSchema { version: 10, .. })), "{error}");
     assert!(error.to_string().contains("newer version"), "{error}");
-    sqlx::query("DELETE FROM _sqlx_migrations WHERE version = 9").execute(&other).await.unwrap();
+    sqlx::query("DELETE FROM _sqlx_migrations WHERE version = 10").execute(&other).await.unwrap();
     sqlx::query("UPDATE _sqlx_migrations SET checksum = x'00' WHERE version = 1").execute(&other).await.unwrap();
     let error = refused(config(folder.path())).await;
     assert!(matches!(error, StartError::Store(StoreError::DamagedSchema { version: 1, .. })), "{error}");
