@@ -1,9 +1,9 @@
-//! Every result is challenged: honest volunteers on each backend, natively and in Chromium, pass all challenges, and their
-//! units need neither a second key nor the referee.
+//! Every result is challenged, by a step or by a segment: honest volunteers on each backend, natively and in Chromium, pass all
+//! challenges, and their units need neither a second key nor the referee.
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use manyhands_protocol::view::{JobState, JobView};
 use manyhands_tests::browser::{Visitor, text};
 use manyhands_tests::jobs::{self, JobFiles, Kind, SmallTrain};
@@ -13,9 +13,23 @@ const LIMIT: Duration = Duration::from_secs(2 * 60);
 /// Units that are challenged on each backend.
 const UNITS: u64 = 6;
 
-/// A coordinator that challenges every result.
-fn challenging(folder: &std::path::Path) -> Result<Server> {
-    Server::start_with(&folder.join("data"), &["--challenge-rate", "1", "--commit-share", "1"])
+/// A coordinator that challenges every result: by a step, also where committing takes long; or as it does by default.
+fn challenging(folder: &std::path::Path, steps: bool) -> Result<Server> {
+    let all = ["--challenge-rate", "1", "--step-challenges", "--commit-share", "1"];
+    Server::start_with(&folder.join("data"), if steps { &all } else { &all[..2] })
+}
+
+/// A bundled job that commits to eight segments a unit.
+fn pictures() -> JobFiles {
+    JobFiles { manifest: manyhands_tests::root().join("demo/fashion-cnn/manifest.json"), ..jobs::demo() }
+}
+
+/// As [`check`], and each unit's challenge was the coordinator's computing of one segment: 4 steps of 31, or the last 3.
+fn check_segments(view: &JobView) -> Result<()> {
+    check(view)?;
+    let tax = view.tax.context("no unit was settled")?;
+    ensure!((0.09..0.15).contains(&tax.checks), "{tax:?}");
+    Ok(())
 }
 
 /// No lie was found, and nobody else was needed.
@@ -29,7 +43,7 @@ fn check(view: &JobView) -> Result<()> {
 
 async fn passes(backend: &str, files: impl Fn(&std::path::Path) -> Result<JobFiles>) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let server = challenging(folder.path())?;
+    let server = challenging(folder.path(), true)?;
     let files = files(folder.path())?;
     let job = server.submit(&files.manifest, &files.data)?;
     let _volunteer = server.volunteer(&[backend])?;
@@ -47,10 +61,10 @@ async fn native_volunteers_pass() -> Result<()> {
     Ok(())
 }
 
-async fn tab_passes(query: &str, backend: &str, lanes: u32) -> Result<()> {
+async fn tab_passes(query: &str, backend: &str, lanes: u32, steps: bool) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let server = challenging(folder.path())?;
-    let files = jobs::train(folder.path(), SmallTrain::endless())?;
+    let server = challenging(folder.path(), steps)?;
+    let files = if steps { jobs::train(folder.path(), SmallTrain::endless())? } else { pictures() };
     let job = server.submit(&files.manifest, &files.data)?;
     let visitor = Visitor::open(&format!("{}/?{query}", server.url)).await?;
     // However many cores this machine has; and every phase that was ever shown.
@@ -67,21 +81,41 @@ async fn tab_passes(query: &str, backend: &str, lanes: u32) -> Result<()> {
     let state = visitor.wait_until("d.backend !== ''", LIMIT).await?;
     assert_eq!(text(&state["backend"]), backend);
     let shown = visitor.run("return [...phases].filter((phase) => phase.startsWith('challenged')).join();").await?;
-    ensure!(text(&shown).contains("being checked: showing one step"), "{shown}");
-    check(&view)
+    ensure!(text(&shown).contains("being checked: showing a part of it"), "{shown}");
+    if steps { check(&view) } else { check_segments(&view) }
 }
 
 #[tokio::test]
-async fn a_tab_passes_on_webgpu() -> Result<()> {
-    tab_passes("backend=gpu", "webgpu", 1).await
+async fn a_tab_shows_steps_on_webgpu() -> Result<()> {
+    tab_passes("backend=gpu", "webgpu", 1, true).await
 }
 
 #[tokio::test]
-async fn a_tab_passes_on_wasm() -> Result<()> {
-    tab_passes("backend=cpu", "wasm", 1).await
+async fn a_tab_shows_steps_on_wasm() -> Result<()> {
+    tab_passes("backend=cpu", "wasm", 1, true).await
 }
 
 #[tokio::test]
-async fn a_tab_of_two_workers_passes() -> Result<()> {
-    tab_passes("backend=cpu", "wasm", 2).await
+async fn a_tab_shows_segments_on_webgpu() -> Result<()> {
+    tab_passes("backend=gpu", "webgpu", 1, false).await
+}
+
+/// Its second worker keeps no states: the segment's ends are computed again.
+#[tokio::test]
+async fn a_tab_of_two_workers_shows_steps_and_segments() -> Result<()> {
+    tab_passes("backend=cpu", "wasm", 2, true).await?;
+    tab_passes("backend=cpu", "wasm", 2, false).await
+}
+
+#[tokio::test]
+async fn native_volunteers_show_segments() -> Result<()> {
+    for backend in ["--cpu", "--gpu"] {
+        let folder = tempfile::tempdir()?;
+        let (server, files) = (challenging(folder.path(), false)?, pictures());
+        let job = server.submit(&files.manifest, &files.data)?;
+        let _volunteer = server.volunteer(&[backend])?;
+        let done = |view: &JobView| view.units_settled >= UNITS || view.results_rejected > 0;
+        check_segments(&server.follow(job, LIMIT, done).await?)?;
+    }
+    Ok(())
 }

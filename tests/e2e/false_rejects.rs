@@ -37,6 +37,7 @@ impl Auditor {
         let mut config = Config::new(folder.join("data"));
         config.listen.set_port(0);
         config.draw = || Ok(0.0);
+        config.challenge_rate = 0.0;
         config.opening_units_count = 0;
         Ok(Auditor { app: App::start(config).await?, folder: folder.to_owned() })
     }

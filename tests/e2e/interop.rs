@@ -64,6 +64,29 @@ async fn cheaters_are_caught_beside_honest_volunteers() -> Result<()> {
     Ok(())
 }
 
+/// The independent client commits to its states: an honest one shows the segment that is drawn and needs nobody else; made-up
+/// states are caught, and so is whoever never shows them.
+#[tokio::test]
+async fn segments_are_shown_and_made_up_ones_caught() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Server::start_with(&folder.path().join("data"), &["--challenge-rate", "1"])?;
+    let demo = jobs::demo();
+    let mut manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(&demo.manifest)?)?;
+    // Large batches, so that hashing a state takes a small share of a unit: five segments.
+    manifest["work"]["batch"] = serde_json::json!(248);
+    let path = folder.path().join("manifest.json");
+    std::fs::write(&path, manifest.to_string())?;
+    let job = server.submit(&path, &demo.data)?;
+    for kind in ["honest", "made-up", "silent"] {
+        let output =
+            python::run("tests/interop/challenged.py", &[server.url.as_str(), "--job", &job.to_string(), "--kind", kind])?;
+        print!("{output}");
+    }
+    let view = server.job(job).await?;
+    assert_eq!((view.units_settled, view.units_refereed, view.results_rejected), (1, 0, 4), "{view:?}");
+    Ok(())
+}
+
 /// A client that surprises is a failure, not a silent end.
 #[tokio::test]
 async fn a_job_that_does_not_exist_is_a_surprise() -> Result<()> {

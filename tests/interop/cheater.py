@@ -53,6 +53,7 @@ class TrainUnit:
         self.volunteer, self.data = volunteer, data
         manifest = verify(data, "unit-manifest", volunteer.coordinator.key)
         self.unit, self.lease = manifest[2], manifest[3]
+        self.every, self.states = manifest.get(9), []
         kind, work = manifest[7]
         expect(kind == 1, "not a training unit")
         self.model, self.checkpoint, self.shard, self.round, self.first_row, self.batch, self.steps, optimizer = (work[i] for i in range(8))
@@ -67,8 +68,11 @@ class TrainUnit:
         x, y = shard["x"].reshape(len(shard["x"]), -1).astype(np.float64) * scale + offset, shard["y"]
         p = {name: values.astype(np.float64) for name, values in start.items()}
         v = {name: np.zeros_like(values) for name, values in p.items()}
-        losses = []
+        losses, state = [], lambda: {**p, **{f"{name}.velocity": values for name, values in v.items()}}
+        kept = lambda: {name: values.astype("<f4") for name, values in state().items()}
         for step in range(self.steps):
+            if self.every and step % self.every == 0:
+                self.states.append(kept())
             rows = (self.first_row + step * self.batch) % len(x)
             loss, gradient = self.gradient(p, x[rows : rows + self.batch], y[rows : rows + self.batch])
             losses.append(int(loss * 1e6))
@@ -78,7 +82,10 @@ class TrainUnit:
             for name in p:
                 v[name] = self.momentum * v[name] + gradient[name]
                 p[name] = p[name] - self.learning_rate * v[name]
-        return {name: (start[name] - p[name]).astype("<f4") for name in p}, losses
+        delta = {name: (start[name] - p[name]).astype("<f4") for name in p}
+        # Section 8: the last state is committed to with the parameters that follow from the output.
+        self.states.append({**kept(), **{name: start[name] - delta[name] for name in p}})
+        return delta, losses
 
     def gradient(self, p, x, labels):
         inputs = []
@@ -100,7 +107,7 @@ class TrainUnit:
                 error = error * (inputs[i] > 0)
         return loss, gradient
 
-    def submit(self, delta, losses):
+    def submit(self, delta, losses, more=None):
         data = write_tensors(delta)
         hash_ = hashlib.sha256(data).digest()
         self.volunteer.call("PUT", f"/v1/blobs/{hash_.hex()}?lease={self.lease}", data, "application/octet-stream")
@@ -108,7 +115,7 @@ class TrainUnit:
             0: 1, 1: self.volunteer.job, 2: self.unit, 3: self.lease, 4: hashlib.sha256(self.data).digest(),
             5: [{0: "delta", 1: hash_, 2: len(data)}], 6: OTHER, 7: hashlib.sha256(DETAILS).digest(), 8: losses,
         }
-        return sign(self.volunteer.key, "result", statement)
+        return sign(self.volunteer.key, "result", {**statement, **(more or {})})
 
 
 class TrainVolunteer(Volunteer):

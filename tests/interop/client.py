@@ -6,7 +6,7 @@
 Opens a session, leases matmul units of the job, computes them with numpy, signs, submits and checks that they were
 credited. With `--lies` it also breaks the rules, one at a time, and checks that each lie is refused with its code; the
 job must have at least 12 units. Prints one JSON line per step and exits with 1 at the first surprise. It knows no
-training units, and so commits to no training states and is never challenged; cheater.py, which builds on it, does know them.
+training units; cheater.py, which builds on it, does, and challenged.py commits to their states.
 """
 
 import argparse
