@@ -10,6 +10,7 @@ use manyhands::control::Control;
 use manyhands::engine::states::{Ends, initial_state};
 use manyhands::engine::{Engine, GpuOptions};
 use manyhands::tensors::{self, Shard};
+use manyhands_coordinator::verify::gradient;
 use manyhands_coordinator::verify::segment::Segment;
 use manyhands_coordinator::{cut, merge, scheduler};
 use manyhands_protocol::BlobHash;
@@ -52,8 +53,7 @@ fn check(engine: &Engine, work: &TrainWork, every: u32, parameters: &[Vec<f32>],
         if (first_step > 0 && ends.first.is_none()) || (end < work.inner_steps && ends.last.is_none()) {
             continue;
         }
-        let segment =
-            Segment { work, checkpoint: parameters, delta: &delta, shard, first_step, steps: end - first_step };
+        let segment = Segment { work, checkpoint: parameters, delta: &delta, shard, first_step, steps: end - first_step };
         let distances = segment.check(ends).unwrap_or_else(|e| panic!("segment {first_step}: {e}"));
         seen.segments += 1;
         seen.by_rounding += u64::from(distances.run.is_some());
@@ -121,7 +121,61 @@ fn on_the_gpu() {
 fn on_the_gpu_in_every_way() {
     let as_device = GpuOptions { as_device: true, ..Default::default() };
     let without_subgroups = GpuOptions { without_subgroups: true, ..Default::default() };
-    for (options, name) in [(GpuOptions::default(), "GPU"), (as_device, "as a device"), (without_subgroups, "without subgroups")] {
+    for (options, name) in [(GpuOptions::default(), "GPU"), (as_device, "as a device"), (without_subgroups, "without subgroups")]
+    {
         backends_agree(options, name, 10, 3);
     }
+}
+
+/// The volunteer that passes: at the end of each segment it pushes every parameter, and SGD's velocities so that they push on, by
+/// all that the tolerance lets it, the same way each time. Every segment of it passes; how far its update is from the honest one is
+/// printed, as a share.
+fn push_below_the_tolerance(manifest: &str, folder: &str, push: f64) {
+    let (engine, control) = (Engine::cpu(), Control::new());
+    let (recipe, shards) = job(manifest, folder);
+    let (work, every) = unit(&recipe);
+    let (parameters, shard) = (merge::initial_parameters(&recipe.model, recipe.seed), &shards[0]);
+    let names: Vec<_> = recipe.model.parameters().unwrap().into_iter().map(|p| p.name).collect();
+    let honest = block_on(engine.train(&work, &parameters, shard, &control)).unwrap().delta;
+    let (mut state, mut states, mut step) = (initial_state(&work, &parameters).unwrap(), Vec::new(), 0);
+    while step < work.inner_steps {
+        let steps = every.min(work.inner_steps - step);
+        let mut after = block_on(engine.run_from(&work, &parameters, shard, &(step, state.clone()), steps, &control)).unwrap();
+        for (sign, is_kind) in [
+            (1.0, &(|name: &str| names.iter().any(|n| n == name)) as &dyn Fn(&str) -> bool),
+            (-1.0, &|name: &str| name.ends_with(".velocity")),
+        ] {
+            let of_kind = || state.iter().zip(&after).filter(|((name, _), _)| is_kind(name));
+            let moved = of_kind().flat_map(|((_, a), (_, b))| a.iter().zip(b).map(|(a, b)| f64::from(b - a).powi(2)));
+            let (moved, count) = (moved.sum::<f64>().sqrt(), of_kind().map(|((_, a), _)| a.len()).sum::<usize>());
+            let each = (sign * push * moved / (count as f64).sqrt()) as f32;
+            after.iter_mut().filter(|(name, _)| is_kind(name)).flat_map(|(_, values)| values).for_each(|value| *value += each);
+        }
+        states.push((step, std::mem::replace(&mut state, after)));
+        step += steps;
+    }
+    let end = |name: &str| &state.iter().find(|(other, _)| other == name).unwrap().1;
+    let minus = |(name, before): (&String, &Vec<f32>)| before.iter().zip(end(name)).map(|(a, b)| a - b).collect::<Vec<_>>();
+    let delta: Vec<Vec<f32>> = names.iter().zip(&parameters).map(minus).collect();
+    for (index, (first_step, first)) in states.iter().enumerate() {
+        let (first_step, last) = (*first_step, states.get(index + 1).map(|(_, state)| state.clone()));
+        let (work, steps) = (&work, every.min(work.inner_steps - first_step));
+        let segment = Segment { work, checkpoint: &parameters, delta: &delta, shard, first_step, steps };
+        let first = (first_step > 0).then(|| first.clone());
+        segment.check(Ends { first, last }).unwrap_or_else(|e| panic!("segment {first_step}: {e}"));
+    }
+    let distance = gradient::distance(&honest, &delta);
+    println!("{folder}: pushed by {push} of each segment, the update is {distance:.4} from the honest one");
+    assert!(distance.is_finite() && distance > push / 2.0);
+}
+
+#[test]
+fn what_a_push_below_the_tolerance_comes_to() {
+    push_below_the_tolerance(include_str!("../../demo/fashion-cnn/manifest.json"), "fashion-mlp", 0.0199);
+}
+
+#[test]
+#[ignore = "a whole unit of the transformer, twice, is a matter of long runs"]
+fn what_a_push_below_the_tolerance_comes_to_in_text() {
+    push_below_the_tolerance(include_str!("../../demo/austen-gpt/manifest.json"), "austen-gpt", 0.0499);
 }

@@ -11,11 +11,12 @@ use futures::executor::block_on;
 use manyhands::plan::{StateKind, Traced, What};
 use manyhands::tensors::{self, Shard};
 use manyhands::{Control, Engine};
-use manyhands_coordinator::verify::detection::{caught_within, rate_for, units_expected};
+use manyhands_coordinator::verify::detection::{caught_within, found_with_repetitions, rate_for, units_expected};
 use manyhands_coordinator::verify::step::{Batch, Report, Room, Step, Tensor, check_step, cost};
 use manyhands_coordinator::{cut, merge, scheduler};
 use manyhands_protocol::BlobHash;
 use manyhands_protocol::manifest::{JobManifest, JobWork, parse_json};
+use manyhands_protocol::rules::challenge::CHALLENGE_RATE;
 use manyhands_protocol::work::{InnerOptimizer, TrainWork, Work};
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
@@ -222,5 +223,19 @@ fn detection() -> Value {
             }));
         }
     }
-    json!({ "rate_for_half_in_100": default, "curve": curve })
+    let mut segments = Vec::new();
+    for of_eight in [1, 2, 4, 8] {
+        for rate in [CHALLENGE_RATE / 4.0, CHALLENGE_RATE / 2.0, CHALLENGE_RATE, 0.2, 1.0] {
+            let fabricated = f64::from(of_eight) / 8.0;
+            let within = |each| caught_within(100, each, 1.0, 0.0);
+            segments.push(json!({
+                "segments_of_eight": of_eight,
+                "rate": rate,
+                "caught_within_100": caught_within(100, fabricated, rate, 0.0),
+                "with_repetitions": within(found_with_repetitions(fabricated, rate, false)),
+                "with_audits_alone": within(found_with_repetitions(fabricated, rate, true)),
+            }));
+        }
+    }
+    json!({ "rate_for_half_in_100": default, "curve": curve, "segments": segments })
 }

@@ -133,9 +133,8 @@ pub fn states_every(work: &Work) -> Option<u32> {
 pub fn challenge_form(work: &Work, steps_wanted: bool) -> Option<Form> {
     let Work::Train(train) = work else { return None };
     let layout = Layout::of(train).ok()?;
-    let fits = |bytes, tensors_count| {
-        bytes + HEADER_BYTES <= limits::REVEAL_BYTES_MAX && tensors_count <= limits::TENSORS_PER_FILE_MAX
-    };
+    let fits =
+        |bytes, tensors_count| bytes + HEADER_BYTES <= limits::REVEAL_BYTES_MAX && tensors_count <= limits::TENSORS_PER_FILE_MAX;
     let ends = fits(layout.ends_bytes(), layout.ends_tensors_count());
     let step = fits(layout.step_bytes(), layout.step_tensors_count());
     rules::challenge::form(states_every(work)?, train.inner_steps, Fits { ends, step }, steps_wanted)

@@ -1,9 +1,11 @@
-//! How soon fabricated steps are found, in closed form: pure arithmetic for the choice of a challenge rate, and for
+//! How soon fabricated steps and segments are found, in closed form: pure arithmetic for the choice of a challenge rate, and for
 //! docs/verification.md, whose curve is printed from here.
 
+use manyhands_protocol::rules::standing::{AUDIT_CHALLENGED, REPLICATION_CHALLENGED};
+
 /// Probability that a volunteer which fabricates a share of the steps of each of its units is caught within so many units,
-/// where each unit is challenged with probability `rate`, on its own, and a challenge checks one step drawn uniformly:
-/// `1 − (1 − p·f)ⁿ`. `evaded` is the probability that a check passes a fabricated step all the same.
+/// where each unit is challenged with probability `rate`, on its own, and a challenge checks one step drawn uniformly, or the
+/// segment that holds it: `1 − (1 − p·f)ⁿ`. Of segments all steps of one that holds a fabricated step count as fabricated. `evaded` is the probability that a check passes a fabricated step all the same.
 ///
 /// Shares and probabilities are held within [0, 1]; NaN counts as 0 detection.
 pub fn caught_within(units: u32, fabricated: f64, rate: f64, evaded: f64) -> f64 {
@@ -20,6 +22,14 @@ pub fn rate_for(units: u32, fabricated: f64, wanted: f64, evaded: f64) -> Option
     (0.0..=1.0).contains(&rate).then_some(rate)
 }
 
+/// The share of a trusted key's false updates that challenges of segments and what is repeated beside them find together: a
+/// challenge at `rate` finds the share `fabricated` of the steps, and of what is not drawn a second key or the referee finds all.
+/// `colluding` says that every second key lies with it.
+pub fn found_with_repetitions(fabricated: f64, rate: f64, colluding: bool) -> f64 {
+    let replicas = if colluding { 0.0 } else { (1.0 - AUDIT_CHALLENGED) * REPLICATION_CHALLENGED };
+    rate * fabricated + (1.0 - rate) * (AUDIT_CHALLENGED + replicas)
+}
+
 /// Units until it is caught, on average: `1 / (p·f)`. What it may have handed in by then, each a share `fabricated` wrong.
 pub fn units_expected(fabricated: f64, rate: f64, evaded: f64) -> f64 {
     1.0 / (fabricated * rate * (1.0 - evaded))
@@ -27,6 +37,7 @@ pub fn units_expected(fabricated: f64, rate: f64, evaded: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use manyhands_protocol::rules::challenge::CHALLENGE_RATE;
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha20Rng;
 
@@ -61,6 +72,18 @@ mod tests {
         assert!(caught_within(100, 0.5, rate * 0.99, 0.0) < 0.99);
         assert_eq!(rate_for(1, 0.5, 0.99, 0.0), None);
         close(units_expected(0.5, 0.1, 0.0), 20.0);
+    }
+
+    /// The same at the rate that is the default, alone and with what is repeated beside it.
+    #[test]
+    fn the_default_finds_half_of_the_steps_within_a_hundred_units() {
+        let found =
+            |fabricated, colluding| caught_within(100, found_with_repetitions(fabricated, CHALLENGE_RATE, colluding), 1.0, 0.0);
+        assert!(caught_within(100, 0.5, CHALLENGE_RATE, 0.0) > 0.99);
+        assert!(found(0.5, true) > 0.99 && found(0.5, false) > found(0.5, true));
+        close(found_with_repetitions(0.0, 0.0, false), 0.0199);
+        close(found_with_repetitions(1.0, 1.0, true), 1.0);
+        assert!((found(0.125, false) - 0.95).abs() < 0.001, "one segment of eight: {}", found(0.125, false));
     }
 
     /// Against volunteers that are drawn: units of 31 steps of which a share is fabricated, one step of a challenged unit

@@ -1,7 +1,9 @@
 //! Does what a volunteer showed belong to what it committed to? Everything here is hashes and bits; whether the step shown
 //! is an honest one is [`super::step`]'s.
 
-use manyhands::engine::states::{Ends as Shown, Layout, Part, Step as Revealed, Tensors, initial_state, leaf_of, leaves_of, shown_tensors};
+use manyhands::engine::states::{
+    Ends as Shown, Layout, Part, Step as Revealed, Tensors, initial_state, leaf_of, leaves_of, shown_tensors,
+};
 use manyhands::tensors::{self, TensorError};
 use manyhands_protocol::TreeHash;
 use manyhands_protocol::challenge::{Ends, Reveal, Segment};
@@ -135,11 +137,14 @@ impl EndsOpening<'_> {
         let (index, count) = (segment_of(inner_steps, every, self.first_step).0, states_count(inner_steps, every));
         let state: &[(String, usize)] = &layout.state;
         let (first, last) = (self.first_step > 0, self.first_step + self.steps < inner_steps);
-        let parts: Vec<Part<&[_]>> = [first.then_some(("before", state)), last.then_some(("after", state))].into_iter().flatten().collect();
+        let parts: Vec<Part<&[_]>> =
+            [first.then_some(("before", state)), last.then_some(("after", state))].into_iter().flatten().collect();
         let mut shown = read(&parts, self.file)?.into_iter();
         let mut opened = |is_shown: bool, index, path: &[TreeHash], what| {
             let state = if is_shown { shown.next() } else { None };
-            let wrong = state.as_ref().is_some_and(|state| !is_state(committed, root(&leaves_of(Tree::State, state)), index, count, path));
+            let wrong = state
+                .as_ref()
+                .is_some_and(|state| !is_state(committed, root(&leaves_of(Tree::State, state)), index, count, path));
             if wrong { Err(Fault::Committed(what)) } else { Ok(state) }
         };
         let first = opened(first, index, &self.ends.first_path, "the segment's first state")?;

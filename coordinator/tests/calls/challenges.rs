@@ -19,7 +19,10 @@ use crate::world::{World, train_work, update_file};
 
 async fn challenging() -> World {
     // The small job's states take longer than its steps.
-    World::start_with(|config| (config.challenge_rate, config.commit_share_max, config.step_challenges) = (1.0, f64::INFINITY, true)).await
+    World::start_with(|config| {
+        (config.challenge_rate, config.commit_share_max, config.step_challenges) = (1.0, f64::INFINITY, true)
+    })
+    .await
 }
 
 /// All that happened in a unit, or is claimed to have.

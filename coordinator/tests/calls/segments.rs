@@ -70,14 +70,8 @@ async fn show(volunteer: &Volunteer, lease: &Leased, run: &Run, lie: &dyn Fn(&mu
 /// One volunteer alone trains to the end, no second key and no referee; both optimisers.
 #[tokio::test]
 async fn an_honest_volunteer_passes_every_challenge() {
-    let adamw = InnerOptimizer::AdamW {
-        learning_rate: 0.01,
-        beta1: 0.9,
-        beta2: 0.95,
-        epsilon: 1e-8,
-        weight_decay: 0.01,
-        clip_norm: 1.0,
-    };
+    let adamw =
+        InnerOptimizer::AdamW { learning_rate: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.01, clip_norm: 1.0 };
     for (optimizer, every) in [(None, 2), (Some(adamw), 3)] {
         let world = challenging().await;
         let job = job(&world, optimizer, 2).await;

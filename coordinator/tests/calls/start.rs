@@ -78,8 +78,7 @@ async fn a_newer_or_changed_schema_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     App::start(config(folder.path())).await.unwrap().shutdown().await;
     let other = connect(folder.path()).await;
-    let newer =
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (10, 'later', 1, x'00', 0)";
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (10, 'later', 1, x'00', 0)";
     sqlx::query(newer).execute(&other).await.unwrap();
     let error = refused(config(folder.path())).await;
     assert!(matches!(error, StartError::Store(StoreError::NewerSchema { version: 10, .. })), "{error}");
@@ -151,4 +150,38 @@ async fn a_closed_store_reports_failure() {
     let store = SqliteStore::open(&folder.path().join("s.sqlite3"), Duration::from_secs(1)).await.unwrap();
     store.close().await;
     assert!(manyhands_coordinator::store::Store::stopped(&store).await.is_err());
+}
+
+/// A challenge that was open when the coordinator was stopped for its new version, and one that had ended.
+#[tokio::test]
+async fn challenges_of_an_earlier_version_go_on() {
+    let options = SqliteConnectOptions::new().in_memory(true).foreign_keys(false);
+    let memory = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/sqlite");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let run = async |sql: String| sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&memory).await.unwrap();
+    for file in &files {
+        if file.file_name().unwrap().to_str().unwrap().starts_with("0009") {
+            let columns =
+                "result_id, unit_id, lease_id, key_id, stage, first_step, steps, step, segment, trace, reveal, asked_ms,
+                stage_ms, deadline_ms, closed_ms";
+            run(format!(
+                "INSERT INTO challenges ({columns}) VALUES (1, 2, 3, x'04', 'trace', 8, 4, 9, x'05', NULL, NULL, 6, 7, 8, NULL),
+                    (11, 12, 13, x'14', 'passed', 0, 4, 3, x'15', x'16', x'17', 18, 19, 20, 21)"
+            ))
+            .await;
+        }
+        run(std::fs::read_to_string(file).unwrap()).await;
+    }
+    let rows: Vec<(i64, String, String, i64, Option<i64>, Option<Vec<u8>>, i64, Option<i64>)> = sqlx::query_as(
+        "SELECT result_id, form, stage, steps, step, reveal, deadline_ms, closed_ms FROM challenges ORDER BY result_id",
+    )
+    .fetch_all(&memory)
+    .await
+    .unwrap();
+    let text = str::to_owned;
+    assert_eq!(rows[0], (1, text("step"), text("trace"), 4, Some(9), None, 8, None));
+    assert_eq!(rows[1], (11, text("step"), text("passed"), 4, Some(3), Some(vec![0x17]), 20, Some(21)));
+    assert_eq!(rows.len(), 2);
 }

@@ -119,9 +119,7 @@ pub fn shown_tensors(parts: &[Part<&[(String, usize)]>]) -> Vec<(String, usize)>
 pub fn write_shown(parts: &[Part<&Tensors>]) -> Vec<u8> {
     let named: Vec<_> = parts
         .iter()
-        .flat_map(|(part, tensors)| {
-            tensors.iter().map(move |(name, values)| (format!("{part}.{name}"), [values.len()], values))
-        })
+        .flat_map(|(part, tensors)| tensors.iter().map(move |(name, values)| (format!("{part}.{name}"), [values.len()], values)))
         .collect();
     let tensors: Vec<_> =
         named.iter().map(|(name, shape, values)| (name.as_str(), shape.as_slice(), values.as_slice())).collect();

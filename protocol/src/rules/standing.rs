@@ -160,7 +160,8 @@ mod tests {
     #[test]
     fn draws_follow_the_shares() {
         let draws = 100_000;
-        let count = |wanted| (0..draws).filter(|&i| course(1000, false, false, f64::from(i) / f64::from(draws)) == wanted).count();
+        let count =
+            |wanted| (0..draws).filter(|&i| course(1000, false, false, f64::from(i) / f64::from(draws)) == wanted).count();
         assert_eq!((count(Course::Audit), count(Course::Replica)), (2_000, 4_900));
     }
 }

@@ -72,6 +72,18 @@ pub fn detection() -> Result<Value> {
             number("units_expected")?,
         );
     }
+    println!("\nfalse segments of eight   challenged   caught within 100 units   with repetitions   with audits alone");
+    for point in measured["segments"].as_array().context("no segments")? {
+        let number = |name: &str| point[name].as_f64().with_context(|| format!("no {name}"));
+        println!(
+            "{:>23} {:>12.4} {:>25.4} {:>18.4} {:>19.4}",
+            number("segments_of_eight")?,
+            number("rate")?,
+            number("caught_within_100")?,
+            number("with_repetitions")?,
+            number("with_audits_alone")?,
+        );
+    }
     measured["bench"] = json!("detection");
     Ok(measured)
 }

@@ -14,7 +14,8 @@ use super::super::{
 use super::rows::{int, key as key_column, refresh_unit, uint, uint32};
 use super::{leases, results};
 
-const COLUMNS: &str = "result_id, unit_id, lease_id, key_id, form, stage, first_step, steps, step, segment, trace, reveal, asked_ms,
+const COLUMNS: &str =
+    "result_id, unit_id, lease_id, key_id, form, stage, first_step, steps, step, segment, trace, reveal, asked_ms,
     stage_ms, deadline_ms";
 
 fn select(rest: &str) -> AssertSqlSafe<String> {

@@ -89,13 +89,7 @@ pub async fn first_leased(tx: &mut SqliteConnection, unit: UnitId, key: KeyId, b
 }
 
 /// Decides the course of a gradient unit by its first result. The course that a unit has stays.
-pub async fn decide(
-    tx: &mut SqliteConnection,
-    result: i64,
-    challenged: bool,
-    draw: f64,
-    now_ms: u64,
-) -> Result<Option<Course>> {
+pub async fn decide(tx: &mut SqliteConnection, result: i64, challenged: bool, draw: f64, now_ms: u64) -> Result<Option<Course>> {
     let Some(row) = results::find(tx, result).await? else {
         return Err(StoreError::Damaged(format!("no result {result}")));
     };

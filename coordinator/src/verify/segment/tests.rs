@@ -25,11 +25,9 @@ struct Unit {
 fn model(vocabulary: bool) -> Model {
     let layers = match vocabulary {
         // Bytes of which the shard holds a few: most rows of the embedding never learn.
-        true => vec![
-            Layer::Embedding { vocabulary: 64, width: 4 },
-            Layer::Dropout { rate: 0.1 },
-            Layer::Projection { outputs: 64 },
-        ],
+        true => {
+            vec![Layer::Embedding { vocabulary: 64, width: 4 }, Layer::Dropout { rate: 0.1 }, Layer::Projection { outputs: 64 }]
+        }
         false => vec![Layer::Dense { outputs: 8 }, Layer::Relu, Layer::Dense { outputs: 3 }],
     };
     let (shape, dtype) = if vocabulary { (vec![5], InputType::U8) } else { (vec![6], InputType::F32) };
@@ -47,16 +45,8 @@ impl Unit {
         let checkpoint = init_parameters(&model, 3);
         let (checkpoint_hash, shard_hash) = (BlobHash([1; 32]), BlobHash([2; 32]));
         let (round, first_row, batch, inner_steps) = (0, 0, 8, STEPS);
-        let work = TrainWork {
-            model,
-            checkpoint: checkpoint_hash,
-            shard: shard_hash,
-            round,
-            first_row,
-            batch,
-            inner_steps,
-            optimizer,
-        };
+        let work =
+            TrainWork { model, checkpoint: checkpoint_hash, shard: shard_hash, round, first_row, batch, inner_steps, optimizer };
         let shard = Shard { rows, x, y };
         let trained = block_on(Engine::cpu().train_committed(&work, &checkpoint, &shard, EVERY, &Control::new())).unwrap();
         let (delta, kept) = (trained.0.delta, trained.1.snapshots);
@@ -142,7 +132,8 @@ fn what_is_off_by_more_than_the_tolerance_is_found() {
 #[test]
 fn a_moment_is_measured_by_the_step_it_leads_to() {
     let unit = Unit::new(true, ADAMW);
-    let zero = unit.kept[1].1.iter().find(|(name, _)| name == "layers.0.token.second_moment").unwrap().1.iter().position(|&v| v == 0.0);
+    let zero =
+        unit.kept[1].1.iter().find(|(name, _)| name == "layers.0.token.second_moment").unwrap().1.iter().position(|&v| v == 0.0);
     let at = zero.expect("a row that never learns");
     let got = unit.bent(|name, values| {
         if name == "layers.0.token.first_moment" {
@@ -152,7 +143,13 @@ fn a_moment_is_measured_by_the_step_it_leads_to() {
     assert!(matches!(&got, Err(SegmentFault::Elsewhere { kind: "the moments' directions", .. })), "{got:?}");
     // Small values of both moments, shrunk together: the direction stays, and no new gradient turns it.
     let got = unit.bent(|name, values| {
-        let factor = if name.ends_with(".first_moment") { 100.0 } else if name.ends_with(".second_moment") { 1e4 } else { 1.0 };
+        let factor = if name.ends_with(".first_moment") {
+            100.0
+        } else if name.ends_with(".second_moment") {
+            1e4
+        } else {
+            1.0
+        };
         let small = name.ends_with("moment");
         values.iter_mut().skip(if small { 200 } else { usize::MAX }).for_each(|value| *value *= factor);
     });
@@ -173,9 +170,13 @@ fn counters_are_those_of_their_steps() {
             let mut ends = unit.ends(4);
             let state = if first { &mut ends.first } else { &mut ends.last };
             let (_, values) = state.as_mut().unwrap().iter_mut().find(|(other, _)| other == name).unwrap();
-            values[index] = if name == "powers" { values[index] * 1.001 + 1e-3 } else { f32::from_bits(values[index].to_bits() + 1) };
+            values[index] =
+                if name == "powers" { values[index] * 1.001 + 1e-3 } else { f32::from_bits(values[index].to_bits() + 1) };
             let got = unit.segment(4).check(ends);
-            assert!(matches!(&got, Err(SegmentFault::Counter(_, which)) if *which == if first { "first" } else { "last" }), "{got:?}");
+            assert!(
+                matches!(&got, Err(SegmentFault::Counter(_, which)) if *which == if first { "first" } else { "last" }),
+                "{got:?}"
+            );
         }
     }
 }
