@@ -130,7 +130,7 @@ fn on_the_gpu_in_every_way() {
 /// The volunteer that passes: at the end of each segment it pushes every parameter, and SGD's velocities so that they push on, by
 /// all that the tolerance lets it, the same way each time. Every segment of it passes; how far its update is from the honest one is
 /// printed, as a share.
-fn push_below_the_tolerance(manifest: &str, folder: &str, push: f64) {
+fn push_below_the_tolerance(name: &str, manifest: &str, folder: &str, push: f64) {
     let (engine, control) = (Engine::cpu(), Control::new());
     let (recipe, shards) = job(manifest, folder);
     let (work, every) = unit(&recipe);
@@ -165,17 +165,17 @@ fn push_below_the_tolerance(manifest: &str, folder: &str, push: f64) {
         segment.check(Ends { first, last }).unwrap_or_else(|e| panic!("segment {first_step}: {e}"));
     }
     let distance = gradient::distance(&honest, &delta);
-    println!("{folder}: pushed by {push} of each segment, the update is {distance:.4} from the honest one");
+    println!("{name}: pushed by {push} of each segment, the update is {distance:.4} from the honest one");
     assert!(distance.is_finite() && distance > push / 2.0);
 }
 
 #[test]
 fn what_a_push_below_the_tolerance_comes_to() {
-    push_below_the_tolerance(include_str!("../../demo/fashion-cnn/manifest.json"), "fashion-mlp", 0.0199);
+    push_below_the_tolerance("fashion-cnn", include_str!("../../demo/fashion-cnn/manifest.json"), "fashion-mlp", 0.0199);
 }
 
 #[test]
 #[ignore = "a whole unit of the transformer, twice, is a matter of long runs"]
 fn what_a_push_below_the_tolerance_comes_to_in_text() {
-    push_below_the_tolerance(include_str!("../../demo/austen-gpt/manifest.json"), "austen-gpt", 0.0499);
+    push_below_the_tolerance("austen-gpt", include_str!("../../demo/austen-gpt/manifest.json"), "austen-gpt", 0.0499);
 }

@@ -30,7 +30,7 @@ const NETWORK_SIZE: usize = 4;
 /// Segments that a unit commits to.
 const SEGMENTS: u32 = 8;
 /// What committing takes of a unit, by `cargo xtask bench commit`: the larger of the two bundled jobs that commit.
-const COMMITTING: f64 = 0.013;
+const COMMITTING: f64 = 0.014;
 /// One in so many answers to a challenge does not come, as its volunteer has left: as often as in a unit, for the time that a
 /// segment of it takes.
 const UNANSWERED_ONE_IN: u64 = LEAVES_ONE_IN * SEGMENTS as u64;
@@ -49,9 +49,9 @@ enum Kind {
     Sleeper,
     /// As independent, and comes back with a fresh key once caught.
     Sybil,
-    /// In every unit so many of the segments are made up.
+    /// Once trusted, so many of the segments of every unit are made up.
     Partly(u32),
-    /// As independent, and leaves whenever a lie is challenged.
+    /// Once trusted, all of them, and leaves whenever a lie is challenged.
     Silent,
 }
 
@@ -265,7 +265,8 @@ impl World {
         let (cheats, run) = (self.volunteers[volunteer].cheats, self.volunteers[volunteer].run);
         let lies = cheats
             && match self.kind {
-                Kind::Independent | Kind::Colluding | Kind::Sybil | Kind::Partly(_) | Kind::Silent => true,
+                Kind::Independent | Kind::Colluding | Kind::Sybil => true,
+                Kind::Partly(_) | Kind::Silent => run >= standing::RUN_TRUSTED,
                 Kind::Backdoor => self.numbers.one_in(10),
                 Kind::Sleeper => run >= 50,
             };
@@ -285,7 +286,8 @@ impl World {
         if let Some(entry) = self.units.get_mut(&unit) {
             entry.live.retain(|&other| other != volunteer);
         }
-        if challenged && self.units.contains_key(&unit) {
+        // A unit that a second key has begun is compared instead.
+        if challenged && self.units.get(&unit).is_some_and(|entry| entry.live.is_empty() && entry.results.is_empty()) {
             self.challenge(volunteer, unit, answer);
         } else if let Some(entry) = self.units.get_mut(&unit) {
             entry.results.push((volunteer, answer));

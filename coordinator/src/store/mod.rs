@@ -489,7 +489,8 @@ pub trait Store: Send + Sync + 'static {
     /// Opens the units of a round again that keys settled, for the referee: its merge is not kept. How many there were.
     async fn roll_back(&self, roll_back: RollBack) -> Result<u64>;
 
-    /// Draws a challenge for a pending result of an open unit; false where there is one, or the result has no need of it.
+    /// Draws a challenge for a pending result of an open unit that no second key has begun; false where there is one, or the result
+    /// has no need of it.
     async fn open_challenge(&self, challenge: NewChallenge) -> Result<bool>;
     async fn challenge(&self, lease: LeaseId) -> Result<Option<Challenge>>;
     /// Takes the answer to what the key's challenge asks now. The same answer again changes nothing.

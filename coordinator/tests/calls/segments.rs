@@ -11,7 +11,7 @@ use manyhands_protocol::rules::challenge::segment_of;
 use manyhands_protocol::rules::standing::RUN_TRUSTED;
 use manyhands_protocol::states::path_of_state;
 use manyhands_protocol::view::JobState;
-use manyhands_protocol::wire::Verdict;
+use manyhands_protocol::wire::{ResultResponse, Verdict};
 use manyhands_protocol::work::InnerOptimizer;
 use manyhands_protocol::{TreeHash, limits};
 
@@ -303,9 +303,27 @@ async fn keys_whose_segments_may_be_drawn_are_repeated_less_often() {
             }
             assert_eq!(train_work(&lease).inner_steps, STEPS);
             first.upload(&lease, first.update_bytes(&lease).await).await;
-            let answer = first.try_submit(&statement).await.cbor::<manyhands_protocol::wire::ResultResponse>();
+            let answer = first.try_submit(&statement).await.cbor::<ResultResponse>();
             assert_eq!(answer.verdict, expected, "commits: {commits}");
         }
         world.finish().await;
     }
+}
+
+/// A second key at work on the unit tells more than a part of it: nothing is drawn, and the two are compared.
+#[tokio::test]
+async fn a_unit_that_a_second_key_has_begun_is_compared() {
+    let world = challenging().await;
+    let job = job(&world, None, 2).await;
+    let (first, second) = (world.join(1).await, world.join(2).await);
+    let (ours, theirs) = (first.lease_one().await, second.lease_one().await);
+    assert_eq!(ours.manifest.unit, theirs.manifest.unit);
+    let run = Run::honest(&first, &ours).await;
+    first.upload(&ours, run.output(&ours)).await;
+    let statement = run.statement(&first, &ours);
+    assert_eq!(first.try_submit(&statement).await.cbor::<ResultResponse>().verdict, Verdict::Pending);
+    second.submit(&theirs, run.output(&theirs)).await;
+    let view = world.follow(job, |view| view.results_accepted == 2).await;
+    assert_eq!((view.units_settled, view.units_refereed), (1, 0));
+    world.finish().await;
 }

@@ -22,12 +22,16 @@ fn select(rest: &str) -> AssertSqlSafe<String> {
     AssertSqlSafe(format!("SELECT {COLUMNS} FROM challenges {rest}"))
 }
 
+/// A unit that a second key has begun is compared with its result, which tells more than a part that is drawn.
 pub async fn open(tx: &mut SqliteConnection, new: &NewChallenge) -> Result<bool> {
     let done = sqlx::query(
         "INSERT INTO challenges (result_id, unit_id, lease_id, key_id, form, stage, first_step, steps, asked_ms, stage_ms, deadline_ms)
          SELECT r.id, r.unit_id, r.lease_id, r.key_id, $6, $7, $2, $3, $4, $4, $5
          FROM results r JOIN units u ON u.id = r.unit_id
-         WHERE r.id = $1 AND r.verdict = 'pending' AND u.state = 'open' ON CONFLICT (result_id) DO NOTHING",
+         WHERE r.id = $1 AND r.verdict = 'pending' AND u.state = 'open'
+            AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.unit_id = u.id AND l.state = 'live')
+            AND NOT EXISTS (SELECT 1 FROM results o WHERE o.unit_id = u.id AND o.id <> r.id AND o.verdict <> 'rejected')
+         ON CONFLICT (result_id) DO NOTHING",
     )
     .bind(new.result)
     .bind(i64::from(new.first_step))
