@@ -111,6 +111,8 @@ export type ToWorker =
   /** The visitor's newest limit, within what was agreed to. */
   | { type: "limit"; duty_percent: number }
   | ({ type: "conditions" } & Conditions)
+  /** What the page itself moved for the visit; for the whole worker alone. */
+  | { type: "moved"; bytes: number }
   | { type: "pause" }
   | { type: "resume" }
   | { type: "stop" }
@@ -223,7 +225,9 @@ export interface SampleMessage { type: "sample"; round: number; prompt: string; 
 export interface KeyDoneMessage { type: "key_done"; id: string; file: string | null }
 export interface ErrorMessage { type: "error"; code: string; message: string; retryable: boolean }
 export type FromWorker =
-  | { type: "ready" }
+  | { type: "ready"; whole?: boolean }
+  /** A session was opened with a key that is not kept. */
+  | { type: "session"; token: string }
   | StateMessage
   | AdapterMessage
   | KeyMessage

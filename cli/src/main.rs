@@ -1,7 +1,8 @@
-//! The `manyhands` command: serve, volunteer, job, ledger, witness, site. Parses arguments and sets up logging; the work is elsewhere.
+//! The `manyhands` command: serve, volunteer, key, job, ledger, witness, site. Parses arguments and sets up logging; the work is elsewhere.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod job;
+mod key;
 mod ledger;
 mod operator;
 mod serve;
@@ -29,6 +30,8 @@ enum Command {
     Serve(serve::Args),
     /// Contribute from a terminal.
     Volunteer(volunteer::Args),
+    /// Save the volunteer's key to a file, take it from one, or have a new one take its place.
+    Key(key::Args),
     /// Submit, watch and control jobs.
     Job(job::Args),
     /// Check a coordinator's public log, and where a model comes from.
@@ -49,6 +52,7 @@ async fn main() -> ExitCode {
     let ended = match cli.command {
         Command::Serve(args) => serve::run(args).await,
         Command::Volunteer(args) => volunteer::run(args).await,
+        Command::Key(args) => key::run(args).await,
         Command::Job(args) => job::run(args).await,
         Command::Ledger(args) => ledger::run(args).await,
         Command::Witness(args) => witness::run(args).await,

@@ -2,7 +2,7 @@
 //! volunteer crate's.
 
 mod host;
-mod key;
+pub mod key;
 mod tuning;
 
 use std::io::Write;

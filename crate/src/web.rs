@@ -27,6 +27,8 @@ pub use adapter::{adapter_name, next_device_with_subgroups};
 pub use database::{Database, NAME};
 pub use day::DataDay;
 pub use fetch::exchange;
+#[cfg(feature = "every-layer")]
+pub use fetch::program_bytes;
 pub use governor::WebGovernor;
 pub use host::{WebHost, origin};
 pub use identity::{KeyOptions, WebIdentity, sha256, verify};

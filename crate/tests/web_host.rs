@@ -118,8 +118,9 @@ async fn two_tabs_that_start_together_make_one_key() {
 async fn a_lock_has_one_holder_and_a_waiter_that_gives_up_does_not_keep_it() {
     let name = fresh("lock");
     let held = lock(&name).await;
-    let host =
-        WebHost::open(KeyOptions { database: None, webcrypto_ed25519: true, unstored: None }, free(), 0).await.expect("a host");
+    let host = WebHost::open(KeyOptions { database: None, webcrypto_ed25519: true, unstored: None }, free(), 0, |_| ())
+        .await
+        .expect("a host");
     {
         let mut gives_up = Box::pin(lock(&name).fuse());
         futures::select! {
@@ -136,8 +137,8 @@ async fn tabs_share_a_session_under_its_lock() {
     let name = fresh("session");
     let options = KeyOptions { database: Some(&name), webcrypto_ed25519: true, unstored: None };
     let (one, two) = (
-        WebHost::open(options.clone(), free(), 0).await.expect("a tab"),
-        WebHost::open(options, free(), 0).await.expect("a tab"),
+        WebHost::open(options.clone(), free(), 0, |_| ()).await.expect("a tab"),
+        WebHost::open(options, free(), 0, |_| ()).await.expect("a tab"),
     );
     assert_eq!(one.key(), two.key());
     let coordinator = KeyId([3; 32]);
@@ -168,8 +169,8 @@ async fn tabs_share_a_session_under_its_lock() {
 async fn tabs_keep_the_larger_checkpoint() {
     let name = fresh("checkpoint");
     let options = KeyOptions { database: Some(&name), webcrypto_ed25519: true, unstored: None };
-    let host = WebHost::open(options.clone(), free(), 0).await.expect("a tab");
-    let other = WebHost::open(options, free(), 0).await.expect("a tab");
+    let host = WebHost::open(options.clone(), free(), 0, |_| ()).await.expect("a tab");
+    let other = WebHost::open(options, free(), 0, |_| ()).await.expect("a tab");
     let log = KeyId([9; 32]);
     let note = |size: u64| format!("manyhands/{log}\n{size}\nroot\n");
     host.store_checkpoint(log, &note(9)).await;
@@ -183,8 +184,9 @@ async fn tabs_keep_the_larger_checkpoint() {
 
 #[wasm_bindgen_test]
 async fn an_answer_is_read_no_further_than_its_bound() {
-    let host =
-        WebHost::open(KeyOptions { database: None, webcrypto_ed25519: true, unstored: None }, free(), 0).await.expect("a host");
+    let host = WebHost::open(KeyOptions { database: None, webcrypto_ed25519: true, unstored: None }, free(), 0, |_| ())
+        .await
+        .expect("a host");
     let get = |answer_bytes_max| Request {
         method: Method::Get,
         path: "/",
@@ -212,7 +214,7 @@ async fn sha256_of_abc() {
 async fn a_computation_breathes_and_idles() {
     let tempo = free();
     let options = KeyOptions { database: None, webcrypto_ed25519: true, unstored: None };
-    let host = WebHost::open(options, tempo.clone(), 0).await.expect("a host");
+    let host = WebHost::open(options, tempo.clone(), 0, |_| ()).await.expect("a host");
     let busy: Control = host.control();
     for _ in 0..100 {
         busy.worked(Slice { flop: 1, ms: 1.0 });

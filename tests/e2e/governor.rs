@@ -277,6 +277,69 @@ async fn a_day_s_data_is_that_of_all_tabs_together() -> Result<()> {
     Ok(())
 }
 
+/// An event stream with a megabyte of comment behind each of its parts, during a visit.
+const LONG_STREAM: &str = r#"
+const real = fetch;
+const comment = new TextEncoder().encode(`:${"x".repeat(1e6)}\n`);
+globalThis.fetch = async (asked, how) => {
+    const answer = await real(asked, how);
+    if (!String(asked).endsWith("/events")) return answer;
+    const transform = (part, out) => {
+        out.enqueue(part);
+        if (document.documentElement.dataset.state === "working") out.enqueue(comment);
+    };
+    return new Response(answer.body.pipeThrough(new TransformStream({ transform })), answer);
+};
+"#;
+/// What the page loads over and over during a visit.
+const LOADED_AGAIN: &str = r#"
+setInterval(async () => {
+    const { state, job } = document.documentElement.dataset;
+    if (state !== "working") return;
+    const { train } = await (await fetch(`/v1/jobs/${job}`)).json();
+    await (await fetch(`/v1/blobs/${train.test}`, { cache: "no-store" })).arrayBuffer();
+}, 20);
+"#;
+/// What was counted: for the day, and for the visit.
+const COUNTED: &str = r#"
+const done = arguments[0];
+const kept = (name, read) => new Promise((found) => {
+    indexedDB.open(name).onsuccess = ({ target: { result } }) => {
+        const store = result.objectStoreNames[0];
+        read(result.transaction(store).objectStore(store)).onsuccess = ({ target }) => found(target.result);
+    };
+});
+Promise.all([kept("manyhands-day", (day) => day.get("moved")), kept("manyhands-visits", (visits) => visits.getAll())])
+    .then(([day, visits]) => done([day.bytes, visits[0].data_bytes]));
+"#;
+
+/// A visit whose units move next to nothing is used up by what its page moves.
+#[tokio::test]
+async fn what_the_page_moves_is_a_part_of_its_visit_s_data() -> Result<()> {
+    const MOST: f64 = 40e6;
+    let folder = tempfile::tempdir()?;
+    let server = Server::start(&folder.path().join("data"))?;
+    let files = jobs::train(folder.path(), SmallTrain::endless())?;
+    server.submit(&files.manifest, &files.data)?;
+    for script in [LONG_STREAM, LOADED_AGAIN] {
+        let site = registered(&server, &server.url, "data=40").await?;
+        let visitor = Visitor::open("about:blank").await?;
+        visitor.before_pages(script).await?;
+        visitor.goto(&site.origin).await?;
+        visitor.enter_frame("many-hands").await?;
+        visitor.press_seen_start(LIMIT).await?;
+        let state = visitor.wait_until("d.state === 'failed'", LIMIT).await?;
+        assert_eq!(text(&state["end"]), "used_up", "{state}");
+        let counted = visitor.run_async(COUNTED).await?;
+        println!("{counted}, {} units", state["done"]);
+        let [day, visit] = [0, 1].map(|at| counted[at].as_f64().unwrap_or_default());
+        assert!((MOST * 0.9..=MOST * 1.1).contains(&day) && visit > MOST * 0.5, "{counted}");
+        // On its own it would have taken thousands of units.
+        assert!(number(&state, "done")? < 400.0, "{state}");
+    }
+    Ok(())
+}
+
 /// An animation in the page around drops hardly more frames with the element at work than without.
 #[tokio::test]
 async fn the_page_around_stays_smooth() -> Result<()> {

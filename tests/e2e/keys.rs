@@ -2,15 +2,16 @@
 //! from one; and what is said where that cannot be.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use manyhands_protocol::KeyId;
 use manyhands_tests::artefacts;
 use manyhands_tests::browser::{Visitor, number, text};
 use manyhands_tests::jobs::{self, SmallTrain};
 use manyhands_tests::proxy::Proxy;
-use manyhands_tests::server::Server;
+use manyhands_tests::server::{Server, binary, finished};
 use manyhands_tests::site::registered;
 
 const LIMIT: Duration = Duration::from_secs(180);
@@ -351,6 +352,89 @@ async fn a_key_moves_to_another_browser_in_a_file() -> Result<()> {
         let log = browser.console_log().await?;
         assert!(!log.iter().any(|line| line.contains("Content Security Policy")), "{log:#?}");
     }
+    Ok(())
+}
+
+/// From the page to the command line, which replaces it there, and back.
+#[tokio::test]
+async fn a_key_moves_between_page_and_command_line() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = start(folder.path())?;
+    let at = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (locked, kept, again) = (at("locked.json"), at("key"), at("again.json"));
+    let command = |given: &[&str]| finished(Command::new(binary()?).args(given));
+    std::fs::write(at("passphrase"), format!("{PASSPHRASE}\n"))?;
+    let with = ["--key-file", &kept, "--passphrase-file", &at("passphrase")];
+    let visitor = arrive(&server).await?;
+    let first = contribute(&visitor).await?;
+    look(&visitor).await?;
+    visitor.press("mine-export").await?;
+    for id in ["passphrase", "passphrase-again"] {
+        visitor.type_into(id, PASSPHRASE).await?;
+    }
+    sure(&visitor, "export-sure", "is in use here from now on").await?;
+    std::fs::copy(visitor.download("key-save").await?, &locked)?;
+    let saved = server.key(first).await?.replaced_by.context("a fresh key went into the file")?;
+
+    // Nothing that fails leaves anything behind.
+    std::fs::write(at("other"), "another passphrase")?;
+    let [import, export] = ["import", "export"].map(|act| [&["key", act][..], &with].concat());
+    let fails = |given: &[&str], words: &str| -> Result<()> {
+        let error = command(given).err().context("it worked")?.to_string();
+        ensure!(error.contains(words) && error.lines().count() == 1, "{words} in {error}");
+        Ok(())
+    };
+    fails(&["key", "import", &locked, "--key-file", &kept, "--passphrase-file", &at("other")], "does not open")?;
+    fails(&[&import[..], &[&at("passphrase")]].concat(), "not JSON")?;
+    fails(&[&import[..], &[&at("none")]].concat(), "none")?;
+    fails(&[&export[..], &[&again]].concat(), "key: ")?;
+    ensure!(!Path::new(&kept).exists() && !Path::new(&again).exists());
+
+    let said = command(&[&import[..], &[&locked]].concat())?;
+    ensure!(said.contains(&saved.to_string()), "{said}");
+    ensure!(command(&[&import[..], &[&locked]].concat())?.contains("already"), "the same key is no other one");
+    server.run(&["volunteer", "--cpu", "--units", "1", "--key-file", &kept])?;
+    let said = server.run(&["key", "rotate", "--key-file", &kept])?;
+    let new = server.key(saved).await?.replaced_by.context("replaced")?;
+    ensure!(said.contains(&new.to_string()) && server.key(new).await?.totals.accepted > 0, "{said}");
+    fails(&[&import[..], &[&locked]].concat(), "another key")?;
+    // The one before is kept for coordinators that do not know the new one.
+    let before = format!("{kept}.{}", &saved.to_string()[..16]);
+    ensure!(command(&["key", "import", &locked, "--key-file", &before])?.contains("already"));
+
+    command(&[&export[..], &[&again]].concat())?;
+    fails(&[&export[..], &[&again]].concat(), "already")?;
+    visitor.press("mine-import").await?;
+    visitor.type_into("key-file", &again).await?;
+    visitor.type_into("passphrase", PASSPHRASE).await?;
+    sure(&visitor, "import-sure", "is in use here from now on").await?;
+    assert_eq!(next_key(&visitor).await?, new);
+    Ok(())
+}
+
+/// A replacement whose answer did not come goes on with the same key.
+#[tokio::test]
+async fn a_replacement_that_was_begun_is_finished() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = start(folder.path())?;
+    let kept = folder.path().join("key");
+    let name = kept.to_string_lossy();
+    server.run(&["volunteer", "--cpu", "--units", "1", "--key-file", &name])?;
+    let old = std::fs::read_to_string(&kept)?;
+    let away = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let rotate = |coordinator: &str| {
+        finished(Command::new(binary()?).args(["key", "rotate", "--key-file", &name, "--coordinator", coordinator]))
+    };
+    let error = rotate(&format!("http://{away}")).err().context("nobody is there")?.to_string();
+    ensure!(error.contains("is not known") && std::fs::read_to_string(&kept)? == old, "{error}");
+    let next = std::fs::read_to_string(folder.path().join("key.next"))?;
+    rotate(&server.url)?;
+    ensure!(std::fs::read_to_string(&kept)? == next && !folder.path().join("key.next").exists());
+    // One that was replaced already is refused, and the key in use stays.
+    std::fs::write(&kept, &old)?;
+    let error = rotate(&server.url).err().context("it has a successor")?.to_string();
+    ensure!(error.contains("replaced") && std::fs::read_to_string(&kept)? == old, "{error}");
+    ensure!(!folder.path().join("key.next").exists());
     Ok(())
 }
 

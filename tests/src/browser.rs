@@ -177,6 +177,16 @@ impl Visitor {
         self.client.goto(url).await.with_context(|| format!("opening {url}"))
     }
 
+    /// Goes back to what the current window showed before.
+    pub async fn back(&self) -> Result<()> {
+        Ok(self.client.back().await?)
+    }
+
+    /// Closes the current window, as its visitor would: the next call goes to another one, by [`Visitor::switch_to`].
+    pub async fn close_window(&self) -> Result<()> {
+        Ok(self.client.close_window().await?)
+    }
+
     /// Opens an empty tab in front of the current window, which is hidden by it, and makes the tab the current one.
     pub async fn open_tab(&self) -> Result<WindowHandle> {
         let handle = self.client.new_window(true).await?.handle;

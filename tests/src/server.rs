@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use futures::StreamExt;
 use manyhands_protocol::view::{InfoView, JobView, JobsView, KeyView};
 use manyhands_protocol::{JobId, KeyId};
@@ -114,9 +114,7 @@ impl Server {
 
     /// Runs `manyhands ARGS` to its end; an error if it fails.
     pub fn run(&self, args: &[&str]) -> Result<String> {
-        let output = self.command(args)?.output()?;
-        ensure!(output.status.success(), "manyhands {args:?}: {}", error_text(&output));
-        Ok(String::from_utf8(output.stdout)?)
+        finished(&mut self.command(args)?).map_err(|error| anyhow!("manyhands {args:?}: {error}"))
     }
 
     /// Submits and approves a job through the command line.
@@ -197,6 +195,13 @@ pub async fn follow(url: &str, job: JobId, limit: Duration, reached: impl Fn(&Jo
         Ok(result) => result.with_context(|| format!("job {job}, last seen: {last:?}")),
         Err(_) => bail!("job {job} did not get there within {limit:?}; last seen: {last:?}"),
     }
+}
+
+/// What a command wrote that ran to its end; an error of what it wrote for its user if it failed.
+pub fn finished(command: &mut Command) -> Result<String> {
+    let output = command.output()?;
+    ensure!(output.status.success(), error_text(&output));
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// What a failed command wrote for its user.

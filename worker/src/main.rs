@@ -13,7 +13,7 @@ use std::rc::Rc;
 use futures::FutureExt;
 use manyhands::volunteer::{DataUse, Event, HostError, Settings, State, Switch, Volunteer, VolunteerError, Wish};
 #[cfg(feature = "every-layer")]
-use manyhands::web::{Bounds, NAME, Tempo, aside, keyring};
+use manyhands::web::{Bounds, DataDay, NAME, Tempo, aside, keyring, program_bytes};
 use manyhands::web::{KeyOptions, WebGovernor, WebHost, origin};
 use messages::{Start, ToWorker};
 use wasm_bindgen::prelude::*;
@@ -108,8 +108,17 @@ fn act(message: ToWorker) {
         ToWorker::Resume => steer(&|governor| governor.wish(Wish::Run)),
         ToWorker::Stop => steer(&|governor| governor.wish(Wish::Stop)),
         ToWorker::Conditions(conditions) => steer(&|governor| governor.look(conditions)),
+        #[cfg(feature = "every-layer")]
+        ToWorker::Moved(bytes) => VISIT.with_borrow(|visit| visit.iter().for_each(|visit| moved(visit.data.clone(), bytes))),
         ToWorker::Limit(percent) => steer(&|governor| governor.limit(percent)),
     }
+}
+
+/// Counts what moved for the visit beside its calls, there and for the day of all tabs.
+#[cfg(feature = "every-layer")]
+fn moved(data: DataUse, bytes: u64) {
+    data.count(bytes);
+    spawn_local(async move { DataDay::open(Some(NAME), data.bytes_max()).await.moved(bytes).await });
 }
 
 /// Begins a visit, unless one is running.
@@ -130,6 +139,10 @@ fn begin(start: Start, visit: impl AsyncFnOnce(Start, Running) + 'static) {
     }
 }
 
+fn tell_session(token: &str) {
+    post(&messages::session(token));
+}
+
 /// What became of a visit.
 struct Visited {
     outcome: Result<(), VolunteerError>,
@@ -146,10 +159,12 @@ impl From<Result<(), VolunteerError>> for Visited {
 
 /// One visit, to its end, of which the caller tells. The worker that a visit began with told how it started.
 async fn visit(start: Start, Running { switch, governor, data }: Running) -> Visited {
+    #[cfg(feature = "every-layer")]
+    moved(data.clone(), program_bytes());
     let options = KeyOptions { unstored: start.key, ..KeyOptions::default() };
     let opened = futures::select_biased! {
         _ = switch.until(|w| w == Wish::Stop).fuse() => return Ok(()).into(),
-        opened = WebHost::open(options, governor.tempo(), start.data_bytes_max).fuse() => opened,
+        opened = WebHost::open(options, governor.tempo(), start.data_bytes_max, tell_session).fuse() => opened,
     };
     let host = match opened {
         Ok(host) => host,
@@ -171,8 +186,8 @@ async fn visit(start: Start, Running { switch, governor, data }: Running) -> Vis
         data_bytes_max: start.data_bytes_max,
         units_max: if cfg!(feature = "every-layer") { None } else { Some(1) },
         renew_consent: false,
-        // Nobody can come back to the consent of a key that is not kept. Another worker may go on with the first one's.
-        withdraw_at_end: cfg!(feature = "every-layer") && host.unstored_key().is_some(),
+        // The page does, for a key that is not kept: it outlives its workers.
+        withdraw_at_end: false,
         begun: start.begun,
         lease: start.lease,
         #[cfg(feature = "every-layer")]

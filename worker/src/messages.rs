@@ -4,11 +4,12 @@
 //!
 //! Page to worker: `start {job: number|null, category: "", site: "", backend: "auto"|"any"|"gpu"|"cpu", tune: "auto"|"off",
 //! duty_percent, data_bytes_max, lanes?}`, `pause`, `resume`, `stop`, `limit {duty_percent}`, `conditions {visible, in_use,
-//! background, dropped: number|null, pressure: "nominal"|"serious"|"critical", battery: number|null, saver}`,
+//! background, dropped: number|null, pressure: "nominal"|"serious"|"critical", battery: number|null, saver}`, `moved {bytes}` of the
+//! visit's data by the page itself (the whole worker alone takes it),
 //! `try {job, rows, prompt, seed, picture: Uint8Array|null, asked}`, `key {act: "replace"|"export"|"import", passphrase, file}`.
 //!
-//! Worker to page: `ready`, `state {state, detail}`, `adapter {backend: "webgpu"|"wasm", adapter, reason, is_faster?}`,
-//! `key {id, stored}`, `unit {job, unit, kind, phase, step, steps, loss|null, reason, credit_flop, data_bytes}` (`data_bytes`
+//! Worker to page: `ready {whole?: true}`, `state {state, detail}`, `adapter {backend: "webgpu"|"wasm", adapter, reason, is_faster?}`,
+//! `key {id, stored}`, `session {token}` of each session that is opened with a key that is not stored, for whoever outlives the worker to end, `unit {job, unit, kind, phase, step, steps, loss|null, reason, credit_flop, data_bytes}` (`data_bytes`
 //! of the whole visit so far), `receipt {job, unit, index, size, receipt: Uint8Array}`, `totals {accepted, rejected, pending,
 //! credit_flop}`, `spent {ms}` now and then, `pace {duty_percent, reason}` whenever the governor decides otherwise,
 //! `answers {rows: [{pixels: Uint8Array, width, height, label: number|null, answer, probability}], bytes}`,
@@ -38,6 +39,9 @@ pub enum ToWorker {
     /// The visitor's newest limit, in percent.
     Limit(u32),
     Conditions(Conditions),
+    /// Bytes that the page moved for the visit.
+    #[cfg(feature = "every-layer")]
+    Moved(u64),
     #[cfg_attr(not(feature = "every-layer"), expect(dead_code, reason = "answers are the whole worker's"))]
     Try {
         job: JobId,
@@ -144,6 +148,8 @@ impl ToWorker {
             Some("resume") => Ok(ToWorker::Resume),
             Some("stop") => Ok(ToWorker::Stop),
             Some("limit") => Ok(ToWorker::Limit(duty_percent(&fields)?)),
+            #[cfg(feature = "every-layer")]
+            Some("moved") => Ok(ToWorker::Moved(fields.whole("bytes").ok_or("bytes")?)),
             Some("conditions") => Ok(ToWorker::Conditions(conditions(&fields)?)),
             Some("try") => Ok(ToWorker::Try {
                 job: JobId(fields.whole("job").ok_or("job")?),
@@ -250,7 +256,14 @@ pub fn is_start(message: &JsValue) -> bool {
 }
 
 pub fn ready() -> JsValue {
-    message("ready").into()
+    let record = message("ready");
+    #[cfg(feature = "every-layer")]
+    let record = record.with("whole", true);
+    record.into()
+}
+
+pub fn session(token: &str) -> JsValue {
+    message("session").with("token", token).into()
 }
 
 pub fn error(code: &str, text: &str, retryable: bool) -> JsValue {

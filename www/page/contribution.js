@@ -1,7 +1,8 @@
 // @ts-check
 // This tab's contribution: the worker's life and the state that its messages add up to. Shows nothing; asks nothing of
-// the coordinator. No worker exists, and nothing of it is downloaded, before `start` or `ask` is called.
+// the coordinator, but that it end sessions that nobody can come back to. No worker exists, and nothing of it is downloaded, before `start` or `ask` is called.
 
+import { withdraw } from "./coordinator.js";
 import * as text from "./text.js";
 
 /** @typedef {import("../types").FromWorker} FromWorker */
@@ -44,6 +45,8 @@ const ANSWERS_MS_MAX = 60_000;
 const WAITING_SHOWN_MS = 4_000;
 /** Units kept for the list of the latest. */
 const RECENT_COUNT = 10;
+/** The worker is told of what the page moved so many bytes at a time. */
+const MOVED_BYTES_STEP = 16_384;
 /** Receipts on offer, the newest: each is a few kilobytes. */
 const RECEIPTS_COUNT_MAX = 100;
 
@@ -172,6 +175,12 @@ export class Contribution {
   #asked = null;
   /** Ends a load in progress. @type {((error: Error) => void) | null} */
   #abandon = null;
+  /** The worker is the whole one, which counts what the page moves. */
+  #isWhole = false;
+  /** What the page moved for visits and no worker counted yet. */
+  #movedBytes = 0;
+  /** Tokens of sessions whose key is in the worker's memory and nowhere else. @type {Set<string>} */
+  #unkept = new Set();
   #stopTimer = 0;
   #waitingTimer = 0;
   /** How many visits were begun: what an earlier one still waits for is not for this one. */
@@ -182,6 +191,12 @@ export class Contribution {
   /** @param {() => void} onChange */
   constructor(onChange) {
     this.onChange = onChange;
+    // What the page loads during a visit is a part of its data: all but the event stream, which tells by itself, as it comes.
+    new PerformanceObserver((list) => {
+      for (const each of /** @type {PerformanceResourceTiming[]} */ (list.getEntries())) {
+        if (!each.name.endsWith("/events")) this.moved(Math.min(each.transferSize, each.encodedBodySize));
+      }
+    }).observe({ type: "resource" });
     // What a stopped tab says of the key is what another did to it.
     new BroadcastChannel(CHANGES).onmessage = ({ data }) => {
       if ("withdrawn" in data) {
@@ -289,9 +304,34 @@ export class Contribution {
     this.#stopTimer = setTimeout(() => this.#stopped(), STOP_MS_MAX);
   }
 
-  /** Says goodbye when the page goes away: leases are given back where the browser still lets the worker do so. */
-  leave() {
-    if (this.active && this.#worker) this.#post(this.#worker, { type: "stop" });
+  /**
+   * The page goes away: leases are given back where the browser still lets the worker do so, and what nobody can come back to
+   * is withdrawn. A page that the visitor may come back to goes on then, with a new session where it needs one.
+   * @param {boolean} mayComeBack
+   */
+  leave(mayComeBack) {
+    const worker = this.#worker;
+    // A worker that stops would open another session, to give its leases back under; a session that ends does so itself.
+    if (worker && this.active && !mayComeBack) {
+      if (this.#unkept.size > 0) worker.terminate();
+      else this.#post(worker, { type: "stop" });
+    }
+    this.#withdraw();
+  }
+
+  /** Ends the sessions that nobody can come back to. The time of one that the coordinator does not hear of ends by itself. */
+  #withdraw() {
+    for (const token of this.#unkept) withdraw(token).catch(() => {});
+    this.#unkept.clear();
+  }
+
+  /** Counts what the page itself moved as the visit's. @param {number} bytes */
+  moved(bytes) {
+    if (!this.active) return;
+    this.#movedBytes += bytes;
+    if (!this.#worker || !this.#isWhole || this.#movedBytes < MOVED_BYTES_STEP) return;
+    this.#post(this.#worker, { type: "moved", bytes: this.#movedBytes });
+    this.#movedBytes = 0;
   }
 
   declined() {
@@ -403,6 +443,7 @@ export class Contribution {
         const message = /** @type {FromWorker} */ (event.data);
         if (message.type === "ready") {
           ready = true;
+          this.#isWhole = message.whole === true;
           clearTimeout(timer);
           done(worker);
         } else if (this.#worker === worker) {
@@ -439,6 +480,8 @@ export class Contribution {
     this.#watch?.end();
     this.#watch = null;
     this.#worker?.terminate();
+    this.#isWhole = false;
+    this.#withdraw();
     this.#abandon?.(new Error(text.say("visit_stopped")));
     this.#abandon = null;
     this.#worker = null;
@@ -466,6 +509,9 @@ export class Contribution {
       case "key":
         this.key = message;
         break;
+      case "session":
+        this.#unkept.add(message.token);
+        return;
       case "pace":
         this.pace = message;
         break;

@@ -1,5 +1,6 @@
 // @ts-check
-// Reads the coordinator's public JSON under /v1. Never sends anything about the visitor, never retries by itself.
+// Reads the coordinator's public JSON under /v1, and withdraws sessions. Never sends anything else about the visitor, never
+// retries by itself.
 
 /** @typedef {import("../types").InfoView} InfoView */
 /** @typedef {import("../types").JobView} JobView */
@@ -61,6 +62,20 @@ async function get(path, signal) {
   }
   return response.json();
 }
+
+/**
+ * Withdraws a session; goes out even where the page that asks is about to be gone.
+ * @param {string} token
+ * @param {AbortSignal} [signal]
+ */
+export const withdraw = (token, signal) =>
+  fetch("/v1/sessions", {
+    method: "DELETE",
+    headers: { authorization: `Bearer ${token}` },
+    credentials: "omit",
+    keepalive: true,
+    signal: signal ?? null,
+  });
 
 /** @returns {Promise<InfoView>} */
 export const info = () => get("/v1/info");

@@ -28,9 +28,10 @@ const EVENT_CHARS_MAX = 8 * 1024 * 1024;
  * @param {number} id
  * @param {(view: JobView) => void} onView
  * @param {(link: Link) => void} onLink
+ * @param {(bytes: number) => void} onBytes hears how much of the stream this tab read
  * @returns {{ stop: () => void }}
  */
-export function follow(id, onView, onLink) {
+export function follow(id, onView, onLink, onBytes) {
   const name = `manyhands-job-${id}`;
   const channel = new BroadcastChannel(name);
   const ended = new AbortController();
@@ -74,7 +75,7 @@ export function follow(id, onView, onLink) {
       const leads = async () => {
         leading = true;
         try {
-          await lead(id, { lastId: () => lastId, final: () => final }, share, signal);
+          await lead(id, { lastId: () => lastId, final: () => final }, share, onBytes, signal);
         } finally {
           leading = false;
         }
@@ -101,20 +102,22 @@ export function follow(id, onView, onLink) {
  * @param {number} id
  * @param {{ lastId: () => string, final: () => boolean }} known what the tabs have seen so far
  * @param {(update: Update) => void} share
+ * @param {(bytes: number) => void} onBytes
  * @param {AbortSignal} signal
  */
-async function lead(id, known, share, signal) {
+async function lead(id, known, share, onBytes, signal) {
   let failures = 0;
   while (!signal.aborted) {
     try {
       let silent = true;
       const streamed = await navigator.locks.request(STREAM_LOCK, { ifAvailable: true }, async (lock) => {
         if (lock) {
-          await stream(id, known.lastId(), signal, (update) => {
+          const onEvent = (/** @type {Update} */ update) => {
             if (update.view) silent = false;
             if (!silent) failures = 0;
             share({ ...update, link: "live" });
-          });
+          };
+          await stream(id, known.lastId(), signal, onEvent, onBytes);
         }
         return lock !== null;
       });
@@ -156,8 +159,9 @@ async function lead(id, known, share, signal) {
  * @param {string} lastId
  * @param {AbortSignal} signal
  * @param {(update: Update) => void} onEvent
+ * @param {(bytes: number) => void} onBytes
  */
-async function stream(id, lastId, signal, onEvent) {
+async function stream(id, lastId, signal, onEvent, onBytes) {
   const silence = new AbortController();
   let timer = setTimeout(() => silence.abort(), SILENCE_MS_MAX);
   try {
@@ -176,11 +180,13 @@ async function stream(id, lastId, signal, onEvent) {
     }
     onEvent({});
     const events = eventReader(onEvent);
-    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    const decoder = new TextDecoder();
+    const reader = response.body.getReader();
     for (let part = await reader.read(); !part.done; part = await reader.read()) {
       clearTimeout(timer);
       timer = setTimeout(() => silence.abort(), SILENCE_MS_MAX);
-      events(part.value);
+      onBytes(part.value.length);
+      events(decoder.decode(part.value, { stream: true }));
     }
   } finally {
     clearTimeout(timer);

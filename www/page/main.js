@@ -159,7 +159,7 @@ function run() {
   /** Loaded when it is first to be seen. @type {Tryout | null} */
   let tryout = null;
   let loading = false;
-  addEventListener("pagehide", () => visit.leave());
+  addEventListener("pagehide", ({ persisted }) => visit.leave(persisted));
 
   /** @param {JobView} view */
   function take(view) {
@@ -186,10 +186,11 @@ function run() {
     job = next;
     link = "connecting";
     tryout?.clear();
-    following = follow(next.id, take, (now) => {
+    const onLink = (/** @type {Link} */ now) => {
       link = now;
       render();
-    });
+    };
+    following = follow(next.id, take, onLink, (bytes) => visit.moved(bytes));
     renderList();
     render();
   }

@@ -4,6 +4,7 @@
 // from the worker to be saved is locked already.
 
 import { AT_WORK, CHANGES, Failure } from "./contribution.js";
+import { withdraw } from "./coordinator.js";
 import { build, byId, element, setText } from "./dom.js";
 import { wasStill, watchSight } from "./sight.js";
 import * as text from "./text.js";
@@ -66,14 +67,7 @@ async function withdrawAll() {
     const kept = () => database.transaction(SESSIONS, "readwrite").objectStore(SESSIONS);
     /** @type {{ token: string }[]} */
     const sessions = await answer(kept().getAll());
-    const asked = sessions.map(({ token }) =>
-      fetch("/v1/sessions", {
-        method: "DELETE",
-        headers: { authorization: `Bearer ${token}` },
-        credentials: "omit",
-        signal: AbortSignal.timeout(WITHDRAW_MS_MAX),
-      }),
-    );
+    const asked = sessions.map(({ token }) => withdraw(token, AbortSignal.timeout(WITHDRAW_MS_MAX)));
     const heard = await Promise.allSettled(asked);
     // One that the coordinator does not know is over, too.
     const isOver = heard.every((each) => each.status === "fulfilled" && (each.value.ok || each.value.status === 401));

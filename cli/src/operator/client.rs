@@ -34,11 +34,11 @@ pub fn token(file: Option<&Path>, variable: Option<String>) -> Result<String, Co
     Ok(token.to_owned())
 }
 
-/// A coordinator and the right to command it.
+/// A coordinator, and the right to command it where there is one.
 pub struct Client {
     http: reqwest::Client,
     base: String,
-    token: String,
+    token: Option<String>,
 }
 
 /// What calls a coordinator, and its address without a slash at the end.
@@ -63,7 +63,13 @@ pub fn innermost(error: &reqwest::Error) -> String {
 impl Client {
     pub fn new(coordinator: &str, token: String) -> Result<Client, CommandError> {
         let (http, base) = connection(coordinator)?;
-        Ok(Client { http, base, token })
+        Ok(Client { http, base, token: Some(token) })
+    }
+
+    /// For calls that anybody may make.
+    pub fn public(coordinator: &str) -> Result<Client, CommandError> {
+        let (http, base) = connection(coordinator)?;
+        Ok(Client { http, base, token: None })
     }
 
     /// Its address, without a slash at the end.
@@ -77,9 +83,12 @@ impl Client {
         Ok(self.json::<JobsView>(response).await?.jobs)
     }
 
-    /// One call with the token; `body` is content type and bytes. Anything but success is an error.
+    /// One call, with the token where there is one; `body` is content type and bytes. Anything but success is an error.
     pub async fn call(&self, method: Method, path: &str, body: Option<(&str, Vec<u8>)>) -> Result<Response, CommandError> {
-        let mut request = self.http.request(method, self.url(path)).bearer_auth(&self.token);
+        let mut request = self.http.request(method, self.url(path));
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
         if let Some((content_type, bytes)) = body {
             request = request.header(reqwest::header::CONTENT_TYPE, content_type).body(bytes);
         }

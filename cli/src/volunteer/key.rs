@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
 use manyhands::volunteer::identity::Identity;
+use zeroize::Zeroizing;
 
 /// A file that is no usable key.
 #[derive(Debug, thiserror::Error)]
@@ -26,32 +27,49 @@ const FILE_BYTES: u64 = 65;
 pub fn open(path: &Path) -> Result<Identity, KeyError> {
     let failed = |source| KeyError::File { path: path.display().to_string(), source };
     match File::open(path) {
-        Ok(file) => read(path, file),
+        Ok(file) => Ok(Identity::from_seed(&*read(path, file)?)),
         Err(e) if e.kind() == ErrorKind::NotFound => {
             let seed = random()?;
-            let mut options = OpenOptions::new();
-            options.write(true).create_new(true);
-            #[cfg(unix)]
-            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-            let mut file = options.open(path).map_err(failed)?;
-            let written = file.write_all(format!("{}\n", hex::encode(seed)).as_bytes()).and_then(|()| file.sync_all());
-            if let Err(e) = written {
-                // Half a key would be refused for ever; what cannot be removed either is named by that refusal.
-                let _ = fs::remove_file(path);
-                return Err(failed(e));
-            }
+            write_seed(path, &seed)?;
             Ok(Identity::from_seed(&seed))
         }
         Err(e) => Err(failed(e)),
     }
 }
 
-/// A key for one run.
-pub fn fresh() -> Result<Identity, KeyError> {
-    Ok(Identity::from_seed(&random()?))
+/// The seed of the key in the file.
+pub fn seed(path: &Path) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+    let file = File::open(path).map_err(|source| KeyError::File { path: path.display().to_string(), source })?;
+    read(path, file)
 }
 
-fn read(path: &Path, file: File) -> Result<Identity, KeyError> {
+/// Keeps a seed in a file that is not there yet.
+pub fn write_seed(path: &Path, seed: &[u8; 32]) -> Result<(), KeyError> {
+    write_new(path, Zeroizing::new(format!("{}\n", hex::encode(seed))).as_bytes())
+}
+
+/// Writes a file that is not there yet and only its owner may read, durably.
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<(), KeyError> {
+    let failed = |source| KeyError::File { path: path.display().to_string(), source };
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path).map_err(failed)?;
+    if let Err(e) = file.write_all(bytes).and_then(|()| file.sync_all()) {
+        // Half a key would be refused for ever; what cannot be removed either is named by that refusal.
+        let _ = fs::remove_file(path);
+        return Err(failed(e));
+    }
+    Ok(())
+}
+
+/// A key for one run.
+pub fn fresh() -> Result<Identity, KeyError> {
+    Ok(Identity::from_seed(&*random()?))
+}
+
+fn read(path: &Path, file: File) -> Result<Zeroizing<[u8; 32]>, KeyError> {
     let name = || path.display().to_string();
     #[cfg(unix)]
     {
@@ -61,18 +79,19 @@ fn read(path: &Path, file: File) -> Result<Identity, KeyError> {
             return Err(KeyError::Readable { path: name(), mode });
         }
     }
-    let mut text = String::new();
+    let mut text = Zeroizing::new(String::new());
     file.take(FILE_BYTES + 1).read_to_string(&mut text).map_err(|source| KeyError::File { path: name(), source })?;
-    let mut seed = [0; 32];
-    match hex::decode_to_slice(text.trim_end(), &mut seed) {
-        Ok(()) => Ok(Identity::from_seed(&seed)),
+    let mut seed = Zeroizing::new([0; 32]);
+    match hex::decode_to_slice(text.trim_end(), &mut *seed) {
+        Ok(()) => Ok(seed),
         Err(_) => Err(KeyError::Content { path: name() }),
     }
 }
 
-fn random() -> Result<[u8; 32], KeyError> {
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(KeyError::Random)?;
+/// A seed that nobody can guess.
+pub fn random() -> Result<Zeroizing<[u8; 32]>, KeyError> {
+    let mut seed = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *seed).map_err(KeyError::Random)?;
     Ok(seed)
 }
 

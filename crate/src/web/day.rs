@@ -47,6 +47,15 @@ impl DataDay {
         true
     }
 
+    /// Counts bytes that moved already, as far as the day has any left: the next that are taken then end the visit.
+    #[cfg(feature = "every-layer")]
+    pub async fn moved(&self, bytes: u64) {
+        if let Some(database) = &self.database {
+            // Storage that fails bounds nothing.
+            let _ = self.count(database, 0, bytes).await;
+        }
+    }
+
     /// Counts at least `least` and at most `most` bytes, or none.
     async fn count(&self, database: &Database, least: u64, most: u64) -> Result<u64, JsValue> {
         let granted = Cell::new(0);

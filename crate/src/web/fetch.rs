@@ -6,6 +6,8 @@ use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortController, Headers, ReadableStreamDefaultReader, RequestInit, RequestRedirect, WorkerGlobalScope};
 
 use super::day::DataDay;
+#[cfg(feature = "every-layer")]
+use super::fields::Fields;
 use crate::volunteer::host::{HostError, Request, Response};
 
 /// Abandons the exchange when dropped; harmless once it is over.
@@ -73,6 +75,18 @@ async fn read(response: &web_sys::Response, bytes_max: u64, day: &DataDay) -> Re
         bytes.resize(start + value.length() as usize, 0);
         value.copy_to(&mut bytes[start..]);
     }
+}
+
+/// Bytes that this worker's program took off the network since this was asked last: bodies of what was loaded, beside the
+/// protocol's calls, which are counted as they are made. What came from the browser's cache is none.
+#[cfg(feature = "every-layer")]
+pub fn program_bytes() -> u64 {
+    let Some(performance) = js_sys::global().unchecked_into::<WorkerGlobalScope>().performance() else { return 0 };
+    let loaded = performance.get_entries_by_type("resource").into_iter().map(Fields::new);
+    let program = loaded.filter(|entry| !entry.text("name").is_some_and(|name| name.contains("/v1/")));
+    let bytes = program.filter_map(|entry| Some(entry.whole("transferSize")?.min(entry.whole("encodedBodySize")?))).sum();
+    performance.clear_resource_timings();
+    bytes
 }
 
 /// A JavaScript error in words.

@@ -25,12 +25,20 @@ pub struct WebHost {
     database: Option<Database>,
     tempo: Rc<Tempo>,
     day: DataDay,
+    /// Hears the token of a session that ends with the visit, for its key does.
+    tell_session: fn(&str),
 }
 
 impl WebHost {
     /// Opens storage and the visitor's key. The coordinator is this worker's own origin. Computations keep to `tempo`, and
-    /// the day's data of all tabs to `day_bytes_max`, where 0 means no bound.
-    pub async fn open(options: KeyOptions<'_>, tempo: Rc<Tempo>, day_bytes_max: u64) -> Result<WebHost, HostError> {
+    /// the day's data of all tabs to `day_bytes_max`, where 0 means no bound. Where the key is not stored, `tell_session` hears
+    /// the token of each session that is opened: whoever outlives this worker can end them.
+    pub async fn open(
+        options: KeyOptions<'_>,
+        tempo: Rc<Tempo>,
+        day_bytes_max: u64,
+        tell_session: fn(&str),
+    ) -> Result<WebHost, HostError> {
         let name = options.database;
         let identity = WebIdentity::open(options).await?;
         let database = match name {
@@ -38,7 +46,7 @@ impl WebHost {
             None => None,
         };
         let day = DataDay::open(name, day_bytes_max).await;
-        Ok(WebHost { origin: origin(), database_name: name.map(str::to_owned), identity, database, tempo, day })
+        Ok(WebHost { origin: origin(), database_name: name.map(str::to_owned), identity, database, tempo, day, tell_session })
     }
 }
 
@@ -163,6 +171,9 @@ impl Host for WebHost {
     }
 
     async fn store_session(&self, name: &str, session: Option<&StoredSession>) {
+        if let Some(session) = session.filter(|_| !self.identity.stored) {
+            (self.tell_session)(&session.token);
+        }
         let Some(database) = &self.database else { return };
         let _ = match session {
             Some(session) => {
