@@ -318,15 +318,20 @@ Promise.all([kept("manyhands-day", (day) => day.get("moved")), kept("manyhands-v
 async fn what_the_page_moves_is_a_part_of_its_visit_s_data() -> Result<()> {
     const MOST: f64 = 20e6;
     let folder = tempfile::tempdir()?;
-    let server = Server::start(&folder.path().join("data"))?;
+    let mut server = Server::start(&folder.path().join("data"))?;
     let files = jobs::train(folder.path(), SmallTrain::endless())?;
     server.submit(&files.manifest, &files.data)?;
     for script in [LONG_STREAM, LOADED_AGAIN] {
         let site = registered(&server, &server.url, "data=20").await?;
-        let visitor = Visitor::open("about:blank").await?;
-        visitor.before_pages(script).await?;
-        visitor.goto(&site.origin).await?;
+        let visitor = Visitor::open(&site.origin).await?;
         visitor.enter_frame("many-hands").await?;
+        visitor.wait_until("d.state === 'idle' && d.link === 'live'", LIMIT).await?;
+        visitor.run(script).await?;
+        // The stream that there is was begun before.
+        server.kill_9();
+        visitor.wait_until("d.link !== 'live'", LIMIT).await?;
+        server.restart()?;
+        visitor.wait_until("d.link === 'live'", LIMIT).await?;
         visitor.press_seen_start(LIMIT).await?;
         let state = visitor.wait_until("d.state === 'failed'", LIMIT).await?;
         assert_eq!(text(&state["end"]), "used_up", "{state}");
