@@ -156,7 +156,7 @@ struct ShownEnds {
 }
 
 enum Shown {
-    Step(ShownStep),
+    Step(Box<ShownStep>),
     Ends(ShownEnds),
 }
 
@@ -184,7 +184,7 @@ async fn shown(service: &Service, challenge: &Challenge) -> Result<Shown, DriveE
     let step = challenge.step.ok_or_else(missing)?;
     match (answer(&challenge.segment)?, answer(&challenge.trace)?, answer(&challenge.reveal)?) {
         (Answer::Segment(segment), Answer::Trace(trace), Answer::Reveal(reveal)) => {
-            Ok(Shown::Step(ShownStep { states, step, segment, trace, reveal }))
+            Ok(Shown::Step(Box::new(ShownStep { states, step, segment, trace, reveal })))
         }
         _ => Err(missing()),
     }

@@ -62,7 +62,7 @@ mod tests {
         for name in 0..2 * SHARES_MAX {
             shares.add(&name.to_string(), 5);
         }
-        assert_eq!((shares.0.len(), shares.get("0"), shares.get("127")), (SHARES_MAX, None, Some(5)));
+        assert_eq!((shares.0.len(), shares.get("0"), shares.get("255")), (SHARES_MAX, None, Some(5)));
         let long: String = (0..3 * SHARES_MAX).map(|i| format!("{i} 5\n")).collect();
         assert_eq!(Shares::parse(&long).0.len(), SHARES_MAX);
     }
