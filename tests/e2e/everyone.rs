@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use manyhands_tests::accessible::{examined, found, speak};
+use manyhands_tests::accessible::{LANGUAGES, SCHEMES, dress, examine, examined, found, speak};
 use manyhands_tests::artefacts;
 use manyhands_tests::browser::{Visitor, text};
 use manyhands_tests::jobs::{self, SmallTrain};
@@ -13,8 +13,6 @@ use manyhands_tests::server::Server;
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(180);
-const LANGUAGES: [&str; 3] = ["en", "de", "ar"];
-const SCHEMES: [&str; 2] = ["light", "dark"];
 /// Keys by WebDriver's names (its section 17.4.2).
 const TAB: char = '\u{e004}';
 const ENTER: char = '\u{e007}';
@@ -28,23 +26,6 @@ fn endless(folder: &Path) -> Result<Server> {
     let files = jobs::train(folder, SmallTrain::endless())?;
     server.submit(&files.manifest, &files.data)?;
     Ok(server)
-}
-
-async fn dress(visitor: &Visitor, look: &str, value: &str) -> Result<()> {
-    visitor.run(&format!("document.documentElement.dataset['{look}'] = '{value}';")).await?;
-    Ok(())
-}
-
-/// The state that the page is in, in every scheme and language.
-async fn examine(visitor: &Visitor, state: &str) -> Result<()> {
-    for tag in LANGUAGES {
-        speak(visitor, tag).await?;
-        for scheme in SCHEMES {
-            dress(visitor, "scheme", scheme).await?;
-            assert_eq!(found(visitor).await?, Vec::<String>::new(), "{state}, {tag}, {scheme}");
-        }
-    }
-    speak(visitor, "en").await
 }
 
 #[tokio::test]

@@ -1,11 +1,13 @@
 //! What the page says when something is not as it should be, each brought about as it would be: no WebGPU, a software adapter,
-//! a device that computes wrongly, no work, no coordinator, the data used up, a page too old, a pause, a browser that keeps nothing.
+//! a device that computes wrongly, no work, no coordinator, the data used up, a page too old, a pause, a browser that keeps nothing;
+//! and that axe-core finds nothing wrong with it where the page is no frame of another site's, which axe-core does not reach.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
 use manyhands_protocol::JobId;
+use manyhands_tests::accessible::{examine, examined, let_axe_run};
 use manyhands_tests::artefacts;
 use manyhands_tests::browser::{Visitor, text};
 use manyhands_tests::jobs::{self, SmallTrain};
@@ -48,7 +50,7 @@ fn workers_begin_with(script: &str) -> String {
 /// A visitor whose workers begin with that script, which no policy would let in.
 async fn changed(url: &str, script: &str) -> Result<Visitor> {
     let visitor = Visitor::open("about:blank").await?;
-    visitor.ignore_policies().await?;
+    let_axe_run(&visitor).await?;
     visitor.before_pages(&workers_begin_with(script)).await?;
     visitor.goto(url).await?;
     Ok(visitor)
@@ -63,23 +65,24 @@ async fn without_webgpu_it_computes_on_the_processor_and_says_so() -> Result<()>
     visitor.goto(&server.url).await?;
     visitor.wait_until("d.state === 'idle' && d.jobState === 'running'", LIMIT).await?;
     assert!(seen(&visitor, "consent-cost").await?.contains("offers no WebGPU"));
+    examine(&visitor, "no WebGPU, the offer").await?;
     visitor.press_start().await?;
     visitor.wait_until("Number(d.accepted) >= 1 && d.backend === 'wasm'", LIMIT).await?;
     let adapter = seen(&visitor, "adapter").await?;
     assert!(adapter.starts_with("Processor") && adapter.contains("The graphics processor is not used: "), "{adapter}");
-    Ok(())
+    examine(&visitor, "no WebGPU, working").await
 }
 
 #[tokio::test]
 async fn a_software_adapter_is_named() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = start(folder.path(), SmallTrain::endless())?;
-    let visitor = Visitor::open(&server.url).await?;
+    let visitor = examined(&server.url).await?;
     visitor.press_start().await?;
     visitor.wait_until("Number(d.accepted) >= 1", LIMIT).await?;
     let adapter = seen(&visitor, "adapter").await?;
     assert!(adapter.contains("The graphics processor is not used: "), "{adapter}");
-    Ok(())
+    examine(&visitor, "a software adapter").await
 }
 
 /// A GPU whose numbers come back with their signs changed.
@@ -102,7 +105,7 @@ async fn a_device_that_computes_wrongly_computes_nothing() -> Result<()> {
     assert!(error.starts_with("This device gave a wrong answer in its self-test"), "{error}");
     assert_eq!(seen(&visitor, "mine-done").await?, "0");
     visitor.screenshot(&artefacts()?.join("state-wrong-device.png")).await?;
-    Ok(())
+    examine(&visitor, "a device that computes wrongly").await
 }
 
 #[tokio::test]
@@ -112,11 +115,12 @@ async fn no_work_now_is_said_and_ends_by_itself() -> Result<()> {
     // A unit is settled by two keys, and one of them takes its time.
     let other = server.volunteer(&["--duty", "1", "--cpu"])?;
     server.follow(JobId(1), LIMIT, |view| view.contributors_now == 1).await?;
-    let visitor = Visitor::open(&format!("{}/?backend=cpu", server.url)).await?;
+    let visitor = examined(&format!("{}/?backend=cpu", server.url)).await?;
     visitor.press_start().await?;
     visitor.wait_until("d.state === 'waiting' && Number(d.done) >= 1", LIMIT).await?;
     assert_eq!(seen(&visitor, "visit-state").await?, "Waiting for work");
     assert!(seen(&visitor, "visit-detail").await?.starts_with("There is no work for this device"));
+    examine(&visitor, "no work").await?;
     drop(other);
     visitor.wait_until("d.state === 'working'", LIMIT).await?;
     Ok(())
@@ -126,7 +130,7 @@ async fn no_work_now_is_said_and_ends_by_itself() -> Result<()> {
 async fn a_coordinator_that_is_gone_comes_back() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut server = start(folder.path(), SmallTrain::endless())?;
-    let visitor = Visitor::open(&format!("{}/?backend=cpu", server.url)).await?;
+    let visitor = examined(&format!("{}/?backend=cpu", server.url)).await?;
     visitor.press_start().await?;
     // Past the first unit, after which the rest of the worker is loaded.
     visitor.wait_until("Number(d.accepted) >= 3", LIMIT).await?;
@@ -134,6 +138,7 @@ async fn a_coordinator_that_is_gone_comes_back() -> Result<()> {
     let gone = visitor.wait_until("d.state === 'unreachable' && d.link === 'offline'", LIMIT).await?;
     assert_eq!(seen(&visitor, "visit-state").await?, "No connection, trying again");
     assert!(seen(&visitor, "banner").await?.starts_with("The coordinator does not answer"));
+    examine(&visitor, "no coordinator").await?;
     server.restart()?;
     let accepted = text(&gone["accepted"]);
     visitor.wait_until(&format!("d.state === 'working' && d.link === 'live' && Number(d.accepted) > {accepted}"), LIMIT).await?;
@@ -204,6 +209,7 @@ async fn a_page_too_old_says_so_and_offers_the_new_one() -> Result<()> {
         ("Load the page again".to_owned(), String::new())
     );
     visitor.screenshot(&artefacts()?.join("state-outdated.png")).await?;
+    examine(&visitor, "a page too old").await?;
     visitor.press("reload").await?;
     visitor.wait_until("d.state === 'idle'", LIMIT).await?;
     Ok(())
@@ -213,7 +219,9 @@ async fn a_page_too_old_says_so_and_offers_the_new_one() -> Result<()> {
 async fn a_browser_that_keeps_nothing_gets_a_key_for_the_visit() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = start(folder.path(), SmallTrain::endless())?;
-    let visitor = Visitor::open_forgetful(&format!("{}/?backend=cpu", server.url)).await?;
+    let visitor = Visitor::open_forgetful("about:blank").await?;
+    let_axe_run(&visitor).await?;
+    visitor.goto(&format!("{}/?backend=cpu", server.url)).await?;
     visitor.wait_until("d.state === 'idle' && d.jobState === 'running'", LIMIT).await?;
     let kept = seen(&visitor, "consent-kept").await?;
     assert!(kept.contains("This browser keeps nothing for this page"), "{kept}");
@@ -221,5 +229,5 @@ async fn a_browser_that_keeps_nothing_gets_a_key_for_the_visit() -> Result<()> {
     visitor.wait_until("Number(d.accepted) >= 1", LIMIT).await?;
     let key = seen(&visitor, "my-key").await?;
     assert!(key.ends_with(", for this visit only"), "{key}");
-    Ok(())
+    examine(&visitor, "a browser that keeps nothing").await
 }

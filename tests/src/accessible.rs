@@ -8,17 +8,44 @@ use crate::browser::{Visitor, text};
 use crate::root;
 
 const LIMIT: Duration = Duration::from_secs(60);
+pub const LANGUAGES: [&str; 3] = ["en", "de", "ar"];
+pub const SCHEMES: [&str; 2] = ["light", "dark"];
 
-/// A visitor on whose pages axe-core may run, which makes scripts of texts.
+/// A visitor on whose pages axe-core may run.
 pub async fn examined(url: &str) -> Result<Visitor> {
+    let visitor = Visitor::open("about:blank").await?;
+    let_axe_run(&visitor).await?;
+    visitor.goto(url).await?;
+    Ok(visitor)
+}
+
+/// Has pages from here on hold axe-core, which makes scripts of texts.
+pub async fn let_axe_run(visitor: &Visitor) -> Result<()> {
     let path = root().join("node_modules/axe-core/axe.min.js");
     let axe = std::fs::read_to_string(&path)
         .with_context(|| format!("{} is missing; install it with: cargo xtask setup (it needs Node)", path.display()))?;
-    let visitor = Visitor::open("about:blank").await?;
     visitor.ignore_policies().await?;
-    visitor.before_pages(&axe).await?;
-    visitor.goto(url).await?;
-    Ok(visitor)
+    visitor.before_pages(&axe).await
+}
+
+/// axe-core finds nothing on the page in the state that it is in, in every scheme and language.
+///
+/// # Panics
+/// Where it finds something.
+pub async fn examine(visitor: &Visitor, state: &str) -> Result<()> {
+    for tag in LANGUAGES {
+        speak(visitor, tag).await?;
+        for scheme in SCHEMES {
+            dress(visitor, "scheme", scheme).await?;
+            assert_eq!(found(visitor).await?, Vec::<String>::new(), "{state}, {tag}, {scheme}");
+        }
+    }
+    speak(visitor, "en").await
+}
+
+pub async fn dress(visitor: &Visitor, look: &str, value: &str) -> Result<()> {
+    visitor.run(&format!("document.documentElement.dataset['{look}'] = '{value}';")).await?;
+    Ok(())
 }
 
 /// What axe-core finds on the page as it is, by WCAG 2.2 AA and by its own advice.
