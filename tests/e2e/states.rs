@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use manyhands_protocol::JobId;
-use manyhands_tests::accessible::{examine, examined, let_axe_run};
+use manyhands_tests::accessible::{examine, examine_as_it_speaks, examined, let_axe_run};
 use manyhands_tests::artefacts;
 use manyhands_tests::browser::{Visitor, text};
 use manyhands_tests::jobs::{self, SmallTrain};
@@ -138,7 +138,8 @@ async fn a_coordinator_that_is_gone_comes_back() -> Result<()> {
     let gone = visitor.wait_until("d.state === 'unreachable' && d.link === 'offline'", LIMIT).await?;
     assert_eq!(seen(&visitor, "visit-state").await?, "No connection, trying again");
     assert!(seen(&visitor, "banner").await?.starts_with("The coordinator does not answer"));
-    examine(&visitor, "no coordinator").await?;
+    // Other languages' words are the coordinator's to give.
+    examine_as_it_speaks(&visitor, "no coordinator").await?;
     server.restart()?;
     let accepted = text(&gone["accepted"]);
     visitor.wait_until(&format!("d.state === 'working' && d.link === 'live' && Number(d.accepted) > {accepted}"), LIMIT).await?;
