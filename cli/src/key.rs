@@ -113,6 +113,9 @@ fn import(file: &Path, with: &With) -> anyhow::Result<(KeyId, String)> {
     Ok((id, format!(" is in {at}")))
 }
 
+/// What a coordinator that did not replace the key answers, and will not.
+const REFUSALS: [Code; 2] = [Code::KeyReplaced, Code::BadRotation];
+
 /// Puts a new key in the place of the one in `key_file`. It is kept beside that before the coordinator hears of it, so that the
 /// same wish goes on with the same key whatever happened in between; the old one is kept beside it in the end.
 async fn rotate(coordinator: &str, key_file: &Path) -> anyhow::Result<(KeyId, String)> {
@@ -133,10 +136,10 @@ async fn rotate(coordinator: &str, key_file: &Path) -> anyhow::Result<(KeyId, St
         Ok(()) => {}
         // It earned nothing there that could pass on.
         Err(CommandError::Problem(problem)) if problem.code == Code::UnknownKey.as_str() => {}
-        Err(error @ CommandError::Problem(_)) => {
-            // It was refused for good: the key in use is the one before.
+        // It was refused for good: the key in use is the one before. Of any other answer, an earlier wish may be in force already.
+        Err(CommandError::Problem(problem)) if REFUSALS.iter().any(|code| problem.code == code.as_str()) => {
             std::fs::remove_file(&next).with_context(|| next.display().to_string())?;
-            return Err(error.into());
+            return Err(CommandError::Problem(problem).into());
         }
         Err(error) => {
             let begun = format!("whether the key was replaced is not known; the same command goes on with {}", next.display());

@@ -13,7 +13,7 @@ const LIMIT: Duration = Duration::from_secs(2 * 60);
 /// Units that are challenged on each backend.
 const UNITS: u64 = 6;
 
-/// A coordinator that challenges every result: by a step, also where committing takes long; or as it does by default.
+/// A coordinator that challenges every result: by a step, also where committing takes long; or by segments.
 fn challenging(folder: &std::path::Path, steps: bool) -> Result<Server> {
     let all = ["--challenge-rate", "1", "--step-challenges", "--commit-share", "1"];
     Server::start_with(&folder.join("data"), if steps { &all } else { &all[..2] })

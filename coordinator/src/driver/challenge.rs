@@ -51,7 +51,10 @@ pub async fn draw(service: &Service, result: &ResultRow, unit: &Unit, work: &Tra
     if (service.config.draw)()? >= rate {
         return Ok(if standing::relieves(Some(form), rate) { Drawn::Spared } else { Drawn::Left });
     }
-    let (_, first_step, steps) = rules::segment_of(work.inner_steps, every, rules::draw(keys::random64()?, work.inner_steps));
+    // Each segment is as likely, so that a short one is no better place for a lie.
+    let segments = work.inner_steps.div_ceil(every);
+    let first = rules::draw(keys::random64()?, segments) * every;
+    let (_, first_step, steps) = rules::segment_of(work.inner_steps, every, first);
     let (now_ms, lease) = (service.now_ms(), service.store.lease_times(result.lease).await?);
     let deadline_ms = now_ms + wait_ms(lease);
     let challenge = NewChallenge { result: result.id, form, first_step, steps, now_ms, deadline_ms };

@@ -119,7 +119,11 @@ impl Segment<'_> {
     fn replay(&self, first: Tensors) -> Result<Tensors, SegmentFault> {
         let (engine, control, from) = (Engine::cpu(), Control::new(), (self.first_step, first));
         let run = engine.run_from(self.work, self.checkpoint, self.shard, &from, self.steps, &control);
-        block_on(run).map_err(|e| SegmentFault::Replay(e.to_string()))
+        block_on(run).map_err(|e| match e {
+            EngineError::NotFinite(_) => SegmentFault::Replay(e.to_string()),
+            // Not the volunteer's fault.
+            other => SegmentFault::Model(other.to_string()),
+        })
     }
 
     /// The state with each parameter moved by its last bit.

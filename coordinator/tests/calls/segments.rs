@@ -7,7 +7,7 @@ use manyhands_protocol::JobId;
 use manyhands_protocol::challenge::{Answer, Ask, ChallengeResponse, Ends};
 use manyhands_protocol::manifest::{Inputs, JobWork};
 use manyhands_protocol::problem::Code;
-use manyhands_protocol::rules::challenge::segment_of;
+use manyhands_protocol::rules::challenge::{CHALLENGE_RATE, segment_of};
 use manyhands_protocol::rules::standing::RUN_TRUSTED;
 use manyhands_protocol::states::path_of_state;
 use manyhands_protocol::view::JobState;
@@ -282,7 +282,7 @@ async fn an_open_challenge_outlives_a_restart() {
 /// A draw that a trusted key's result is repeated by where no challenge looks at it, and not where one might have.
 #[tokio::test]
 async fn keys_whose_segments_may_be_drawn_are_repeated_less_often() {
-    let often = World::start_with(|config| config.draw = || Ok(0.095)).await;
+    let often = World::start_with(|config| (config.draw, config.challenge_rate) = (|| Ok(0.095), CHALLENGE_RATE)).await;
     let seldom = World::start_with(|config| (config.draw, config.challenge_rate) = (|| Ok(0.095), 0.05)).await;
     let pending = Verdict::Pending;
     for (world, verdicts) in [(often, [pending, Verdict::Accepted]), (seldom, [pending, pending])] {

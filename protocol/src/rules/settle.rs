@@ -60,9 +60,9 @@ pub fn tolerance(model: &Model) -> f64 {
 }
 
 /// Whether two executions of one gradient unit agree: `‖a − b‖ ≤ tolerance · ‖a‖`.
-/// A NaN anywhere disagrees.
+/// A NaN or an infinity anywhere disagrees.
 pub fn agree(difference_norm: f64, update_norm: f64, tolerance: f64) -> bool {
-    difference_norm <= tolerance * update_norm
+    update_norm.is_finite() && difference_norm <= tolerance * update_norm
 }
 
 /// Executions from the checkpoint's neighbours that the referee tries before it says that a result is a lie.
@@ -127,6 +127,7 @@ mod tests {
             assert!(!agree(0.10, 1.0, tolerance));
             assert!(!agree(f64::NAN, 1.0, tolerance));
             assert!(!agree(0.0, f64::NAN, tolerance));
+            assert!(!agree(f64::INFINITY, f64::INFINITY, tolerance));
         }
         assert!(!agree(0.05, 1.0, limits::GRADIENT_TOLERANCE));
     }
