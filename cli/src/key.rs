@@ -108,7 +108,7 @@ fn import(file: &Path, with: &With) -> anyhow::Result<(KeyId, String)> {
         Some(there) => bail!("{at} keeps another key, {there}: save that one first, or name another file by --key-file"),
         None => {}
     }
-    let seed = locked.open(&*passphrase(with, false)?).with_context(name)?;
+    let seed = locked.open(&passphrase(with, false)?).with_context(name)?;
     key::write_seed(&with.key_file, &seed)?;
     Ok((id, format!(" is in {at}")))
 }

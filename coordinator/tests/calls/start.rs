@@ -174,7 +174,8 @@ async fn challenges_of_an_earlier_version_go_on() {
         }
         run(std::fs::read_to_string(file).unwrap()).await;
     }
-    let rows: Vec<(i64, String, String, i64, Option<i64>, Option<Vec<u8>>, i64, Option<i64>)> = sqlx::query_as(
+    type Row = (i64, String, String, i64, Option<i64>, Option<Vec<u8>>, i64, Option<i64>);
+    let rows: Vec<Row> = sqlx::query_as(
         "SELECT result_id, form, stage, steps, step, reveal, deadline_ms, closed_ms FROM challenges ORDER BY result_id",
     )
     .fetch_all(&memory)
