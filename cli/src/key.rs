@@ -7,6 +7,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+use manyhands::keyfile;
 use manyhands::volunteer::identity::Identity;
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::statement::Rotation;
@@ -90,7 +91,7 @@ fn export(file: &Path, with: &With) -> anyhow::Result<(KeyId, String)> {
 fn import(file: &Path, with: &With) -> anyhow::Result<(KeyId, String)> {
     let name = || file.display().to_string();
     let mut text = String::new();
-    let read = std::fs::File::open(file).and_then(|it| it.take(sealed::BYTES_MAX as u64 + 1).read_to_string(&mut text));
+    let read = std::fs::File::open(file).and_then(|it| it.take(keyfile::BYTES_MAX as u64 + 1).read_to_string(&mut text));
     match read {
         Err(e) if e.kind() == ErrorKind::InvalidData => bail!("{}: {}", name(), sealed::FileFault::NotJson),
         read => read.with_context(name)?,

@@ -10,6 +10,7 @@ pub mod governor;
 #[cfg(feature = "gpu")]
 mod gpu;
 pub mod init;
+pub mod keyfile;
 pub mod plan;
 pub mod tensors;
 pub mod tuner;

@@ -366,7 +366,7 @@ async fn each_fault_of_a_key_file_is_told_apart() {
     for text in ["1", "null", "[]", "{}", "\"manyhands-key\""] {
         assert_eq!(keyfile::open(text, PASSPHRASE).await, Err(FileFault::Damaged), "{text}");
     }
-    let long = format!("{KEY_FILE}{}", " ".repeat(keyfile::BYTES_MAX));
+    let long = format!("{KEY_FILE}{}", " ".repeat(manyhands::keyfile::BYTES_MAX));
     assert_eq!(keyfile::open(&long, PASSPHRASE).await, Err(FileFault::TooLong));
     assert_eq!(keyfile::open(WRONG_KEY_FILE, PASSPHRASE).await, Err(FileFault::Damaged));
     assert_eq!(with_iterations("600000").await, KEY_FILE, "the changed files below are changed in one place");

@@ -3,23 +3,12 @@
 
 use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
+use manyhands::keyfile::{BYTES_MAX, CIPHER, FORMAT, ITERATIONS, ITERATIONS_MAX, KDF, PKCS8, SEALED_BYTES, VERSION};
 use manyhands::volunteer::identity::Identity;
 use manyhands_protocol::KeyId;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
-
-/// Longest file that is read.
-pub const BYTES_MAX: usize = 16 * 1024;
-const FORMAT: &str = "manyhands-key";
-const VERSION: u64 = 1;
-const KDF: &str = "PBKDF2-HMAC-SHA-256";
-const CIPHER: &str = "AES-256-GCM";
-/// As OWASP's password storage cheat sheet advises for this function.
-const ITERATIONS: u32 = 600_000;
-const ITERATIONS_MAX: u32 = 10_000_000;
-/// What stands before the seed in an Ed25519 key's PKCS#8 form (RFC 8410 section 7).
-const PKCS8: [u8; 16] = [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 
 /// Why a file gives no key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -159,7 +148,7 @@ fn fields(json: &File) -> Option<Sealed> {
         iterations: Some(json.kdf.iterations).filter(|n| (ITERATIONS..=ITERATIONS_MAX).contains(n))?,
         salt: bytes(&json.kdf.salt)?,
         iv: bytes(&json.cipher.iv)?,
-        sealed: bytes::<{ PKCS8.len() + 32 + 16 }>(&json.sealed)?.to_vec(),
+        sealed: bytes::<SEALED_BYTES>(&json.sealed)?.to_vec(),
     })
 }
 

@@ -9,22 +9,8 @@ use web_sys::CryptoKey;
 
 use super::fields::{Fields, Record};
 use super::identity::{self, array, crypto, subtle};
+use crate::keyfile::{BYTES_MAX, CIPHER, FORMAT, ITERATIONS, ITERATIONS_MAX, KDF, PKCS8, SEALED_BYTES, VERSION};
 use crate::volunteer::identity::Identity;
-
-/// Longest file that is read.
-pub const BYTES_MAX: usize = 16 * 1024;
-const FORMAT: &str = "manyhands-key";
-const VERSION: u64 = 1;
-const KDF: &str = "PBKDF2-HMAC-SHA-256";
-const CIPHER: &str = "AES-256-GCM";
-/// As OWASP's password storage cheat sheet advises for this function.
-const ITERATIONS: u64 = 600_000;
-/// A file that asks for more would keep a tab busy for minutes.
-const ITERATIONS_MAX: u64 = 10_000_000;
-/// What stands before the seed in an Ed25519 key's PKCS#8 form (RFC 8410 section 7).
-const PKCS8: [u8; 16] = [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
-/// AES-GCM adds its tag.
-const SEALED_BYTES: usize = PKCS8.len() + 32 + 16;
 
 /// Why a file gives no key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,7 +102,7 @@ impl Sealed {
         }
         Some(Sealed {
             key: fields.text("key")?.parse().ok()?,
-            iterations: kdf.whole("iterations").filter(|n| (ITERATIONS..=ITERATIONS_MAX).contains(n))?,
+            iterations: kdf.whole("iterations").filter(|n| (ITERATIONS.into()..=ITERATIONS_MAX.into()).contains(n))?,
             salt: bytes(&kdf, "salt")?,
             iv: bytes(&cipher, "iv")?,
             sealed: bytes(fields, "sealed")?,
@@ -165,7 +151,7 @@ pub async fn seal(seed: &[u8; 32], passphrase: &str) -> Result<String, FileFault
         crypto()?.get_random_values_with_u8_array(&mut salt)?;
         crypto()?.get_random_values_with_u8_array(&mut iv)?;
         let mut file =
-            Sealed { key: Identity::from_seed(seed).key(), iterations: ITERATIONS, salt, iv, sealed: [0; SEALED_BYTES] };
+            Sealed { key: Identity::from_seed(seed).key(), iterations: ITERATIONS.into(), salt, iv, sealed: [0; SEALED_BYTES] };
         let key = file.derived(passphrase, "encrypt").await?;
         let sealed = JsFuture::from(subtle()?.encrypt_with_object_and_u8_array(&file.gcm(), &key, &plain)?).await?;
         file.sealed = array(&sealed).ok_or_else(|| JsValue::from_str("a sealed key of another length"))?;

@@ -5,8 +5,8 @@
 const SEGMENTS_MAX: u32 = 8;
 /// What committing may take of a unit's time.
 pub const COMMIT_SHARE: f64 = 0.02;
-/// Share of the results that commit to their training states which is challenged, unless the operator says otherwise: half of
-/// the steps fabricated are found within 100 units with probability 0.99, by challenges alone (docs/verification.md).
+/// Share of the results that commit to their training states which has to be challenged for challenges to take the place of
+/// repetitions ([`super::standing::relieves`]): half of the steps fabricated are found within 100 units with probability 0.99, by challenges alone (docs/verification.md).
 pub const CHALLENGE_RATE: f64 = 0.091;
 /// SHA-256 by a processor's own instructions, copies included.
 const HASH_BYTES_PER_SECOND: f64 = 1e9;
