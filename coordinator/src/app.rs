@@ -86,6 +86,9 @@ impl App {
         if let Err(error) = service.store.forget_prefixes().await {
             tracing::error!(%error, "address prefixes of the last run were not forgotten");
         }
+        if let Err(error) = service.store.wait_anew(service.now_ms()).await {
+            tracing::error!(%error, "open challenges keep the deadlines of the last run");
+        }
         service.delete_unnamed().await.map_err(|error| StartError::Sweep(Box::new(error)))?;
         let mut tasks = JoinSet::new();
         let parts = service.clone();

@@ -51,11 +51,13 @@ enum Kind {
     Sybil,
     /// Once trusted, so many of the segments of every unit are made up.
     Partly(u32),
+    /// The same from the key's first unit on.
+    PartlyNew(u32),
     /// Once trusted, all of them, and leaves whenever a lie is challenged.
     Silent,
 }
 
-const KINDS: [(Kind, &str); 8] = [
+const KINDS: [(Kind, &str); 9] = [
     (Kind::Independent, "lazy, noise, stale, sign-flip or scaled"),
     (Kind::Backdoor, "targeted backdoor"),
     (Kind::Colluding, "colluding group"),
@@ -63,6 +65,7 @@ const KINDS: [(Kind, &str); 8] = [
     (Kind::Sybil, "sybil swarm"),
     (Kind::Partly(SEGMENTS / 2), "half of the steps fabricated"),
     (Kind::Partly(1), "one segment fabricated"),
+    (Kind::PartlyNew(1), "one segment fabricated, by new keys too"),
     (Kind::Silent, "selective silence to challenges"),
 ];
 
@@ -265,7 +268,7 @@ impl World {
         let (cheats, run) = (self.volunteers[volunteer].cheats, self.volunteers[volunteer].run);
         let lies = cheats
             && match self.kind {
-                Kind::Independent | Kind::Colluding | Kind::Sybil => true,
+                Kind::Independent | Kind::Colluding | Kind::Sybil | Kind::PartlyNew(_) => true,
                 Kind::Partly(_) | Kind::Silent => run >= standing::RUN_TRUSTED,
                 Kind::Backdoor => self.numbers.one_in(10),
                 Kind::Sleeper => run >= 50,
@@ -287,9 +290,10 @@ impl World {
             entry.live.retain(|&other| other != volunteer);
         }
         // A unit that a second key has begun is compared instead.
-        if challenged && self.units.get(&unit).is_some_and(|entry| entry.live.is_empty() && entry.results.is_empty()) {
-            self.challenge(volunteer, unit, answer);
-        } else if let Some(entry) = self.units.get_mut(&unit) {
+        let challenged =
+            challenged && self.units.get(&unit).is_some_and(|entry| entry.live.is_empty() && entry.results.is_empty());
+        let goes_on = !challenged || self.challenge(volunteer, unit, answer);
+        if let Some(entry) = self.units.get_mut(&unit).filter(|_| goes_on) {
             entry.results.push((volunteer, answer));
             if entry.course.is_none() {
                 let second_key = !entry.live.is_empty() || entry.results.len() > 1;
@@ -311,13 +315,13 @@ impl World {
         self.at(self.now_ms + away_ms, Event::Arrives(volunteer));
     }
 
-    /// A segment is drawn; the unit is settled by what was shown, or goes to others.
-    fn challenge(&mut self, volunteer: usize, unit: u64, answer: Answer) {
+    /// A segment is drawn. True if what was shown is right, and the unit goes its way; otherwise it goes to others.
+    fn challenge(&mut self, volunteer: usize, unit: u64, answer: Answer) -> bool {
         let (lies, counted) = (answer != Answer::Right, self.counts_now());
         self.counts.challenged += u64::from(counted);
         let made_up = match self.kind {
             _ if !lies => 0,
-            Kind::Partly(segments) => segments,
+            Kind::Partly(segments) | Kind::PartlyNew(segments) => segments,
             _ => SEGMENTS,
         };
         let is_gone = self.numbers.one_in(UNANSWERED_ONE_IN) || (lies && self.kind == Kind::Silent);
@@ -331,10 +335,7 @@ impl World {
             false => draw(self.numbers.next(), SEGMENTS) < made_up,
         };
         if !is_gone && !caught {
-            if let Some(entry) = self.units.get_mut(&unit) {
-                entry.results.push((volunteer, answer));
-            }
-            return self.settle(unit, answer, false);
+            return true;
         }
         self.counts.results += u64::from(counted);
         self.counts.unanswered += u64::from(counted && is_gone);
@@ -344,6 +345,7 @@ impl World {
         {
             self.wanting.push_front(unit);
         }
+        false
     }
 
     /// Whether what happens now counts: in the second half of the units.
@@ -449,7 +451,8 @@ fn main() -> ExitCode {
     };
     for commits in [false, true] {
         // Without segments there is no part of them, and no challenge to be silent to.
-        let kinds = KINDS.into_iter().filter(|(kind, _)| commits || !matches!(kind, Kind::Partly(_) | Kind::Silent));
+        let kinds =
+            KINDS.into_iter().filter(|(kind, _)| commits || !matches!(kind, Kind::Partly(_) | Kind::PartlyNew(_) | Kind::Silent));
         for (kind, name) in kinds {
             for share in [0.0, 0.1, 0.2, 0.3, 0.4] {
                 if share == 0.0 && kind != Kind::Independent {

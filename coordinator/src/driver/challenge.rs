@@ -28,11 +28,14 @@ pub const CAUGHT: &str = "caught";
 /// And of one whose volunteer did not answer, and was not there to.
 pub const UNANSWERED: &str = "unanswered";
 
+/// A line on which an answer still comes in time, 1 Mbit/s; a slower one has what computing leaves it.
+const UPLINK_BYTES_PER_SECOND: u64 = 125_000;
+
 /// What a draw came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drawn {
     Challenged,
-    /// Not challenged, though it might have been: repeated the less for it ([`standing::relieves`]).
+    /// Not challenged though it might have been, or what was asked for is right: repeated the less for it ([`standing::relieves`]).
     Spared,
     /// No challenge looks at it.
     Left,
@@ -40,14 +43,19 @@ pub enum Drawn {
 
 /// Draws whether a stored result is challenged, and where. The caller has found its structure sound.
 pub async fn draw(service: &Service, result: &ResultRow, unit: &Unit, work: &TrainWork) -> Result<Drawn, DriveError> {
+    let rate = service.config.challenge_rate;
     if let Some(challenge) = service.store.challenge(result.lease).await? {
-        return Ok(if challenge.stage.is_open() { Drawn::Challenged } else { Drawn::Left });
+        // What one finds is a lie or none. Of whom none was found the unit goes its way, as if nothing had been drawn.
+        return Ok(match challenge.stage {
+            stage if stage.is_open() => Drawn::Challenged,
+            ChallengeStage::Passed if standing::relieves(Some(challenge.form), rate) => Drawn::Spared,
+            _ => Drawn::Left,
+        });
     }
     let Some(statement) = service.store.result_statement(result.id).await? else { return Ok(Drawn::Left) };
     let states = payload::<ResultStatement>(cose::Kind::Result, &statement)?.states;
     let form = scheduler::challenge_form(&unit.work, service.config.step_challenges);
     let (Some(States { every, .. }), Some(form)) = (states, form) else { return Ok(Drawn::Left) };
-    let rate = service.config.challenge_rate;
     if (service.config.draw)()? >= rate {
         return Ok(if standing::relieves(Some(form), rate) { Drawn::Spared } else { Drawn::Left });
     }
@@ -55,8 +63,8 @@ pub async fn draw(service: &Service, result: &ResultRow, unit: &Unit, work: &Tra
     let segments = work.inner_steps.div_ceil(every);
     let first = rules::draw(keys::random64()?, segments) * every;
     let (_, first_step, steps) = rules::segment_of(work.inner_steps, every, first);
-    let (now_ms, lease) = (service.now_ms(), service.store.lease_times(result.lease).await?);
-    let deadline_ms = now_ms + wait_ms(lease);
+    let (now_ms, times) = (service.now_ms(), service.store.lease_times(result.lease).await?);
+    let deadline_ms = now_ms + wait_ms(times, &unit.work, form);
     let challenge = NewChallenge { result: result.id, form, first_step, steps, now_ms, deadline_ms };
     let opened = service.store.open_challenge(challenge).await?;
     if opened {
@@ -65,9 +73,10 @@ pub async fn draw(service: &Service, result: &ResultRow, unit: &Unit, work: &Tra
     Ok(if opened { Drawn::Challenged } else { Drawn::Left })
 }
 
-/// How long an answer may take, by when the lease was given and its result came.
-pub fn wait_ms([issued_ms, received_ms]: [u64; 2]) -> u64 {
-    limits::CHALLENGE_WAIT_MS + 3 * received_ms.saturating_sub(issued_ms)
+/// How long an answer may take: to compute, by when the lease was given and its result came, and to upload.
+pub fn wait_ms([issued_ms, received_ms]: [u64; 2], work: &Work, form: Form) -> u64 {
+    let upload_ms = scheduler::shown_bytes(work, form).saturating_mul(1000) / UPLINK_BYTES_PER_SECOND;
+    limits::CHALLENGE_WAIT_MS + 3 * received_ms.saturating_sub(issued_ms) + upload_ms
 }
 
 /// The payload of a statement that was checked when it came.
@@ -85,12 +94,16 @@ pub(super) async fn turn(service: &Arc<Service>, now_ms: u64, turn: &mut Turn) {
     match service.store.challenges_due(now_ms, BATCH_COUNT).await {
         Ok((challenges, next_ms)) => {
             turn.wake_ms = turn.wake_ms.min(next_ms.unwrap_or(u64::MAX));
-            for challenge in challenges {
-                let done = match challenge.stage {
-                    ChallengeStage::Check => check(service, &challenge).await,
-                    _ => miss(service, &challenge, now_ms).await,
-                };
-                turn.note(now_ms, "ending a challenge", done);
+            let (to_check, missed): (Vec<_>, Vec<_>) =
+                challenges.into_iter().partition(|challenge| challenge.stage == ChallengeStage::Check);
+            for challenge in missed {
+                turn.note(now_ms, "ending a challenge", miss(service, &challenge, now_ms).await);
+            }
+            for challenge in to_check {
+                // One a turn, as the referee's. One that fails holds up none of the others.
+                if turn.note(now_ms, "checking what was shown", check(service, &challenge).await).is_some() {
+                    return;
+                }
             }
         }
         Err(error) => {
@@ -101,7 +114,7 @@ pub(super) async fn turn(service: &Arc<Service>, now_ms: u64, turn: &mut Turn) {
 
 /// Nobody answered in time: a key that is there and does not answer is caught, one that is gone is not believed.
 async fn miss(service: &Service, challenge: &Challenge, now_ms: u64) -> Result<(), DriveError> {
-    if service.store.is_present(challenge.key, challenge.stage_ms).await? {
+    if service.store.is_present(challenge.key, challenge.asked_ms, challenge.deadline_ms).await? {
         return caught(service, challenge, "no answer in time", 0).await;
     }
     debug_assert!(now_ms >= challenge.deadline_ms);
@@ -132,7 +145,8 @@ async fn close(
     check_flop: u64,
 ) -> Result<(), DriveError> {
     let reason = crate::verify::cut(reason);
-    let closed = ChallengeClosed { result: challenge.result, outcome, reason, check_flop, now_ms: service.now_ms() };
+    let (result, stage, now_ms) = (challenge.result, challenge.stage, service.now_ms());
+    let closed = ChallengeClosed { result, stage, outcome, reason, check_flop, now_ms };
     service.store.close_challenge(closed).await?;
     if let Some(unit) = service.store.unit(challenge.unit).await? {
         service.events.touch(unit.job);

@@ -69,7 +69,10 @@ pub async fn answer(
         ChallengeStage::Segment => Some(challenge.first_step + draw(keys::random64()?, challenge.steps)),
         _ => None,
     };
-    let deadline_ms = now_ms + wait_ms(service.store.lease_times(lease).await?);
+    let Some(unit) = service.store.unit(challenge.unit).await? else {
+        return Err(Failure::new(Code::UnknownChallenge, format!("the unit of lease {lease} is gone")));
+    };
+    let deadline_ms = now_ms + wait_ms(service.store.lease_times(lease).await?, &unit.work, challenge.form);
     let answered = ChallengeAnswered { lease, key, to_stage, statement, step, file, now_ms, deadline_ms };
     let challenge = service.store.answer_challenge(answered).await?;
     service.driver.notify_one();

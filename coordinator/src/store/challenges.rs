@@ -136,6 +136,8 @@ impl ChallengeAnswered {
 #[derive(Debug, Clone)]
 pub struct ChallengeClosed {
     pub result: i64,
+    /// At which it ends; one that went on meanwhile is left alone.
+    pub stage: ChallengeStage,
     pub outcome: ChallengeStage,
     /// What a rejected result is told; empty otherwise.
     pub reason: String,

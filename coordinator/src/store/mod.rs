@@ -278,8 +278,6 @@ pub enum SettledBy {
     Quorum,
     /// The coordinator computed it.
     Referee,
-    /// A step of it, drawn at random, was shown and is right.
-    Challenge,
 }
 
 impl SettledBy {
@@ -287,8 +285,7 @@ impl SettledBy {
     pub fn name(self) -> &'static str {
         match self {
             SettledBy::Algebra => "algebra",
-            // Of one whose step was shown the challenge itself says so.
-            SettledBy::Quorum | SettledBy::Challenge => "quorum",
+            SettledBy::Quorum => "quorum",
             SettledBy::Referee => "referee",
         }
     }
@@ -497,12 +494,14 @@ pub trait Store: Send + Sync + 'static {
     async fn answer_challenge(&self, answered: ChallengeAnswered) -> Result<Challenge>;
     /// Open challenges that are to be checked or past their deadline, at most `count_max`, and the next deadline.
     async fn challenges_due(&self, now_ms: u64, count_max: u32) -> Result<(Vec<Challenge>, Option<u64>)>;
-    /// Ends an open challenge: one that passed settles its unit with the result, any other rejects the result. One that has ended
-    /// stays as it is.
+    /// Ends an open challenge at the stage that it was looked at in: of one that passed the result waits on, any other rejects it.
+    /// One that has ended or went on meanwhile stays as it is.
     async fn close_challenge(&self, closed: ChallengeClosed) -> Result<()>;
     async fn challenge_counts(&self, key: KeyId) -> Result<ChallengeCounts>;
-    /// Whether the key kept a lease from before that time by a heartbeat after it.
-    async fn is_present(&self, key: KeyId, since_ms: u64) -> Result<bool>;
+    /// Whether the key kept a lease from before `since_ms` by a heartbeat shortly before `at_ms`.
+    async fn is_present(&self, key: KeyId, since_ms: u64, at_ms: u64) -> Result<bool>;
+    /// Gives open challenges that wait for an answer their whole time again: nobody could answer while no coordinator ran.
+    async fn wait_anew(&self, now_ms: u64) -> Result<()>;
 
     async fn unit(&self, unit: UnitId) -> Result<Option<Unit>>;
     /// A unit's results that were not rejected, oldest first.

@@ -424,8 +424,14 @@ impl Store for SqliteStore {
         challenges::counts(&mut *self.read().await?, key).await
     }
 
-    async fn is_present(&self, key: KeyId, since_ms: u64) -> Result<bool> {
-        challenges::is_present(&mut *self.read().await?, key, since_ms).await
+    async fn is_present(&self, key: KeyId, since_ms: u64, at_ms: u64) -> Result<bool> {
+        challenges::is_present(&mut *self.read().await?, key, since_ms, at_ms).await
+    }
+
+    async fn wait_anew(&self, now_ms: u64) -> Result<()> {
+        let mut tx = self.write().await?;
+        challenges::wait_anew(&mut tx, now_ms).await?;
+        Ok(tx.commit().await?)
     }
 
     async fn unit(&self, unit: UnitId) -> Result<Option<Unit>> {

@@ -1,6 +1,7 @@
 //! Is one stretch of a unit's training an honest one? The coordinator computes it again from the state that a volunteer showed
 //! before it, and compares what it comes to with the state shown after it: parameters by how far the stretch moved them, the
-//! optimiser's state by what it does to the steps that follow. docs/verification.md, "Challenged segments", has the bounds.
+//! optimiser's state by what it does to the steps that follow. What it is measured by comes from the state that was shown, so that
+//! state must be one that training can lead to. docs/verification.md, "Challenged segments", has the bounds.
 //!
 //! It blocks for as long as that takes. Whether what is shown is what was committed to is its caller's question.
 
@@ -11,12 +12,19 @@ use manyhands::engine::states::{Ends, Tensors, initial_state, keyed_state};
 use manyhands::plan::{State, StateKind};
 use manyhands::tensors::Shard;
 use manyhands::{Control, Engine, EngineError};
+use manyhands_protocol::limits::UPDATE_NORM_RATIO_MAX;
 use manyhands_protocol::rules::settle::{ROUNDING_RUNS, agree, may_be_rounding, tolerance};
 use manyhands_protocol::work::{InnerOptimizer, TrainWork};
 use manyhands_shaders::{FLUSH, UNIT_ROUNDOFF};
 
 use super::freivalds::gamma;
 use crate::referee::neighbour;
+
+/// Times as far as its own gradients moved it that a segment may be measured by. The rest is what a velocity from before carries
+/// on, of which the gradients tell nothing: four times as much is usual for a momentum of 0.9 over four steps.
+const CARRIED_MAX: f64 = 4.0;
+/// What the moments of AdamW may exceed their bound by: far more than the rounding of any unit's steps.
+const MOMENTS_ROUNDED: f64 = 1e-3;
 
 /// Why a segment is not taken.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -25,6 +33,8 @@ pub enum SegmentFault {
     Replay(String),
     #[error("{0} of the segment's {1} state is not that of its step")]
     Counter(&'static str, &'static str),
+    #[error("{0} of the segment's {1} state are larger than training makes them")]
+    TooLarge(&'static str, &'static str),
     #[error("the segment's last state is not where its first leads: {kind} differ by {share:.3} of what is expected")]
     Elsewhere { kind: &'static str, share: f64 },
     #[error("the model cannot be run: {0}")]
@@ -55,6 +65,15 @@ impl Apart {
     fn of(pairs: impl Iterator<Item = [f64; 2]>) -> Apart {
         let [difference, norm] = pairs.fold([0.0; 2], |[a, b], [difference, norm]| [a + difference.powi(2), b + norm.powi(2)]);
         Apart { difference: difference.sqrt(), norm: norm.sqrt() }
+    }
+
+    /// Of quadruples: a value before, where it had come to without any gradient, the coordinator's own and the one shown.
+    fn moved(values: impl Iterator<Item = [f64; 4]>) -> Apart {
+        let sums = values.fold([0.0; 3], |[apart, moved, driven], [before, coasted, own, shown]| {
+            [apart + (own - shown).powi(2), moved + (own - before).powi(2), driven + (own - coasted).powi(2)]
+        });
+        let [difference, moved, driven] = sums.map(f64::sqrt);
+        Apart { difference, norm: moved.min(CARRIED_MAX * driven) }
     }
 
     pub fn share(self) -> f64 {
@@ -91,8 +110,10 @@ impl Segment<'_> {
             None => self.output(),
         };
         let end = self.first_step + self.steps;
-        self.check_counters(&before, self.first_step, "first")?;
-        self.check_counters(&last, end, "last")?;
+        for (state, step, which) in [(&before, self.first_step, "first"), (&last, end, "last")] {
+            self.check_counters(state, step, which)?;
+            self.check_sizes(state, step, which)?;
+        }
         let own = keyed(self.replay(first.clone())?)?;
         let apart = self.distances(&before, &own, &last);
         let Some((kind, share)) = self.beyond(&apart) else { return Ok(Agreed { apart, run: None }) };
@@ -156,6 +177,40 @@ impl Segment<'_> {
         Ok(())
     }
 
+    /// Parameters are as near the checkpoint as those of an update must be, and so is where SGD's velocities would carry them. AdamW's
+    /// first moments are as small beside the second ones as the same gradients make both.
+    fn check_sizes(&self, state: &Keyed, step: u32, which: &'static str) -> Result<(), SegmentFault> {
+        let of = |kind| state.iter().filter(move |(state, _)| state.kind == kind).map(|(_, values)| values);
+        let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value.powi(2)).sum::<f64>().sqrt();
+        let all = |tensors: &[Vec<f32>]| norm(&mut tensors.iter().flatten().map(|&value| f64::from(value)));
+        let most = UPDATE_NORM_RATIO_MAX * (all(self.checkpoint) + 1.0);
+        let pairs = of(StateKind::Parameter).flatten().zip(self.checkpoint.iter().flatten());
+        let far = norm(&mut pairs.map(|(&value, &checkpoint)| f64::from(value) - f64::from(checkpoint)));
+        // Not `far > most`: NaN is too large.
+        if !(far <= most) {
+            return Err(SegmentFault::TooLarge("the parameters", which));
+        }
+        match self.work.optimizer {
+            InnerOptimizer::Sgd { learning_rate, momentum, .. } => {
+                let [rate, momentum] = [learning_rate, momentum].map(f64::from);
+                let speed = norm(&mut of(StateKind::Velocity).flatten().map(|&value| f64::from(value)));
+                if !(rate * momentum / (1.0 - momentum) * speed <= most) {
+                    return Err(SegmentFault::TooLarge("the velocities", which));
+                }
+            }
+            InnerOptimizer::AdamW { beta1, beta2, .. } => {
+                let ratio = moments_ratio([beta1, beta2].map(f64::from), step) * (1.0 + MOMENTS_ROUNDED);
+                // What small squares of gradients lost to flushing, in all.
+                let flushed = 2.0 * FLUSH / (1.0 - f64::from(beta2));
+                let sane = |(&m, &v): (&f32, &f32)| f64::from(m).abs() <= ratio * (f64::from(v) + flushed).sqrt();
+                if !of(StateKind::FirstMoment).flatten().zip(of(StateKind::SecondMoment).flatten()).all(sane) {
+                    return Err(SegmentFault::TooLarge("the moments", which));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The first kind that is further apart than the tolerance.
     fn beyond(&self, apart: &Distances) -> Option<(&'static str, f64)> {
         let most = tolerance(&self.work.model);
@@ -166,33 +221,42 @@ impl Segment<'_> {
     /// How far `last` is from `own`, both after `before`; of the optimiser's state only where `last` has it.
     fn distances(&self, before: &Keyed, own: &Keyed, last: &Keyed) -> Distances {
         let values = |of: &Keyed, state: State| of.get(&state).cloned().unwrap_or_default();
-        // Triples of all values of a kind: before, own, last.
+        // Of all values of a kind: before, the velocity before, own, last.
         let of = |kind: StateKind| {
             let states = own.keys().filter(move |state| state.kind == kind && last.contains_key(state));
             states.flat_map(move |&state| {
+                let velocity = values(before, State { kind: StateKind::Velocity, ..state });
                 let [before, own, last] = [before, own, last].map(|of| values(of, state));
-                (0..own.len()).map(move |i| [before[i], own[i], last[i]].map(f64::from))
+                let velocity = move |i| velocity.get(i).copied().unwrap_or_default();
+                (0..own.len()).map(move |i| [before[i], velocity(i), own[i], last[i]].map(f64::from))
             })
         };
-        let moved = |[before, own, last]: [f64; 3]| [own - last, own - before];
         let mut distances = Distances::new();
-        distances.insert("the parameters", Apart::of(of(StateKind::Parameter).map(moved)));
         match self.work.optimizer {
-            InnerOptimizer::Sgd { .. } => {
-                distances.insert("the velocities", Apart::of(of(StateKind::Velocity).map(moved)));
+            InnerOptimizer::Sgd { learning_rate, momentum, .. } => {
+                let [rate, momentum] = [learning_rate, momentum].map(f64::from);
+                let way: f64 = (1..=self.steps as i32).map(|step| rate * momentum.powi(step)).sum();
+                let left = momentum.powi(self.steps as i32);
+                let moved = |[before, velocity, own, last]: [f64; 4]| [before, before - way * velocity, own, last];
+                distances.insert("the parameters", Apart::moved(of(StateKind::Parameter).map(moved)));
+                let moved = |[before, _, own, last]: [f64; 4]| [before, left * before, own, last];
+                distances.insert("the velocities", Apart::moved(of(StateKind::Velocity).map(moved)));
             }
             InnerOptimizer::AdamW { beta1, beta2, epsilon, .. } => {
                 let end = (self.first_step + self.steps) as i32;
+                // Its moments cannot carry a value further than gradients do: `check_sizes`.
+                let moved = |[before, _, own, last]: [f64; 4]| [before, before, own, last];
+                distances.insert("the parameters", Apart::moved(of(StateKind::Parameter).map(moved)));
                 let [first, second] = [beta1, beta2].map(|beta| 1.0 - f64::from(beta).powi(end));
                 let root = |v: f64| (v / second).sqrt() + f64::from(epsilon);
                 let moments = of(StateKind::FirstMoment).zip(of(StateKind::SecondMoment));
                 // What the moments are for: the direction of a step, and how soon new gradients turn it. A value that hardly
                 // learns counts like any other, for its next step is no smaller.
-                let direction = |([_, own_m, m], [_, own_v, v]): ([f64; 3], [f64; 3])| {
+                let direction = |([.., own_m, m], [.., own_v, v]): ([f64; 4], [f64; 4])| {
                     let [own, shown] = [own_m / first / root(own_v), m / first / root(v)];
                     [own - shown, own]
                 };
-                let scale = |[_, own, last]: [f64; 3]| {
+                let scale = |[.., own, last]: [f64; 4]| {
                     let [own, last] = [root(own), root(last)];
                     [(own - last) / own.max(last), 1.0]
                 };
@@ -202,6 +266,15 @@ impl Segment<'_> {
         }
         distances
     }
+}
+
+/// Most that the first moment of AdamW is beside the root of the second after `steps`: with m = Σ aᵢgᵢ and v = Σ bᵢgᵢ² of the same
+/// gradients, m² ≤ v Σ aᵢ²/bᵢ (Cauchy and Schwarz); aᵢ = (1 − β₁)β₁ⁱ, bᵢ = (1 − β₂)β₂ⁱ.
+fn moments_ratio([beta1, beta2]: [f64; 2], steps: u32) -> f64 {
+    // Without a bound where only the last square is kept.
+    let each = if beta1 == 0.0 { 0.0 } else { beta1.powi(2) / beta2 };
+    let sum: f64 = (0..steps as i32).map(|i| each.powi(i)).sum();
+    ((1.0 - beta1).powi(2) / (1.0 - beta2) * sum).sqrt()
 }
 
 #[cfg(test)]

@@ -144,7 +144,8 @@ delegate! {
     read challenges_due(now_ms: u64, count_max: u32) -> (Vec<Challenge>, Option<u64>);
     verdict close_challenge(closed: ChallengeClosed) -> ();
     read challenge_counts(key: KeyId) -> ChallengeCounts;
-    read is_present(key: KeyId, since_ms: u64) -> bool;
+    read is_present(key: KeyId, since_ms: u64, at_ms: u64) -> bool;
+    write wait_anew(now_ms: u64) -> ();
     read unit(unit: UnitId) -> Option<Unit>;
     read unit_results(unit: UnitId) -> Vec<ResultRow>;
     read results_to_check(count_max: u32) -> Vec<ResultRow>;

@@ -91,7 +91,13 @@ impl World {
 
     /// Ends the coordinator where it stands, as a kill would, and starts another on its folder.
     pub async fn kill_and_restart(&mut self) {
+        self.kill_and_restart_after(0).await;
+    }
+
+    /// The same, so many milliseconds later.
+    pub async fn kill_and_restart_after(&mut self, ms: u64) {
         drop(self.app.take());
+        self.clock.advance(ms);
         self.start_app().await;
     }
 

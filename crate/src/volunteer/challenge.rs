@@ -143,9 +143,8 @@ impl<H: Host> Visit<'_, H> {
             let (answer, fault) = match self.answer_one(leased, shown, &asked.ask, &mut replayed, control).await {
                 Ok(None) => return Ok(()),
                 Ok(Some(answer)) => (answer, None),
-                // What the device did not keep it cannot show; that is no lie.
-                Err(VolunteerError::Engine(fault)) => (Answer::Unable, Some(VolunteerError::Engine(fault))),
-                Err(other) => return Err(other),
+                // What the device did not keep, or could not be uploaded, it cannot show; that is no lie.
+                Err(fault) => (Answer::Unable, Some(fault)),
             };
             let signed = self.sign_answer(leased.manifest.lease, answer).await?;
             let until_ms = Some(client.host.now_ms() + limits::CHALLENGE_WAIT_MS);

@@ -8,8 +8,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 
 use super::super::{
-    Challenge, ChallengeAnswered, ChallengeClosed, ChallengeCounts, ChallengeStage, Judgement, NewChallenge, Result, SettledBy,
-    Settlement, StoreError,
+    Challenge, ChallengeAnswered, ChallengeClosed, ChallengeCounts, ChallengeStage, Judgement, NewChallenge, Result, StoreError,
 };
 use super::rows::{int, key as key_column, refresh_unit, uint, uint32};
 use super::{leases, results};
@@ -140,12 +139,14 @@ pub async fn due(tx: &mut SqliteConnection, now_ms: u64, count_max: u32) -> Resu
 
 pub async fn close(tx: &mut SqliteConnection, closed: &ChallengeClosed) -> Result<()> {
     let done = sqlx::query(
-        "UPDATE challenges SET stage = $2, closed_ms = $3, check_flop = $4 WHERE result_id = $1 AND closed_ms IS NULL",
+        "UPDATE challenges SET stage = $2, closed_ms = $3, check_flop = $4
+         WHERE result_id = $1 AND stage = $5 AND closed_ms IS NULL",
     )
     .bind(closed.result)
     .bind(closed.outcome.name())
     .bind(int(closed.now_ms))
     .bind(int(closed.check_flop))
+    .bind(closed.stage.name())
     .execute(&mut *tx)
     .await?;
     if done.rows_affected() == 0 {
@@ -159,11 +160,7 @@ pub async fn close(tx: &mut SqliteConnection, closed: &ChallengeClosed) -> Resul
         .bind(int(closed.check_flop))
         .execute(&mut *tx)
         .await?;
-    if closed.outcome == ChallengeStage::Passed {
-        let judgements = vec![Judgement::accept(result.id)];
-        let (unit, canonical, now_ms) = (result.unit, result.output, closed.now_ms);
-        results::settle(tx, Settlement { unit, canonical, by: SettledBy::Challenge, judgements, now_ms }).await?;
-    } else if result.verdict == Verdict::Pending {
+    if closed.outcome != ChallengeStage::Passed && result.verdict == Verdict::Pending {
         let reason = closed.reason.as_str();
         let caught = closed.outcome == ChallengeStage::Caught;
         let judgement = if caught { Judgement::catch(result.id, reason) } else { Judgement::reject(result.id, reason) };
@@ -193,18 +190,29 @@ pub async fn counts(tx: &mut SqliteConnection, key: KeyId) -> Result<ChallengeCo
     Ok(ChallengeCounts { asked: uint(&row, "asked")?, unanswered: uint(&row, "unanswered")?, caught: uint(&row, "caught")? })
 }
 
-/// A lease from before that time kept by a heartbeat after it: who takes another may be a page that was loaded again, which knows
-/// nothing of what the one before it computed.
-pub async fn is_present(tx: &mut SqliteConnection, key: KeyId, since_ms: u64) -> Result<bool> {
-    let row = sqlx::query(
-        "SELECT EXISTS (SELECT 1 FROM leases WHERE key_id = $1 AND issued_ms <= $2 AND deadline_ms > $2 + $3) AS present",
-    )
-    .bind(key.0.as_slice())
-    .bind(int(since_ms))
-    .bind(int(limits::LEASE_MS))
-    .fetch_one(tx)
-    .await?;
+/// A lease from before that time kept by a heartbeat shortly before the other: who takes another may be a page that was loaded
+/// again, which knows nothing of what the one before it computed.
+pub async fn is_present(tx: &mut SqliteConnection, key: KeyId, since_ms: u64, at_ms: u64) -> Result<bool> {
+    let row =
+        sqlx::query("SELECT EXISTS (SELECT 1 FROM leases WHERE key_id = $1 AND issued_ms <= $2 AND deadline_ms > $3) AS present")
+            .bind(key.0.as_slice())
+            .bind(int(since_ms))
+            // One heartbeat may be lost.
+            .bind(int(at_ms + limits::LEASE_MS - 2 * limits::HEARTBEAT_MS))
+            .fetch_one(tx)
+            .await?;
     Ok(row.try_get::<i64, _>("present")? != 0)
+}
+
+/// Gives every challenge that waits for an answer its whole time again.
+pub async fn wait_anew(tx: &mut SqliteConnection, now_ms: u64) -> Result<()> {
+    sqlx::query(
+        "UPDATE challenges SET deadline_ms = $1 + deadline_ms - stage_ms, stage_ms = $1 WHERE closed_ms IS NULL AND stage <> 'check'",
+    )
+    .bind(int(now_ms))
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 fn challenge_row(row: &SqliteRow) -> Result<Challenge> {

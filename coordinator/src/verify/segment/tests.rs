@@ -73,6 +73,21 @@ impl Unit {
         Ends { first: at(first_step), last: at(first_step + EVERY) }
     }
 
+    /// Values of the embedding that nothing in the shard looks at.
+    fn dead(&self) -> Vec<usize> {
+        let state = &self.kept[1].1;
+        let kind = if matches!(self.work.optimizer, InnerOptimizer::Sgd { .. }) { "velocity" } else { "second_moment" };
+        let (_, values) = state.iter().find(|(name, _)| *name == format!("layers.0.token.{kind}")).unwrap();
+        let dead: Vec<_> = values.iter().enumerate().filter(|(_, value)| **value == 0.0).map(|(i, _)| i).collect();
+        assert!(!dead.is_empty());
+        dead
+    }
+
+    fn set(&self, state: &mut Option<Tensors>, name: &str, at: usize, value: f32) {
+        let (_, values) = state.as_mut().unwrap().iter_mut().find(|(other, _)| other == name).unwrap();
+        values[at] = value;
+    }
+
     /// What comes of the second segment when its last state is changed so.
     fn bent(&self, bend: impl Fn(&str, &mut Vec<f32>)) -> Result<Agreed, SegmentFault> {
         let mut ends = self.ends(4);
@@ -127,20 +142,26 @@ fn what_is_off_by_more_than_the_tolerance_is_found() {
     }
 }
 
-/// A value that has not learnt yet steps as far as any other once its moments say so: a millionth is enough, and it is nothing
-/// beside what all moments come to.
+/// Values that have not learnt yet step as far as any other once their moments say so: a millionth is enough, and it is nothing
+/// beside what all moments come to. How far, the second moments say: without any, a first moment is none of training's.
 #[test]
 fn a_moment_is_measured_by_the_step_it_leads_to() {
     let unit = Unit::new(true, ADAMW);
-    let zero =
-        unit.kept[1].1.iter().find(|(name, _)| name == "layers.0.token.second_moment").unwrap().1.iter().position(|&v| v == 0.0);
-    let at = zero.expect("a row that never learns");
+    let dead = unit.dead();
     let got = unit.bent(|name, values| {
-        if name == "layers.0.token.first_moment" {
-            values[at] = 1e-6;
+        let small = if name.ends_with("token.first_moment") { 5e-7 } else { 1e-12 };
+        if name.starts_with("layers.0.token.") && name.ends_with("moment") {
+            dead.iter().for_each(|&at| values[at] = small);
         }
     });
     assert!(matches!(&got, Err(SegmentFault::Elsewhere { kind: "the moments' directions", .. })), "{got:?}");
+    for at_end in [false, true] {
+        let mut ends = unit.ends(4);
+        let state = if at_end { &mut ends.last } else { &mut ends.first };
+        unit.set(state, "layers.0.token.first_moment", dead[0], 1e-6);
+        let got = unit.segment(4).check(ends);
+        assert!(matches!(&got, Err(SegmentFault::TooLarge("the moments", _))), "{got:?}");
+    }
     // Small values of both moments, shrunk together: the direction stays, and no new gradient turns it.
     let got = unit.bent(|name, values| {
         let factor = if name.ends_with(".first_moment") {
@@ -160,6 +181,77 @@ fn a_moment_is_measured_by_the_step_it_leads_to() {
         }
     });
     assert!(got.is_err(), "a root of less than nothing: {got:?}");
+}
+
+/// What nothing depends on may move as it likes, and takes the rest of training nowhere. So how far that goes makes no room for it.
+#[test]
+fn a_dead_value_makes_no_room() {
+    let unit = Unit::new(true, SGD);
+    let (token, velocity, dead) = ("layers.0.token", "layers.0.token.velocity", unit.dead()[0]);
+    let mut ends = unit.ends(4);
+    unit.set(&mut ends.first, velocity, dead, 100.0);
+    let (before, segment) = (ends.first.clone().unwrap(), unit.segment(4));
+    let mut after = segment.replay(before.clone()).unwrap();
+    ends.last = Some(after.clone());
+    assert!(segment.check(ends.clone()).is_ok(), "the value itself is carried on as it should be");
+    // All that learns stays where it was.
+    let is_dead = |name: &str, i: usize| (name == token || name == velocity) && i == dead;
+    let [mut moved, mut left_out] = [0.0; 2];
+    for ((name, values), (_, before)) in after.iter_mut().zip(&before).filter(|((name, _), _)| name != "inner_step") {
+        let is_parameter = unit.work.model.parameters().unwrap().iter().any(|p| p.name == *name);
+        for (i, (value, before)) in values.iter_mut().zip(before).enumerate() {
+            let square = if is_parameter { f64::from(*value - before).powi(2) } else { 0.0 };
+            moved += square;
+            if !is_dead(name, i) {
+                left_out += square;
+                *value = *before;
+            }
+        }
+    }
+    let [left_out, moved] = [left_out, moved].map(f64::sqrt);
+    assert!(left_out < tolerance(&unit.work.model) * moved, "{left_out} beside {moved}, how far the one value went");
+    ends.last = Some(after);
+    let got = segment.check(ends);
+    assert!(matches!(&got, Err(SegmentFault::Elsewhere { kind: "the parameters", .. })), "{got:?}");
+}
+
+/// Of values so large that what they are measured by is their own rounding.
+#[test]
+fn states_are_no_larger_than_training_makes_them() {
+    let unit = Unit::new(true, SGD);
+    for (name, kind) in [("layers.0.token", "the parameters"), ("layers.0.token.velocity", "the velocities")] {
+        for (value, is_refused) in [(1e9, true), (f32::MAX, true), (1.0, false)] {
+            for at_end in [false, true] {
+                let mut ends = unit.ends(4);
+                let state = if at_end { &mut ends.last } else { &mut ends.first };
+                unit.set(state, name, unit.dead()[0], value);
+                let refused = matches!(unit.segment(4).check(ends), Err(SegmentFault::TooLarge(found, _)) if found == kind);
+                assert_eq!(refused, is_refused, "{name} of {value}, {at_end}");
+            }
+        }
+    }
+}
+
+/// The same gradient over and over, none but the first, and those that the bound is reached by.
+#[test]
+fn moments_of_the_same_gradients_keep_their_ratio() {
+    for betas in [[0.9, 0.95], [0.9, 0.999], [0.0, 0.9], [0.5, 0.0], [0.99, 0.5]] {
+        for steps in [1, 2, 7, 100] {
+            let ratio = moments_ratio(betas, steps);
+            let [a, b] = betas.map(|beta: f64| (0..steps).map(|i| (1.0 - beta) * beta.powi(i as i32)).collect::<Vec<_>>());
+            let reach = |g: &[f64]| {
+                let sum = |weights: &[f64], power| weights.iter().zip(g).map(|(w, g)| w * g.powi(power)).sum::<f64>();
+                sum(&a, 1).abs() / sum(&b, 2).sqrt()
+            };
+            let one = |at: usize| (0..steps as usize).map(|i| f64::from(i == at)).collect::<Vec<_>>();
+            let most: Vec<f64> = a.iter().zip(&b).map(|(a, b)| if *b > 0.0 { a / b } else { 0.0 }).collect();
+            for gradients in [vec![1.0; steps as usize], one(0), most.clone()] {
+                assert!(reach(&gradients) <= ratio * (1.0 + 1e-12), "{betas:?} {steps}: {} {ratio}", reach(&gradients));
+            }
+            assert!(ratio.is_infinite() || reach(&most) > 0.999 * ratio, "{betas:?} {steps}: {} {ratio}", reach(&most));
+        }
+    }
+    assert_eq!(moments_ratio([0.9, 0.95], 0), 0.0);
 }
 
 #[test]
