@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use manyhands_coordinator::config::HeaderName;
 use manyhands_coordinator::{App, Config, WitnessAddress, config};
-use manyhands_protocol::rules::challenge::COMMIT_SHARE;
+use manyhands_protocol::rules::challenge::{CHALLENGE_RATE, COMMIT_SHARE};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -28,9 +28,9 @@ pub struct Args {
     /// network do not confirm each other's results.
     #[arg(long, value_name = "NAME")]
     forwarded_header: Option<HeaderName>,
-    /// Share of the results that commit to their training states which is challenged, 0 to 1. None without it, and then none
-    /// commits; docs/verification.md has the rate that may take the place of repetitions, and what is still open.
-    #[arg(long, default_value_t = 0.0, value_parser = share)]
+    /// Share of the results that commit to their training states which is challenged, 0 to 1. At 0 none commits; below the default
+    /// keys are repeated as often as without challenges.
+    #[arg(long, default_value_t = CHALLENGE_RATE, value_parser = share)]
     challenge_rate: f64,
     /// Challenges ask for single steps wherever one can be shown, rather than for the two ends of a segment.
     #[arg(long)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 pub use axum::http::HeaderName;
 use manyhands_protocol::limits;
-use manyhands_protocol::rules::challenge::COMMIT_SHARE;
+use manyhands_protocol::rules::challenge::{CHALLENGE_RATE, COMMIT_SHARE};
 
 use crate::clock::{Clock, SystemClock};
 use crate::keys::{self, KeyError};
@@ -90,7 +90,7 @@ impl Config {
             upload_silence: Duration::from_millis(limits::UPLOAD_SILENCE_MS),
             checks_count_max: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             checks_waiting_max: 256,
-            challenge_rate: 0.0,
+            challenge_rate: CHALLENGE_RATE,
             step_challenges: false,
             commit_share_max: COMMIT_SHARE,
             sessions_per_network_max: 1_000,

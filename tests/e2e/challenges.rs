@@ -1,5 +1,5 @@
 //! Every result is challenged, by a step or by a segment: honest volunteers on each backend, natively and in Chromium, pass all
-//! challenges, and their units need neither a second key nor the referee.
+//! challenges, and their units go on as if nothing had been drawn: of keys as new as these, to the referee.
 
 use std::time::Duration;
 
@@ -28,16 +28,15 @@ fn pictures() -> JobFiles {
 fn check_segments(view: &JobView) -> Result<()> {
     check(view)?;
     let tax = view.tax.context("no unit was settled")?;
-    ensure!((0.09..0.15).contains(&tax.checks), "{tax:?}");
+    // Of units that are settled: of some more the segment was looked at.
+    ensure!((0.09..0.3).contains(&tax.checks), "{tax:?}");
     Ok(())
 }
 
-/// No lie was found, and nobody else was needed.
+/// No lie was found, and everybody answered.
 fn check(view: &JobView) -> Result<()> {
     ensure!(view.results_rejected == 0, "{view:?}");
-    ensure!(view.units_refereed == 0, "a challenged unit needs no referee: {view:?}");
-    // What opens a visit is a product, which is no unit of the job's.
-    ensure!(view.results_accepted <= view.units_settled + 1, "nor a second key: {view:?}");
+    ensure!(view.units_refereed == view.units_settled, "what was shown confirms nothing: {view:?}");
     Ok(())
 }
 

@@ -64,7 +64,7 @@ async fn cheaters_are_caught_beside_honest_volunteers() -> Result<()> {
     Ok(())
 }
 
-/// The independent client commits to its states: an honest one shows the segment that is drawn and needs nobody else; made-up
+/// The independent client commits to its states: an honest one shows the segment that is drawn, and then the referee agrees; made-up
 /// states are caught, and so is whoever never shows them.
 #[tokio::test]
 async fn segments_are_shown_and_made_up_ones_caught() -> Result<()> {
@@ -83,7 +83,7 @@ async fn segments_are_shown_and_made_up_ones_caught() -> Result<()> {
         print!("{output}");
     }
     let view = server.job(job).await?;
-    assert_eq!((view.units_settled, view.units_refereed, view.results_rejected), (1, 0, 4), "{view:?}");
+    assert_eq!((view.units_settled, view.units_refereed, view.results_rejected), (1, 1, 4), "{view:?}");
     Ok(())
 }
 
