@@ -73,13 +73,16 @@ fn cargo(args: &[&str]) -> Command {
     command("cargo", args)
 }
 
+/// What the end-to-end tests need to be built at all.
+const END_TO_END: &str = "manyhands-tests/end-to-end";
+
 const WASM: [&str; 2] = ["--target", "wasm32-unknown-unknown"];
 
 /// Packages that are built for wasm, or by measuring commands alone.
 const NOT_NATIVE: [&str; 4] = ["--exclude", "manyhands-worker", "--exclude", "manyhands-bench"];
 
 fn clippy() -> Result<Vec<Command>, String> {
-    let mut native = cargo(&["clippy", "--workspace"]);
+    let mut native = cargo(&["clippy", "--workspace", "--features", END_TO_END]);
     native.args(NOT_NATIVE).args(["--all-targets", "--", "-D", "warnings"]);
     let mut wasm = cargo(&["clippy", "--package", "manyhands-worker", "--package", "manyhands-bench", "--package", "manyhands"]);
     wasm.args(WASM).args([
@@ -98,7 +101,7 @@ fn clippy() -> Result<Vec<Command>, String> {
 
 fn native_tests() -> Result<Vec<Command>, String> {
     let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
-    tests.args(NOT_NATIVE).args(["--exclude", "manyhands-tests"]);
+    tests.args(NOT_NATIVE);
     if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
         // Vulkan looks for a desktop there and complains at length where the variable is missing.
         tests.env("XDG_RUNTIME_DIR", std::env::temp_dir());
@@ -131,13 +134,27 @@ fn page_types() -> Result<Vec<Command>, String> {
     one(command(root().join("node_modules/.bin/tsc"), &["--project", "www"]))
 }
 
+/// The packages of the native tests, which differ in nothing else, so that little is left to build.
+fn end_to_end_tests() -> Command {
+    let mut tests = cargo(&["test", "--workspace", "--no-fail-fast", "--features", END_TO_END]);
+    tests.args(NOT_NATIVE);
+    tests
+}
+
+/// The command, and what end-to-end tests start beside it, are built with the tests.
 fn build_command() -> Result<Vec<Command>, String> {
-    one(cargo(&["build", "--package", "manyhands-cli", "--package", "manyhands-tests", "--bins"]))
+    let mut tests = end_to_end_tests();
+    tests.arg("--no-run");
+    one(tests)
 }
 
 /// The tests find the command beside themselves and Python by the variable; one at a time, for each starts browsers.
 fn end_to_end() -> Result<Vec<Command>, String> {
-    let mut tests = cargo(&["test", "--package", "manyhands-tests", "--no-fail-fast", "--", "--test-threads=1"]);
+    let folder = std::fs::read_dir(root().join("tests/e2e")).map_err(|e| format!("tests/e2e: {e}"))?;
+    let mut names: Vec<_> = folder.filter_map(|entry| entry.ok()?.path().file_stem()?.to_str().map(str::to_owned)).collect();
+    names.sort();
+    let mut tests = end_to_end_tests();
+    tests.args(names.iter().flat_map(|name| ["--test", name])).args(["--", "--test-threads=1"]);
     tests.env("MANYHANDS_PYTHON", setup::venv_python());
     one(tests)
 }
@@ -154,8 +171,9 @@ fn lighthouse() -> Result<Vec<Command>, String> {
 }
 
 fn firefox() -> Result<Vec<Command>, String> {
-    let tests = ["test", "--package", "manyhands-tests", "--test", "firefox", "--", "--ignored", "--test-threads=1"];
-    Ok(vec![own(&["setup", "--long"]), cargo(&tests)])
+    let mut tests = end_to_end_tests();
+    tests.args(["--test", "firefox", "--", "--ignored", "--test-threads=1"]);
+    Ok(vec![own(&["setup", "--long"]), tests])
 }
 
 /// How a stage ended.
