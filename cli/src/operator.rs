@@ -41,7 +41,7 @@ pub enum CommandError {
     Cut { path: String, source: manyhands_coordinator::cut::CutError },
     #[error("no operator's token: {0}; give --token-file or set MANYHANDS_ADMIN_TOKEN")]
     Token(String),
-    #[error("{0} is not a coordinator's address: it must be http://HOST:PORT (this build speaks no TLS)")]
+    #[error("{0} is not a coordinator's address: it must be https://HOST or http://HOST:PORT")]
     Address(String),
     #[error("{url} does not answer: {reason}")]
     Unreachable { url: String, reason: String },

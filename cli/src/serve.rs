@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
+use manyhands_coordinator::blobs::Bucket;
 use manyhands_coordinator::config::HeaderName;
 use manyhands_coordinator::{App, Config, WitnessAddress, config};
 use manyhands_protocol::rules::challenge::{CHALLENGE_RATE, COMMIT_SHARE};
@@ -18,6 +19,10 @@ pub struct Args {
     /// Folder of database, blobs and keys.
     #[arg(long, default_value = "manyhands-data")]
     data_dir: PathBuf,
+    /// Keep blobs in a bucket of an S3-compatible service instead: s3://BUCKET/PREFIX. Credentials, region and endpoint are read from
+    /// the environment, as AWS's own tools do: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL.
+    #[arg(long, value_name = "URL")]
+    blobs: Option<String>,
     /// Name shown to visitors.
     #[arg(long)]
     name: Option<String>,
@@ -38,7 +43,7 @@ pub struct Args {
     /// Units whose commitments would take more than this share of their time, by an estimate, are not asked for them.
     #[arg(long, default_value_t = COMMIT_SHARE, value_parser = share)]
     commit_share: f64,
-    /// A witness that cosigns the public log, and where it is asked: KEY=http://ADDRESS, with the key that `manyhands witness`
+    /// A witness that cosigns the public log, and where it is asked: KEY=https://ADDRESS, with the key that `manyhands witness`
     /// prints (may be given several times).
     #[arg(long = "witness", value_name = "KEY=URL")]
     witnesses: Vec<WitnessAddress>,
@@ -51,6 +56,8 @@ fn share(text: &str) -> Result<f64, String> {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut config = Config::new(args.data_dir);
     config.listen = args.listen;
+    config.bucket =
+        args.blobs.map(|url| Bucket { url, options: std::env::vars().filter(|(name, _)| name.starts_with("AWS_")).collect() });
     config.embed_anywhere = args.embed_anywhere;
     config.forwarded_header = args.forwarded_header;
     config.challenge_rate = args.challenge_rate;

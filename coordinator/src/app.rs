@@ -79,7 +79,10 @@ impl App {
     async fn start_locked(config: Config, store: Arc<dyn Store>, listener: TcpListener, lock: File) -> Result<App, StartError> {
         let addr = listener.local_addr().map_err(|error| StartError::Listen { address: config.listen, error })?;
         let keys = Keys::load_or_create(&config.data_dir)?;
-        let blobs = Blobs::open_folder(&config.data_dir.join("blobs")).await?;
+        let blobs = match &config.bucket {
+            Some(bucket) => Blobs::open_bucket(bucket, keys.id()).await?,
+            None => Blobs::open_folder(&config.data_dir.join("blobs")).await?,
+        };
         let (key, admin_token_path) = (keys.id(), keys.admin_token_path.clone());
         let service = Arc::new(Service::new(config, store, blobs, keys)?);
         // Their key ended with the process that made them, so they are no more than random numbers; the next key's turn comes too.

@@ -1,31 +1,46 @@
-//! Blob bytes by their SHA-256, on any `object_store`; a local folder here. Which blobs exist for whom is the store's
-//! business: this module knows bytes and names.
+//! Blob bytes by their SHA-256, in a local folder or in a bucket of an S3-compatible service. Which blobs exist for whom is the
+//! store's business: this module knows bytes and names.
 //!
 //! A blob is published whole or not at all, and is on the disk when its put returns.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
-use manyhands_protocol::BlobHash;
+use manyhands_protocol::{BlobHash, KeyId};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
-use object_store::{GetOptions, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::prefix::PrefixStore;
+use object_store::{ClientOptions, GetOptions, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig};
 use sha2::{Digest, Sha256};
 
 use crate::keys::blob_hash;
 
 /// Bytes collected before they are written; S3 takes no smaller parts.
 const PART_BYTES: usize = 5 * 1024 * 1024;
+/// What writes are tried with.
+const PROBE: &str = "probe";
+/// Holds the key of the coordinator that a bucket's blobs are of.
+const OWNER: &str = "coordinator";
+/// How long calls to a bucket wait for a connection, and are tried again before they fail.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+const RETRY_WAIT: Duration = Duration::from_secs(15);
+const RETRIES_COUNT: usize = 4;
 
 /// What can go wrong with blob bytes.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
     #[error("{path}: cannot write there: {reason}")]
     NotWritable { path: PathBuf, reason: String },
+    #[error("{url}: {reason}")]
+    Bucket { url: String, reason: String },
+    #[error("{url}: holds the blobs of the coordinator {owner}; give this one another prefix")]
+    OtherCoordinator { url: String, owner: String },
     #[error("blob {0} is missing")]
     Missing(BlobHash),
     #[error("blob {0} is damaged: its bytes have another hash")]
@@ -34,6 +49,16 @@ pub enum BlobError {
     HashMismatch(BlobHash),
     #[error("blob storage: {0}")]
     Storage(object_store::Error),
+}
+
+/// A bucket of an S3-compatible service.
+#[derive(Clone)]
+pub struct Bucket {
+    /// `s3://BUCKET` or `s3://BUCKET/PREFIX`.
+    pub url: String,
+    /// What AWS's own tools read from the environment, as `AWS_ENDPOINT_URL`, secrets among them. Names without meaning here are
+    /// left alone.
+    pub options: Vec<(String, String)>,
 }
 
 /// The blob store.
@@ -55,10 +80,54 @@ impl Blobs {
         remove_staged(folder).map_err(|e| failed(e.to_string()))?;
         let local = LocalFileSystem::new_with_prefix(folder).map_err(|e| failed(e.to_string()))?.with_fsync(true);
         let blobs = Blobs { objects: Arc::new(local) };
-        let probe = ObjectPath::from("probe");
-        blobs.objects.put(&probe, PutPayload::from_static(b"probe")).await.map_err(|e| failed(e.to_string()))?;
-        blobs.objects.delete(&probe).await.map_err(|e| failed(e.to_string()))?;
+        blobs.probe().await.map_err(|e| failed(e.to_string()))?;
         Ok(blobs)
+    }
+
+    /// Opens a bucket, proves that it can be written, and makes it `owner`'s, which it may be already. What uploads cut off by a
+    /// crash left is the service's to end: docs/operations.md, "On S3".
+    pub async fn open_bucket(bucket: &Bucket, owner: KeyId) -> Result<Blobs, BlobError> {
+        let Bucket { url, options } = bucket;
+        let failed = |reason: String| BlobError::Bucket { url: url.clone(), reason };
+        let rest = url.strip_prefix("s3://").ok_or_else(|| failed("not of the form s3://BUCKET/PREFIX".to_owned()))?;
+        let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let retry = RetryConfig { max_retries: RETRIES_COUNT, retry_timeout: RETRY_WAIT, ..RetryConfig::default() };
+        let client = ClientOptions::new().with_connect_timeout(CONNECT_WAIT);
+        let mut builder = AmazonS3Builder::new().with_client_options(client).with_retry(retry).with_bucket_name(name);
+        for (key, value) in options {
+            if let Ok(key) = key.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() {
+                builder = builder.with_config(key, value);
+            }
+        }
+        let objects = builder.build().map_err(|e| failed(e.to_string()))?;
+        let prefix = ObjectPath::parse(prefix.trim_end_matches('/')).map_err(|e| failed(e.to_string()))?;
+        let blobs = Blobs { objects: Arc::new(PrefixStore::new(objects, prefix)) };
+        blobs.probe().await.map_err(|e| failed(e.to_string()))?;
+        blobs.claim(url, owner).await?;
+        Ok(blobs)
+    }
+
+    async fn probe(&self) -> object_store::Result<()> {
+        let probe = ObjectPath::from(PROBE);
+        self.objects.put(&probe, PutPayload::from_static(b"probe")).await?;
+        self.objects.delete(&probe).await
+    }
+
+    /// Two coordinators in one place would each delete what it knows nothing of, which is all of the other's.
+    async fn claim(&self, url: &str, owner: KeyId) -> Result<(), BlobError> {
+        let (path, owner) = (ObjectPath::from(OWNER), owner.to_string());
+        let found = match self.objects.get(&path).await {
+            Ok(found) => found.bytes().await.map_err(BlobError::Storage)?,
+            Err(object_store::Error::NotFound { .. }) => {
+                self.objects.put(&path, PutPayload::from(owner.clone().into_bytes())).await.map_err(BlobError::Storage)?;
+                return Ok(());
+            }
+            Err(error) => return Err(BlobError::Storage(error)),
+        };
+        if found == owner.as_bytes() {
+            return Ok(());
+        }
+        Err(BlobError::OtherCoordinator { url: url.to_owned(), owner: String::from_utf8_lossy(&found).into_owned() })
     }
 
     /// The blobs of a folder that may be another process's: nothing in it is changed.
@@ -69,7 +138,7 @@ impl Blobs {
 
     /// Whether the storage answers a read.
     pub async fn answers(&self) -> Result<(), BlobError> {
-        match self.objects.head(&ObjectPath::from("probe")).await {
+        match self.objects.head(&ObjectPath::from(PROBE)).await {
             Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(BlobError::Storage(error)),
         }
@@ -83,9 +152,8 @@ impl Blobs {
     }
 
     /// Starts a streamed upload that will be published under `hash` if its bytes have it.
-    pub async fn begin(&self, hash: BlobHash) -> Result<Upload, BlobError> {
-        let parts = self.objects.put_multipart(&path_of(hash)).await.map_err(BlobError::Storage)?;
-        Ok(Upload { hash, parts, hasher: Sha256::new(), buffer: BytesMut::new() })
+    pub fn begin(&self, hash: BlobHash) -> Upload {
+        Upload { objects: self.objects.clone(), hash, parts: None, hasher: Sha256::new(), buffer: BytesMut::new() }
     }
 
     /// All bytes of a blob, checked against its name.
@@ -153,8 +221,10 @@ fn remove_staged(folder: &Path) -> std::io::Result<()> {
 
 /// An upload under way. Dropped before [`Upload::finish`], it leaves nothing.
 pub struct Upload {
+    objects: Arc<dyn ObjectStore>,
     hash: BlobHash,
-    parts: Box<dyn MultipartUpload>,
+    /// Once there is more than one part.
+    parts: Option<Box<dyn MultipartUpload>>,
     hasher: Sha256,
     buffer: BytesMut,
 }
@@ -167,19 +237,37 @@ impl Upload {
     }
 
     async fn flush(&mut self) -> Result<(), BlobError> {
-        let part = PutPayload::from(self.buffer.split().freeze());
-        self.parts.put_part(part).await.map_err(BlobError::Storage)
+        let parts = match &mut self.parts {
+            Some(parts) => parts,
+            None => self.parts.insert(self.objects.put_multipart(&path_of(self.hash)).await.map_err(BlobError::Storage)?),
+        };
+        parts.put_part(PutPayload::from(self.buffer.split().freeze())).await.map_err(BlobError::Storage)
     }
 
     /// Publishes the blob if its bytes have the hash they were announced under.
     pub async fn finish(mut self) -> Result<(), BlobError> {
         if <[u8; 32]>::from(self.hasher.clone().finalize()) != self.hash.0 {
-            self.parts.abort().await.map_err(BlobError::Storage)?;
             return Err(BlobError::HashMismatch(self.hash));
         }
-        self.flush().await?;
-        self.parts.complete().await.map_err(BlobError::Storage)?;
+        if self.parts.is_some() && !self.buffer.is_empty() {
+            self.flush().await?;
+        }
+        let done = match &mut self.parts {
+            Some(parts) => parts.complete().await,
+            None => self.objects.put(&path_of(self.hash), PutPayload::from(self.buffer.split().freeze())).await,
+        };
+        done.map_err(BlobError::Storage)?;
+        self.parts = None;
         Ok(())
+    }
+}
+
+/// What is not finished is ended: a service keeps parts, and counts them, until it is told.
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let (Some(mut parts), Ok(runtime)) = (self.parts.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(async move { parts.abort().await });
+        }
     }
 }
 
@@ -217,7 +305,7 @@ mod tests {
     async fn uploads_are_published_only_under_their_hash() {
         let (folder, blobs) = open().await;
         let bytes = vec![7; PART_BYTES + 3];
-        let mut upload = blobs.begin(blob_hash(&bytes)).await.unwrap();
+        let mut upload = blobs.begin(blob_hash(&bytes));
         for piece in bytes.chunks(1_000_000) {
             upload.write(piece).await.unwrap();
         }
@@ -225,10 +313,10 @@ mod tests {
         assert_eq!(blobs.read(blob_hash(&bytes)).await.unwrap().len(), bytes.len());
         assert_eq!(files(folder.path()), 1);
 
-        let mut wrong = blobs.begin(BlobHash([9; 32])).await.unwrap();
+        let mut wrong = blobs.begin(BlobHash([9; 32]));
         wrong.write(b"other").await.unwrap();
         assert!(matches!(wrong.finish().await, Err(BlobError::HashMismatch(_))));
-        let mut cut_off = blobs.begin(blob_hash(b"cut off")).await.unwrap();
+        let mut cut_off = blobs.begin(blob_hash(b"cut off"));
         cut_off.write(b"cut").await.unwrap();
         drop(cut_off);
         assert!(matches!(blobs.read(BlobHash([9; 32])).await, Err(BlobError::Missing(_))));

@@ -9,6 +9,7 @@ pub use axum::http::HeaderName;
 use manyhands_protocol::limits;
 use manyhands_protocol::rules::challenge::{CHALLENGE_RATE, COMMIT_SHARE};
 
+use crate::blobs::Bucket;
 use crate::clock::{Clock, SystemClock};
 use crate::keys::{self, KeyError};
 use crate::log::witnesses::WitnessAddress;
@@ -26,6 +27,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Folder of database, blobs and keys; made if it is missing.
     pub data_dir: PathBuf,
+    /// Where blobs are instead, if not in that folder.
+    pub bucket: Option<Bucket>,
     /// Shown to visitors.
     pub name: String,
     /// Any page may embed this one, without a registered site: for trying things on one computer.
@@ -75,6 +78,7 @@ impl Config {
         Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)),
             data_dir: data_dir.into(),
+            bucket: None,
             name: "Many Hands".to_owned(),
             embed_anywhere: false,
             forwarded_header: None,

@@ -3,6 +3,7 @@
 //! It computes nothing on a GPU, and decides nothing alone that a rule in `manyhands_protocol::rules` decides.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod address;
 mod app;
 mod assets;
 pub mod blobs;
@@ -27,6 +28,7 @@ pub mod store;
 pub mod verify;
 pub mod witness;
 
+pub use address::base_address;
 pub use app::{App, StartError};
 pub use config::Config;
 pub use log::witnesses::WitnessAddress;

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use manyhands_coordinator::base_address;
 use manyhands_protocol::problem::Problem;
 use manyhands_protocol::view::{JobView, JobsView};
 use reqwest::{Method, Response, StatusCode};
@@ -43,10 +44,9 @@ pub struct Client {
 
 /// What calls a coordinator, and its address without a slash at the end.
 pub fn connection(coordinator: &str) -> Result<(reqwest::Client, String), CommandError> {
-    let base = coordinator.trim_end_matches('/').to_owned();
     let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build();
-    match http {
-        Ok(http) if base.starts_with("http://") && reqwest::Url::parse(&base).is_ok_and(|url| url.has_host()) => Ok((http, base)),
+    match (http, base_address(coordinator)) {
+        (Ok(http), Some(base)) => Ok((http, base)),
         _ => Err(CommandError::Address(coordinator.to_owned())),
     }
 }

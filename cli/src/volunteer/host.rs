@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::ensure;
+use anyhow::Context as _;
 use manyhands::control::{Control, Pace, PaceFuture};
 use manyhands::governor::{Ledger, Slice};
 use manyhands::volunteer::host::*;
 use manyhands::volunteer::identity::{Identity, verify};
 use manyhands::volunteer::lane::Thread;
+use manyhands_coordinator::base_address;
 use manyhands_protocol::problem::Problem;
 use manyhands_protocol::view::InfoView;
 use manyhands_protocol::{BlobHash, KeyId};
@@ -45,11 +46,8 @@ impl NativeHost {
         tuning: TuningFile,
         duty_percent: u32,
     ) -> anyhow::Result<NativeHost> {
-        let base = coordinator.trim_end_matches('/').to_owned();
-        ensure!(
-            base.starts_with("http://"),
-            "{coordinator} is not a coordinator's address: it must start with http:// (this build speaks no TLS)"
-        );
+        let base = base_address(coordinator)
+            .with_context(|| format!("{coordinator} is not a coordinator's address, https://HOST or http://HOST:PORT"))?;
         // The protocol has no redirects, and a token must not follow one.
         let redirects = reqwest::redirect::Policy::none();
         let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(redirects).build()?;

@@ -77,7 +77,7 @@ pub async fn receive(service: &Service, slots: &Semaphore, hash: BlobHash, bytes
         return Err(Failure::new(Code::TooManyRequests, "many uploads are under way; try again"));
     };
     let receive = async {
-        let mut upload = service.blobs.begin(hash).await?;
+        let mut upload = service.blobs.begin(hash);
         let (mut received, mut pieces) = (0, request.into_data_stream());
         let silence = service.config.upload_silence;
         let silent = |_| Failure::new(Code::BadRequest, format!("the upload was silent for {} ms", silence.as_millis()));

@@ -13,6 +13,7 @@ use manyhands_protocol::log::tree;
 use manyhands_protocol::log::witness::{AddCheckpoint, NoWitnessKey, WitnessKey};
 use tokio::sync::watch;
 
+use crate::base_address;
 use crate::driver::DriveError;
 use crate::ledger::has_cosigned;
 use crate::service::Service;
@@ -40,12 +41,9 @@ impl FromStr for WitnessAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<WitnessAddress, String> {
-        let (key, rest) = text.split_once("=http://").ok_or("it must be KEY=http://ADDRESS (this build speaks no TLS)")?;
-        let url = format!("http://{}", rest.trim_end_matches('/'));
-        let is_url = reqwest::Url::parse(&url).is_ok_and(|url| url.has_host());
-        if !is_url {
-            return Err(format!("{url} is no address"));
-        }
+        let (key, rest) = text.split_once("=http").ok_or("it must be KEY=https://ADDRESS")?;
+        let url = format!("http{rest}");
+        let url = base_address(&url).ok_or_else(|| format!("{url} is no address"))?;
         let key = key.parse().map_err(|error: NoWitnessKey| error.to_string())?;
         Ok(WitnessAddress { key, url })
     }

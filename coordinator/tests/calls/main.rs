@@ -4,6 +4,7 @@
 
 mod admin;
 mod blobs;
+mod bucket;
 mod challenges;
 mod client;
 mod divergence;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use manyhands::tensors;
+use manyhands_coordinator::blobs::Bucket;
 use manyhands_coordinator::clock::ManualClock;
 use manyhands_coordinator::keys::blob_hash;
 use manyhands_coordinator::{App, Config, merge, referee};
@@ -39,6 +40,7 @@ pub struct World {
     /// Address of a coordinator that is not ours to restart.
     elsewhere: Option<String>,
     change: fn(&mut Config),
+    bucket: Option<Bucket>,
     pub admin: Client,
     pub token: String,
 }
@@ -50,8 +52,18 @@ impl World {
 
     /// Starts with other settings than the defaults.
     pub async fn start_with(change: fn(&mut Config)) -> World {
+        World::start_all(change, None).await
+    }
+
+    /// Starts with its blobs in a bucket.
+    pub async fn start_on(bucket: Bucket) -> World {
+        World::start_all(|_| (), Some(bucket)).await
+    }
+
+    async fn start_all(change: fn(&mut Config), bucket: Option<Bucket>) -> World {
         let (folder, clock) = (tempfile::tempdir().unwrap(), Arc::new(ManualClock::new(NOW_MS)));
-        let mut world = World { folder, clock, app: None, elsewhere: None, change, admin: Client::new(), token: String::new() };
+        let (admin, token) = (Client::new(), String::new());
+        let mut world = World { folder, clock, app: None, elsewhere: None, change, bucket, admin, token };
         world.start_app().await;
         world
     }
@@ -63,6 +75,7 @@ impl World {
         // Most tests are about the job's own units.
         config.opening_units_count = 0;
         config.draw = replicas_only;
+        config.bucket = self.bucket.clone();
         (self.change)(&mut config);
         config
     }
@@ -86,7 +99,7 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let token = std::fs::read_to_string(&app.admin_token_path).unwrap().trim().to_owned();
         let clock = Arc::new(ManualClock::new(NOW_MS));
-        World { folder, clock, app: None, elsewhere: Some(app.url()), change: |_| (), admin: Client::new(), token }
+        World { folder, clock, app: None, elsewhere: Some(app.url()), change: |_| (), bucket: None, admin: Client::new(), token }
     }
 
     /// Ends the coordinator where it stands, as a kill would, and starts another on its folder.

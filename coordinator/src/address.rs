@@ -1,0 +1,28 @@
+//! Addresses of coordinators and witnesses, as people type them.
+
+/// The address without a slash at the end, if it is `http://HOST` or `https://HOST`, with a port or a path or none.
+pub fn base_address(text: &str) -> Option<String> {
+    let base = text.trim_end_matches('/');
+    let url = reqwest::Url::parse(base).ok()?;
+    (matches!(url.scheme(), "http" | "https") && url.has_host()).then(|| base.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_those_of_the_web() {
+        for (text, base) in [
+            ("http://127.0.0.1:8787", Some("http://127.0.0.1:8787")),
+            ("https://hands.example/", Some("https://hands.example")),
+            ("https://hands.example/at/a/path//", Some("https://hands.example/at/a/path")),
+            ("hands.example", None),
+            ("ftp://hands.example", None),
+            ("https://", None),
+            ("", None),
+        ] {
+            assert_eq!(base_address(text).as_deref(), base, "{text}");
+        }
+    }
+}
