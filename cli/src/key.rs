@@ -63,7 +63,7 @@ struct With {
     /// File that keeps the key for `manyhands volunteer`.
     #[arg(long)]
     key_file: PathBuf,
-    /// File that holds the passphrase on one line; else it is asked for.
+    /// File that holds the passphrase, on its one line; else it is asked for.
     #[arg(long)]
     passphrase_file: Option<PathBuf>,
 }
@@ -114,45 +114,86 @@ fn import(file: &Path, with: &With) -> anyhow::Result<(KeyId, String)> {
     Ok((id, format!(" is in {at}")))
 }
 
-/// What a coordinator that did not replace the key answers, and will not.
-const REFUSALS: [Code; 2] = [Code::KeyReplaced, Code::BadRotation];
+/// What became of the wish to have a key replaced.
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Replaced,
+    /// The coordinator never heard of the key: there is nothing that could pass on.
+    Unheard,
+    /// The coordinator did not do it, and will not.
+    Refused,
+    /// It may be in force, or may come to be.
+    Unknown,
+}
+
+fn outcome(answer: &Result<(), CommandError>) -> Outcome {
+    let code = match answer {
+        Ok(()) => return Outcome::Replaced,
+        Err(CommandError::Problem(problem)) => Code::parse(&problem.code),
+        Err(_) => None,
+    };
+    match code {
+        Some(Code::UnknownKey) => Outcome::Unheard,
+        Some(Code::KeyReplaced | Code::BadRotation) => Outcome::Refused,
+        _ => Outcome::Unknown,
+    }
+}
+
+/// Where a key is kept that is not, or no longer, the one of this file.
+fn beside(key_file: &Path, key: KeyId) -> PathBuf {
+    key_file.with_added_extension(&key.to_string()[..16])
+}
 
 /// Puts a new key in the place of the one in `key_file`. It is kept beside that before the coordinator hears of it, so that the
-/// same wish goes on with the same key whatever happened in between; the old one is kept beside it in the end.
+/// same wish goes on with the same key whatever happened in between; the old one is kept beside it in the end. Where the
+/// coordinator refuses, the key in use stays.
 async fn rotate(coordinator: &str, key_file: &Path) -> anyhow::Result<(KeyId, String)> {
     let old_seed = key::seed(key_file)?;
     let old = Identity::from_seed(&old_seed);
     let next = key_file.with_added_extension("next");
-    let new_seed = match key::seed(&next) {
-        Ok(begun) => begun,
+    let (new_seed, is_begun) = match key::seed(&next) {
+        Ok(begun) => (begun, true),
         Err(key::KeyError::File { source, .. }) if source.kind() == ErrorKind::NotFound => {
             let seed = key::random()?;
             key::write_seed(&next, &seed)?;
-            seed
+            (seed, false)
         }
         Err(other) => return Err(other.into()),
     };
     let new = Identity::from_seed(&new_seed);
-    match replace(coordinator, &old, &new).await {
-        Ok(()) => {}
-        // It earned nothing there that could pass on.
-        Err(CommandError::Problem(problem)) if problem.code == Code::UnknownKey.as_str() => {}
-        // It was refused for good: the key in use is the one before. Of any other answer, an earlier wish may be in force already.
-        Err(CommandError::Problem(problem)) if REFUSALS.iter().any(|code| problem.code == code.as_str()) => {
-            std::fs::remove_file(&next).with_context(|| next.display().to_string())?;
-            return Err(CommandError::Problem(problem).into());
+    let answer = replace(coordinator, &old, &new).await;
+    let outcome = outcome(&answer);
+    let failed = answer.map_err(anyhow::Error::from);
+    match outcome {
+        Outcome::Replaced | Outcome::Unheard => {}
+        Outcome::Unknown => {
+            let next = next.display();
+            failed.context(format!("whether the key was replaced is not known; the same command goes on with {next}"))?;
         }
-        Err(error) => {
-            let begun = format!("whether the key was replaced is not known; the same command goes on with {}", next.display());
-            return Err(anyhow::Error::from(error).context(begun));
+        // What was begun elsewhere may be in force there.
+        Outcome::Refused if is_begun => {
+            let aside = beside(key_file, new.key());
+            std::fs::rename(&next, &aside).with_context(|| next.display().to_string())?;
+            failed.context(format!("the key was not replaced; the new one, which was begun before, is kept in {}", aside.display()))?;
+        }
+        Outcome::Refused => {
+            std::fs::remove_file(&next).with_context(|| next.display().to_string())?;
+            failed.context("the key was not replaced")?;
         }
     }
-    let before = key_file.with_added_extension(&old.key().to_string()[..16]);
+    let before = beside(key_file, old.key());
     if !before.exists() {
         key::write_seed(&before, &old_seed)?;
     }
     std::fs::rename(&next, key_file).with_context(|| next.display().to_string())?;
-    Ok((new.key(), format!(" takes the place of {}, which is kept in {}", old.key(), before.display())))
+    let (new, old, before) = (new.key(), old.key(), before.display());
+    let note = if outcome == Outcome::Replaced {
+        format!(" takes the place of {old}, which is kept in {before}")
+    } else {
+        let file = key_file.display();
+        format!(" is in {file}, and nothing was replaced: {coordinator} never heard of {old}, which is kept in {before}")
+    };
+    Ok((new, note))
 }
 
 /// `POST /v1/rotations`.
@@ -180,7 +221,10 @@ fn passphrase(with: &With, locks: bool) -> anyhow::Result<Zeroizing<String>> {
             let file = std::fs::File::open(path).with_context(name)?;
             file.take(PASSPHRASE_BYTES_MAX as u64 + 3).read_to_string(&mut text).with_context(name)?;
             let line = text.strip_suffix('\n').unwrap_or(&text);
-            Zeroizing::new(line.strip_suffix('\r').unwrap_or(line).to_owned())
+            let line = line.strip_suffix('\r').unwrap_or(line);
+            // No field of the page takes a passphrase of two lines: what it locked nobody could open there.
+            ensure!(!line.contains(['\n', '\r']), "{} holds more than one line", name());
+            Zeroizing::new(line.to_owned())
         }
         None => {
             let ask = |words: &str| {
@@ -198,4 +242,48 @@ fn passphrase(with: &With, locks: bool) -> anyhow::Result<Zeroizing<String>> {
         "the passphrase needs at least {PASSPHRASE_CHARS_MIN} characters: whoever has the file can try any number of them"
     );
     Ok(passphrase)
+}
+
+#[cfg(test)]
+mod tests {
+    use manyhands_protocol::problem::Problem;
+
+    use super::*;
+
+    /// What is not surely refused may be in force: then the new key is the only one that is worth anything.
+    #[test]
+    fn an_answer_is_a_refusal_only_where_it_says_so() {
+        for &code in Code::ALL {
+            let expected = match code {
+                Code::KeyReplaced | Code::BadRotation => Outcome::Refused,
+                Code::UnknownKey => Outcome::Unheard,
+                _ => Outcome::Unknown,
+            };
+            let answer = Err(CommandError::Problem(Problem::new(code, "").into()));
+            assert_eq!(outcome(&answer), expected, "{code:?}");
+        }
+        let nonsense = CommandError::Answer { url: String::new(), reason: "a gateway's page".to_owned() };
+        assert_eq!(outcome(&Err(nonsense)), Outcome::Unknown);
+        assert_eq!(outcome(&Ok(())), Outcome::Replaced);
+    }
+
+    #[test]
+    fn a_passphrase_is_one_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("passphrase");
+        let read = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            passphrase(&With { key_file: PathBuf::new(), passphrase_file: Some(file.clone()) }, true)
+        };
+        for end in ["", "\n", "\r\n"] {
+            assert_eq!(*read(&format!("correct horse battery{end}")).unwrap(), "correct horse battery");
+        }
+        for two in ["correct horse\nbattery", "correct horse battery\n\n", "correct horse battery\r\nstaple\r\n", "correct\rhorse battery"] {
+            let error = read(two).unwrap_err().to_string();
+            assert!(error.ends_with("holds more than one line"), "{two:?}: {error}");
+        }
+        // In Unicode's form NFC, as the page has it.
+        assert_eq!(*read("cafe\u{301} cafe\u{301} cafe").unwrap(), "caf\u{e9} caf\u{e9} cafe");
+        assert!(read("too short\n").is_err() && read("").is_err());
+    }
 }

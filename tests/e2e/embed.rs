@@ -163,7 +163,7 @@ async fn the_page_around_cannot_start_read_or_forge() -> Result<()> {
     let cost = text(&visitor.run("return document.getElementById('consent-cost').textContent;").await?);
     assert!(!cost.contains("500") && cost.contains("1 GB"), "{cost}");
     // A click that no person made, on a Start that a person could press.
-    visitor.wait_until("d.seen === 'true'", LIMIT).await?;
+    visitor.wait_until("d.seen === 'true' && d.unread === '0'", LIMIT).await?;
     visitor.run("document.getElementById('start').click(); document.getElementById('start').dispatchEvent(new MouseEvent('click', { bubbles: true }));").await?;
     assert_eq!(text(&visitor.state().await?["state"]), "idle");
     Ok(())
@@ -226,9 +226,18 @@ async fn start_in_frame(visitor: &Visitor) -> Result<[f64; 2]> {
 
 const AT_REST: &str = "position: fixed; left: 0; top: 0; width: 700px";
 
-/// From beside the frame, and from another place in it.
+/// From beside the frame, and from another place in it; on pages of the usual size, on one that its visitor's browser magnifies,
+/// and on one that magnifies itself.
 #[tokio::test]
 async fn a_frame_moved_under_a_hand_starts_nothing() -> Result<()> {
+    for (zoom, magnify) in [(1.0, ""), (1.5, ""), (1.0, "document.documentElement.style.zoom = '1.5';")] {
+        moved_under_a_hand(zoom, magnify).await.with_context(|| format!("{zoom} {magnify}"))?;
+    }
+    Ok(())
+}
+
+/// `zoom` is the browser's, `magnify` what the page around does first.
+async fn moved_under_a_hand(zoom: f64, magnify: &str) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (server, job, proxy) = endless(folder.path()).await?;
     let body = format!(
@@ -237,8 +246,11 @@ async fn a_frame_moved_under_a_hand_starts_nothing() -> Result<()> {
     );
     let site = Site::start(&proxy.url, |_| body).await?;
     site.register(&server)?;
-    let visitor = open(&site).await?;
-    visitor.resize(1400, 1500).await?;
+    let visitor = Visitor::open_zoomed(&site.origin, zoom).await?;
+    until(&visitor, "e.state === 'idle'").await?;
+    assert_eq!(visitor.run("return devicePixelRatio;").await?.as_f64(), Some(zoom));
+    visitor.resize(2100, 2250).await?;
+    visitor.run(magnify).await?;
     for bait in ["#bait", "many-hands"] {
         visitor.run(&format!("document.querySelector('many-hands').style.cssText = '{AT_REST}';")).await?;
         visitor.hover(bait).await?;
@@ -249,9 +261,9 @@ async fn a_frame_moved_under_a_hand_starts_nothing() -> Result<()> {
         visitor.leave_frame().await?;
         visitor
             .run(&format!(
-                "const at = document.querySelector('{bait}').getBoundingClientRect(), {{ style }} = document.querySelector('many-hands');
-                style.left = `${{at.x + at.width / 2 - {x}}}px`;
-                style.top = `${{at.y + at.height / 2 - {y}}}px`;"
+                "const at = document.querySelector('{bait}').getBoundingClientRect(), e = document.querySelector('many-hands');
+                e.style.left = `${{(at.x + at.width / 2) / e.currentCSSZoom - {x}}}px`;
+                e.style.top = `${{(at.y + at.height / 2) / e.currentCSSZoom - {y}}}px`;"
             ))
             .await?;
         visitor.enter_frame("many-hands").await?;
@@ -300,6 +312,91 @@ async fn what_nobody_saw_is_not_agreed_to() -> Result<()> {
     visitor.press_offered_start(LIMIT).await?;
     assert_eq!(visitor.state().await?["unread"], "0");
     Ok(())
+}
+
+/// A phone on which the offer is taller than the screen.
+const SMALL: (u32, u32) = (320, 480);
+/// How long a reader stays where they scrolled to, by the page's own frames.
+const READING_MS: u32 = 1_200;
+
+/// Scrolls the page around to `y` and reads there; in the frame before and after.
+async fn read_at(visitor: &Visitor, y: f64) -> Result<()> {
+    visitor.leave_frame().await?;
+    visitor
+        .run_async(&format!(
+            "const done = arguments[0];
+            scrollTo(0, {y});
+            requestAnimationFrame(function read(now, begun = now) {{
+                if (now - begun < {READING_MS}) requestAnimationFrame((next) => read(next, begun));
+                else done();
+            }});"
+        ))
+        .await?;
+    visitor.enter_frame("many-hands").await
+}
+
+/// Top of an element of the frame, and its end, on the page around.
+async fn place_of(visitor: &Visitor, element: &str) -> Result<[f64; 2]> {
+    let inside = visitor.run(&format!("const {{ top, bottom }} = {element}.getBoundingClientRect(); return [top, bottom];")).await?;
+    visitor.leave_frame().await?;
+    let around = visitor.run("return scrollY + document.querySelector('many-hands').getBoundingClientRect().top;").await?;
+    visitor.enter_frame("many-hands").await?;
+    let around = around.as_f64().context("a number")?;
+    let part = |at: usize| Ok::<f64, anyhow::Error>(around + inside[at].as_f64().context("a number")?);
+    Ok([part(0)?, part(1)?])
+}
+
+/// Somebody who opened the page on a small screen.
+async fn on_a_small_screen(site: &Site) -> Result<Visitor> {
+    let visitor = Visitor::open("about:blank").await?;
+    visitor.resize(SMALL.0, SMALL.1).await?;
+    visitor.goto(&site.origin).await?;
+    until(&visitor, "e.state === 'idle'").await?;
+    visitor.enter_frame("many-hands").await?;
+    visitor.wait_until("d.unread !== undefined", LIMIT).await?;
+    Ok(visitor)
+}
+
+/// Reads from the top of the page to where the screen ends at `end`, in steps of half a screen.
+async fn read_down_to(visitor: &Visitor, end: f64) -> Result<()> {
+    let (mut y, last) = (0.0, end - f64::from(SMALL.1));
+    while y < last {
+        read_at(visitor, y).await?;
+        y += f64::from(SMALL.1) / 2.0;
+    }
+    read_at(visitor, last.max(0.0)).await
+}
+
+#[tokio::test]
+async fn what_has_no_room_on_the_screen_is_seen_in_parts() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (server, job, proxy) = endless(folder.path()).await?;
+    let site = registered(&server, &proxy.url, &format!("job={job}")).await?;
+    let term = |at: usize| format!("document.querySelectorAll('#consent dd')[{at}]");
+    let start = "document.getElementById('start')";
+
+    // Who scrolls through all of it can start at once.
+    let visitor = on_a_small_screen(&site).await?;
+    let [top, _] = place_of(&visitor, &term(0)).await?;
+    let [_, end] = place_of(&visitor, start).await?;
+    assert!(end - top > 1.5 * f64::from(SMALL.1), "the offer is {} px high", end - top);
+    read_down_to(&visitor, end + 20.0).await?;
+    let state = visitor.wait_until("d.seen === 'true'", LIMIT).await?;
+    assert_eq!(text(&state["unread"]), "0", "{state}");
+    visitor.press_offered_start(LIMIT).await?;
+
+    // Who passes over half of one term cannot, until they saw it.
+    let visitor = on_a_small_screen(&site).await?;
+    let [top, bottom] = place_of(&visitor, &term(4)).await?;
+    read_down_to(&visitor, (top + bottom) / 2.0).await?;
+    let [next, _] = place_of(&visitor, &term(5)).await?;
+    read_at(&visitor, next - 1.0).await?;
+    let state = visitor.wait_until("d.seen === 'true'", LIMIT).await?;
+    assert_eq!(text(&state["unread"]), "1", "{state}");
+    visitor.press("start").await?;
+    until_doubted(&visitor, "unread").await?;
+    visitor.wait_until("d.unread === '0'", LIMIT).await?;
+    visitor.press_offered_start(LIMIT).await
 }
 
 #[tokio::test]

@@ -256,6 +256,33 @@ async fn the_frame_hears_nobody_but_the_page_around() -> Result<()> {
     Ok(())
 }
 
+/// A page that took the coordinator's place in the frame.
+#[tokio::test]
+async fn the_element_hears_the_coordinator_s_origin_alone() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (server, job) = endless(folder.path())?;
+    let forged = "for (const state of ['working', 'stopped']) parent.postMessage({ manyHands: 1, type: 'state', state }, '*');
+        parent.postMessage({ manyHands: 1, type: 'contribution', units: 9 }, '*');
+        parent.postMessage('last', '*');";
+    let other = Site::with_script(&server.url, forged, |_| "<script src=/script.js></script>".to_owned()).await?;
+    let site = Site::start(&format!("{} {}", server.url, other.origin), |_| element(&server.url, &format!("job={job}"))).await?;
+    site.register(&server)?;
+    let visitor = Visitor::open(&site.origin).await?;
+    visitor.wait_for_element("e.state === 'idle'", LIMIT).await?;
+    let heard = visitor
+        .run_async(&format!(
+            "const done = arguments[0], e = document.querySelector('many-hands');
+            addEventListener('message', ({{ data, origin }}) => {{
+                if (data === 'last') setTimeout(() => done([origin, e.state, e.contribution.units]));
+            }});
+            e.shadowRoot.querySelector('iframe').src = '{}';",
+            other.origin
+        ))
+        .await?;
+    assert_eq!(heard, json!([other.origin, "idle", 0]));
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_frame_that_may_keep_nothing_says_so_and_works() -> Result<()> {
     let folder = tempfile::tempdir()?;

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use ed25519_dalek::SigningKey;
 use manyhands_protocol::KeyId;
 use manyhands_tests::artefacts;
 use manyhands_tests::browser::{Visitor, number, text};
@@ -169,6 +170,25 @@ async fn a_forgotten_key_is_gone_with_its_visits() -> Result<()> {
     Ok(())
 }
 
+const CONSENT_MEANWHILE: &str = "const real = fetch;
+globalThis.fetch = async (asked, how) => {
+    const answer = await real(asked, how);
+    if (how?.method !== 'DELETE') return answer;
+    await new Promise((kept) => {
+        indexedDB.open('manyhands').onsuccess = ({ target: { result } }) => {
+            const change = result.transaction('sessions', 'readwrite');
+            change.objectStore('sessions').put({ token: 'newer', expires_ms: 1 }, 'newer');
+            change.oncomplete = () => kept(result.close());
+        };
+    });
+    return answer;
+};";
+/// Names of the sessions that the browser keeps.
+const KEPT_SESSIONS: &str = "const done = arguments[0];
+indexedDB.open('manyhands').onsuccess = ({ target: { result } }) => {
+    result.transaction('sessions').objectStore('sessions').getAllKeys().onsuccess = ({ target }) => done(target.result.join(' '));
+};";
+
 #[tokio::test]
 async fn consent_is_withdrawn_by_one_press() -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -205,8 +225,11 @@ async fn consent_is_withdrawn_by_one_press() -> Result<()> {
     visitor.press("withdraw").await?;
     until_said(&visitor, "mine-status", "could not be reached").await?;
     proxy.refuse("/v1/sessions", false);
+    // Another tab's consent, given while this one is being withdrawn, is not forgotten with it.
+    visitor.run(CONSENT_MEANWHILE).await?;
     visitor.press("withdraw").await?;
     until_said(&visitor, "mine-status", "Your consent is withdrawn").await?;
+    assert_eq!(text(&visitor.run_async(KEPT_SESSIONS).await?), "newer");
     Ok(())
 }
 
@@ -386,6 +409,8 @@ async fn a_key_moves_between_page_and_command_line() -> Result<()> {
     };
     fails(&["key", "import", &locked, "--key-file", &kept, "--passphrase-file", &at("other")], "does not open")?;
     fails(&[&import[..], &[&at("passphrase")]].concat(), "not JSON")?;
+    std::fs::write(at("other"), format!("{PASSPHRASE}\nand more\n"))?;
+    fails(&["key", "import", &locked, "--key-file", &kept, "--passphrase-file", &at("other")], "more than one line")?;
     fails(&[&import[..], &[&at("none")]].concat(), "none")?;
     fails(&[&export[..], &[&again]].concat(), "key: ")?;
     ensure!(!Path::new(&kept).exists() && !Path::new(&again).exists());
@@ -433,8 +458,35 @@ async fn a_replacement_that_was_begun_is_finished() -> Result<()> {
     // One that was replaced already is refused, and the key in use stays.
     std::fs::write(&kept, &old)?;
     let error = rotate(&server.url).err().context("it has a successor")?.to_string();
-    ensure!(error.contains("replaced") && std::fs::read_to_string(&kept)? == old, "{error}");
+    ensure!(error.contains("was not replaced") && std::fs::read_to_string(&kept)? == old, "{error}");
     ensure!(!folder.path().join("key.next").exists());
+    // What an earlier command began may be in force at another coordinator: it is put aside.
+    let aside = |of: &str| -> Result<String> {
+        let key = SigningKey::from_bytes(hex::decode(of.trim())?.as_slice().try_into()?).verifying_key();
+        Ok(std::fs::read_to_string(folder.path().join(format!("key.{}", &hex::encode(key.to_bytes())[..16])))?)
+    };
+    let put = |name: &str, text: &str| -> Result<()> {
+        std::fs::copy(&kept, folder.path().join(name))?;
+        Ok(std::fs::write(folder.path().join(name), text)?)
+    };
+    let begun = format!("{}\n", "07".repeat(32));
+    put("key.next", &begun)?;
+    let error = rotate(&server.url).err().context("it has a successor")?.to_string();
+    ensure!(error.contains("begun before") && std::fs::read_to_string(&kept)? == old, "{error}");
+    ensure!(aside(&begun)? == begun && !folder.path().join("key.next").exists());
+    // A key of which the coordinator never heard gives its place at home alone.
+    let unheard = format!("{}\n", "08".repeat(32));
+    std::fs::write(&kept, &unheard)?;
+    let said = rotate(&server.url)?;
+    ensure!(said.contains("nothing was replaced") && !said.contains("takes the place"), "{said}");
+    ensure!(std::fs::read_to_string(&kept)? != unheard && aside(&unheard)? == unheard);
+    // One that took another's place takes no second one.
+    server.run(&["volunteer", "--cpu", "--units", "1", "--key-file", &name])?;
+    let other = std::fs::read_to_string(&kept)?;
+    put("key.next", &next)?;
+    let error = rotate(&server.url).err().context("it took another's place")?.to_string();
+    ensure!(error.contains("was not replaced") && std::fs::read_to_string(&kept)? == other, "{error}");
+    ensure!(aside(&next)? == next && !folder.path().join("key.next").exists());
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use manyhands_tests::browser::{Visitor, text};
 use manyhands_tests::jobs::{self, SmallTrain};
+use manyhands_tests::proxy::Proxy;
 use manyhands_tests::root;
 use manyhands_tests::server::Server;
 use manyhands_tests::site::registered;
@@ -41,11 +42,35 @@ async fn until_spoken(visitor: &Visitor, tag: &str) -> Result<String> {
     Ok(text(&visitor.run(SPOKEN).await?))
 }
 
+async fn choose(visitor: &Visitor, tag: &str) -> Result<()> {
+    let script = format!(
+        "const chooser = document.getElementById('language');
+        chooser.value = '{tag}'; chooser.dispatchEvent(new Event('change'));"
+    );
+    visitor.run(&script).await?;
+    Ok(())
+}
+
+/// The text of an element, once it is there and has one.
+async fn until_told(visitor: &Visitor, id: &str) -> Result<String> {
+    let script = format!(
+        "const done = arguments[0];
+        const look = () => {{
+            const said = document.getElementById('{id}')?.textContent;
+            if (said) done(said);
+        }};
+        new MutationObserver(look).observe(document.documentElement, {{ childList: true, characterData: true, subtree: true }});
+        look();"
+    );
+    Ok(text(&visitor.run_async(&script).await?))
+}
+
 #[tokio::test]
 async fn every_language_is_whole() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = start(folder.path())?;
     let visitor = Visitor::open(&server.url).await?;
+    until_spoken(&visitor, "en").await?;
     let offered =
         visitor.run("return [...document.querySelectorAll('#language option')].map((o) => o.value).sort().join(' ');").await?;
     let mut tags: Vec<String> = languages()?.into_iter().map(|(tag, _)| tag).collect();
@@ -94,12 +119,7 @@ async fn the_page_speaks_the_visitors_language_until_they_choose_another() -> Re
     visitor.goto(&format!("{}/?lang=..%2F..%2Fv1%2Finfo", server.url)).await?;
     assert_eq!(until_spoken(&visitor, "de").await?, "de ltr Start");
     visitor.press("language").await?;
-    visitor
-        .run(
-            "const chooser = document.getElementById('language');
-            chooser.value = 'ar'; chooser.dispatchEvent(new Event('change'));",
-        )
-        .await?;
+    choose(&visitor, "ar").await?;
     assert_eq!(until_spoken(&visitor, "ar").await?, "ar rtl ابدأ");
     visitor.goto(&format!("{}/?lang=en", server.url)).await?;
     assert_eq!(until_spoken(&visitor, "ar").await?, "ar rtl ابدأ", "what was chosen is forgotten");
@@ -165,5 +185,65 @@ async fn no_name_turns_the_sentence_around_it() -> Result<()> {
         )
         .await?;
     assert_eq!(said, json!("A B gets the result."));
+    Ok(())
+}
+
+const LISTEN: &str = "globalThis.uncaught = [];
+addEventListener('unhandledrejection', ({ reason }) => uncaught.push(String(reason)));
+addEventListener('error', ({ message }) => uncaught.push(message));";
+
+/// Its words are the coordinator's to give, and so is what the page loads once it is asked for.
+#[tokio::test]
+async fn a_language_that_cannot_be_had_leaves_the_page_as_it_is() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut server = start(folder.path())?;
+    let visitor = Visitor::open("about:blank").await?;
+    visitor.before_pages(LISTEN).await?;
+    visitor.goto(&server.url).await?;
+    until_spoken(&visitor, "en").await?;
+    for tag in ["de", "en"] {
+        choose(&visitor, tag).await?;
+        until_spoken(&visitor, tag).await?;
+    }
+    server.kill_9();
+    choose(&visitor, "ar").await?;
+    assert!(until_told(&visitor, "language-note").await?.ends_with("the coordinator does not answer. It stays with this one."));
+    assert_eq!(until_spoken(&visitor, "en").await?, "en ltr Start");
+    assert_eq!(visitor.run("return document.getElementById('language').value;").await?, "en");
+    // What was loaded before is there.
+    choose(&visitor, "de").await?;
+    assert_eq!(until_spoken(&visitor, "de").await?, "de ltr Start");
+    assert_eq!(visitor.run("return document.getElementById('language-note').textContent;").await?, "");
+    visitor.run("document.querySelector('#mine summary').click();").await?;
+    assert_eq!(until_told(&visitor, "mine-body").await?, "Der Koordinator antwortet nicht.");
+    assert_eq!(visitor.run("return uncaught;").await?, json!([]));
+
+    server.restart()?;
+    choose(&visitor, "ar").await?;
+    assert_eq!(until_spoken(&visitor, "ar").await?, "ar rtl ابدأ");
+    visitor.run("document.querySelector('#mine summary').click();").await?;
+    visitor.wait_until("!document.getElementById('mine').open", LIMIT).await?;
+    visitor.run("document.querySelector('#mine summary').click();").await?;
+    until_told(&visitor, "mine-where").await?;
+    assert_eq!(visitor.run("return uncaught;").await?, json!([]));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_page_whose_words_do_not_come_waits_for_them() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = start(folder.path())?;
+    let proxy = Proxy::start(server.address()?, &[("GET", "/words/")]).await?;
+    proxy.refuse("/words/", true);
+    let visitor = Visitor::open("about:blank").await?;
+    visitor.read_languages("de-AT,en").await?;
+    visitor.before_pages(LISTEN).await?;
+    visitor.goto(&proxy.url).await?;
+    proxy.until("/words/", LIMIT, |count| count.total >= 2).await?;
+    proxy.refuse("/words/", false);
+    // Or in the language of last resort, where that one's turn had come.
+    visitor.wait_until("['de', 'en'].includes(document.documentElement.lang) && d.state === 'idle'", LIMIT).await?;
+    assert!(until_told(&visitor, "start").await?.starts_with("Start"));
+    assert_eq!(visitor.run("return uncaught;").await?, json!([]));
     Ok(())
 }

@@ -1,13 +1,13 @@
 //! What the page says when something is not as it should be, each brought about as it would be: no WebGPU, a software adapter,
 //! a device that computes wrongly, no work, no coordinator, the data used up, a page too old, a pause, a browser that keeps nothing;
-//! and that axe-core finds nothing wrong with it where the page is no frame of another site's, which axe-core does not reach.
+//! and that axe-core finds nothing wrong with it, alone or in another site's frame.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
 use manyhands_protocol::JobId;
-use manyhands_tests::accessible::{examine, examine_as_it_speaks, examined, let_axe_run};
+use manyhands_tests::accessible::{bring_axe, examine, examine_as_it_speaks, examined, let_axe_run};
 use manyhands_tests::artefacts;
 use manyhands_tests::browser::{Visitor, text};
 use manyhands_tests::jobs::{self, SmallTrain};
@@ -145,6 +145,34 @@ async fn a_coordinator_that_is_gone_comes_back() -> Result<()> {
     visitor.wait_until(&format!("d.state === 'working' && d.link === 'live' && Number(d.accepted) > {accepted}"), LIMIT).await?;
     assert_eq!((seen(&visitor, "banner").await?, seen(&visitor, "visit-error").await?), (String::new(), String::new()));
     Ok(())
+}
+
+#[tokio::test]
+async fn axe_finds_nothing_in_another_site_s_frame() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut server = start(folder.path(), SmallTrain::endless())?;
+    let site = registered(&server, &server.url, "").await?;
+    let visitor = Visitor::open(&site.origin).await?;
+    visitor.enter_frame("many-hands").await?;
+    visitor.wait_until("d.state === 'idle' && d.jobState === 'running'", LIMIT).await?;
+    bring_axe(&visitor).await?;
+    visitor.run("for (const each of document.querySelectorAll('details')) each.open = true;").await?;
+    examine(&visitor, "the offer").await?;
+    visitor.press("not-now").await?;
+    examine(&visitor, "declined").await?;
+    visitor.press("reconsider").await?;
+    visitor.press_offered_start(LIMIT).await?;
+    visitor.wait_until("Number(d.accepted) >= 3 && d.receipts > 0", LIMIT).await?;
+    visitor.run("for (const each of document.querySelectorAll('details')) each.open = true;").await?;
+    examine(&visitor, "working").await?;
+    visitor.press_pause().await?;
+    visitor.wait_until("d.state === 'paused'", LIMIT).await?;
+    examine(&visitor, "paused").await?;
+    visitor.press_pause().await?;
+    visitor.wait_until("d.state === 'working'", LIMIT).await?;
+    server.kill_9();
+    visitor.wait_until("d.state === 'unreachable' && d.link === 'offline'", LIMIT).await?;
+    examine_as_it_speaks(&visitor, "no coordinator").await
 }
 
 #[tokio::test]

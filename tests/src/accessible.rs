@@ -21,11 +21,20 @@ pub async fn examined(url: &str) -> Result<Visitor> {
 
 /// Has pages from here on hold axe-core, which makes scripts of texts.
 pub async fn let_axe_run(visitor: &Visitor) -> Result<()> {
-    let path = root().join("node_modules/axe-core/axe.min.js");
-    let axe = std::fs::read_to_string(&path)
-        .with_context(|| format!("{} is missing; install it with: cargo xtask setup (it needs Node)", path.display()))?;
     visitor.ignore_policies().await?;
-    visitor.before_pages(&axe).await
+    visitor.before_pages(&axe()?).await
+}
+
+fn axe() -> Result<String> {
+    let path = root().join("node_modules/axe-core/axe.min.js");
+    let missing = || format!("{} is missing; install it with: cargo xtask setup (it needs Node)", path.display());
+    std::fs::read_to_string(&path).with_context(missing)
+}
+
+/// Brings axe-core into the frame that calls mean now, whose own policy holds: `let_axe_run` does not get to other sites' frames.
+pub async fn bring_axe(visitor: &Visitor) -> Result<()> {
+    visitor.run(&axe()?).await?;
+    Ok(())
 }
 
 /// axe-core finds nothing on the page in the state that it is in, in every language and scheme.

@@ -118,7 +118,10 @@ addEventListener("message", ({ source, origin, data }) => {
 });
 
 const chooser = byId("language", HTMLSelectElement);
-chooser.addEventListener("change", () => void text.choose(chooser.value));
+chooser.addEventListener("change", async () => {
+  const isSpoken = await text.choose(chooser.value);
+  setText(element("language-note"), isSpoken ? "" : say("language_away"));
+});
 for (const select of [chooser, byId("tongue", HTMLSelectElement)]) {
   select.append(...text.languages.map((tag) => build("option", { value: tag, lang: tag }, text.nameOf(tag))));
 }

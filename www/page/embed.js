@@ -3,7 +3,7 @@
 // and stop; it cannot start, and hears no more than the state and the sums of this visit. The other end is embed/many-hands.js.
 
 import { element } from "./dom.js";
-import { wasStill, watchSight } from "./sight.js";
+import { wasStill, watchRead, watchSight } from "./sight.js";
 import * as text from "./text.js";
 
 /** @typedef {import("./contribution.js").Contribution} Contribution */
@@ -12,9 +12,6 @@ import * as text from "./text.js";
 const VERSION = 1;
 /** Kept for the tab's session once its visitor declined. */
 const DECLINED = "manyhands-declined";
-
-/** Least share of a term that must have been in sight at once: magnified on a small screen a long one has no room to be so whole. */
-const READ_SHARE_MIN = 0.25;
 
 /** Looks by name: the values that the style sheet knows, whose contrast a test measures. @type {Record<string, string[]>} */
 const LOOKS = {
@@ -76,8 +73,8 @@ export class Host {
   #last = "";
   /** What has not been in sight for a while, whole and with nothing over it. @type {Set<HTMLElement>} */
   #unseen = new Set();
-  /** What Start agrees to and was never in sight for a while. @type {Set<HTMLElement>} */
-  #unread = new Set();
+  /** What Start agrees to and was not yet all in sight, with where it was not. @type {Map<HTMLElement, () => ScrollLogicalPosition>} */
+  #unread = new Map();
 
   /**
    * @param {Contribution} visit
@@ -111,10 +108,9 @@ export class Host {
       watchSight(part, (seen) => this.#see(part, seen));
     }
     for (const term of /** @type {NodeListOf<HTMLElement>} */ (element("consent").querySelectorAll("dd"))) {
-      this.#unread.add(term);
       // That nothing is over the frame is asked of Start: of a text in a frame of the same process Chromium takes what stands beside
       // it for a cover.
-      const end = watchSight(term, (seen) => seen && this.#read(term, end), READ_SHARE_MIN, false);
+      this.#unread.set(term, watchRead(term, () => this.#read(term)));
     }
     if (refusal()) visit.declined();
     // Who is around is known once it answers; that this page listens is nobody's secret.
@@ -149,8 +145,9 @@ export class Host {
       return id === "start" ? "covered" : "covered_box";
     }
     const [unread] = id === "start" ? this.#unread : [];
-    unread?.scrollIntoView({ block: "center" });
-    return unread ? "unread" : "";
+    if (!unread) return "";
+    unread[0].scrollIntoView({ block: unread[1]() });
+    return "unread";
   }
 
   /** @param {HTMLElement} part @param {boolean} seen */
@@ -160,9 +157,8 @@ export class Host {
     this.#mirror();
   }
 
-  /** @param {HTMLElement} term @param {() => void} end */
-  #read(term, end) {
-    end();
+  /** @param {HTMLElement} term */
+  #read(term) {
     this.#unread.delete(term);
     this.#mirror();
   }

@@ -84,7 +84,10 @@ function notice(what, state, values = {}, detail = `${what}_text`) {
 function speak(render) {
   const chooser = byId("language", HTMLSelectElement);
   chooser.append(...text.languages.map((tag) => build("option", { value: tag, lang: tag }, text.nameOf(tag))));
-  chooser.addEventListener("change", () => void text.choose(chooser.value));
+  chooser.addEventListener("change", async () => {
+    const isSpoken = await text.choose(chooser.value);
+    setText(element("language-note"), isSpoken ? "" : text.say("language_away"));
+  });
   const say = () => {
     for (const target of document.querySelectorAll("[data-text]")) {
       setText(target, text.say(/** @type {text.Key} */ (target.getAttribute("data-text"))));
@@ -124,24 +127,28 @@ function run() {
       if (job) void visit.start({ id: job.id, title: category ? text.say(`category_${category}`) : job.title }, backend, tune, terms);
     },
     (id) => (framed ? (host?.doubt(id) ?? "covered") : ""),
-    () => void openMine().then((mine) => mine.offerForget()),
+    () => openMine((mine) => mine.offerForget()),
     () => {
       visit.stop();
-      void openMine().then((mine) => mine.withdraw());
+      openMine((mine) => void mine.withdraw(), "withdraw_failed");
     },
   );
   const details = byId("mine", HTMLDetailsElement);
   /** The visitor's key and visits, loaded when they are first looked at. @type {Promise<Mine> | null} */
   let mine = null;
-  function openMine() {
+  /** @param {(mine: Mine) => void} act @param {text.Key} [away] what is said where it cannot be loaded */
+  function openMine(act, away = "fault_unreachable") {
     details.open = true;
     mine ??= import("./mine.js").then(({ Mine }) => new Mine(visit));
-    // Asked for again with the next look.
-    mine.catch(() => (mine = null));
-    return mine;
+    mine.then(act, () => {
+      if (!mine) return;
+      // Asked for again with the next look.
+      mine = null;
+      element("mine-body").replaceChildren(build("p", { role: "status", "data-text": away }, text.say(away)));
+    });
   }
   details.addEventListener("toggle", () => {
-    if (details.open) void openMine().then((mine) => mine.show());
+    if (details.open) openMine((mine) => void mine.show());
   });
   if (framed) {
     root.dataset["framed"] = "";
@@ -349,7 +356,7 @@ function run() {
   document.addEventListener("visibilitychange", () => schedule(0));
   speak(() => {
     tryout?.retell();
-    void mine?.then((mine) => mine.show());
+    mine?.then((mine) => mine.show()).catch(() => {});
     if (job) renderList();
     render();
   });

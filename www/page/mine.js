@@ -65,14 +65,20 @@ async function withdrawAll() {
   if (!database) return true;
   try {
     const kept = () => database.transaction(SESSIONS, "readwrite").objectStore(SESSIONS);
-    /** @type {{ token: string }[]} */
-    const sessions = await answer(kept().getAll());
-    const asked = sessions.map(({ token }) => withdraw(token, AbortSignal.timeout(WITHDRAW_MS_MAX)));
+    const store = kept();
+    /** @type {[IDBValidKey[], { token: string }[]]} */
+    const [names, sessions] = await Promise.all([answer(store.getAllKeys()), answer(store.getAll())]);
+    const asked = sessions.map(async ({ token }, at) => {
+      const { ok, status } = await withdraw(token, AbortSignal.timeout(WITHDRAW_MS_MAX));
+      // One that the coordinator does not know is over, too.
+      if (!ok && status !== 401) return false;
+      const [store, name] = [kept(), names[at] ?? ""];
+      // One that was opened there meanwhile is another consent.
+      if ((await answer(store.get(name)))?.token === token) await answer(store.delete(name));
+      return true;
+    });
     const heard = await Promise.allSettled(asked);
-    // One that the coordinator does not know is over, too.
-    const isOver = heard.every((each) => each.status === "fulfilled" && (each.value.ok || each.value.status === 401));
-    if (isOver) await answer(kept().clear());
-    return isOver;
+    return heard.every((each) => each.status === "fulfilled" && each.value);
   } finally {
     database.close();
   }
@@ -141,7 +147,7 @@ export class Mine {
       void this.withdraw();
     });
     this.#action("mine-forget", "forget", () => this.offerForget());
-    element("mine-body").append(
+    element("mine-body").replaceChildren(
       this.#where,
       ...(window.parent === window ? [] : [said("p", "mine_framed")]),
       this.#actions,

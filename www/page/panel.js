@@ -209,7 +209,11 @@ export class Panel {
     const [limits, duty] = [element("limits"), byId("duty", HTMLInputElement)];
     limits.hidden = !offering && !visit.active;
     const place = element(offering ? "consent" : "visit").querySelector(".choice");
-    if (place && limits.nextElementSibling !== place) place.before(limits);
+    if (place && limits.nextElementSibling !== place) {
+      place.before(limits);
+      // What it says must not move what is pressed.
+      place.after(element("covered"));
+    }
     // A new offer begins with what was chosen last.
     if (offering && duty.max !== String(this.#most)) {
       terms.duty_percent = duty.valueAsNumber;
@@ -239,7 +243,7 @@ export class Panel {
     element("recent").hidden = visit.recent.length === 0;
     element("recent-list").replaceChildren(...visit.recent.map((unit) => this.#recent(unit)));
     element("receipts").hidden = visit.receipts.size === 0;
-    if (visit.receipts.size > 0) void import("./receipts.js").then(({ show }) => show(visit.receipts));
+    if (visit.receipts.size > 0) import("./receipts.js").then(({ show }) => show(visit.receipts)).catch(() => {});
   }
 
   #detail() {

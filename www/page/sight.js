@@ -18,17 +18,14 @@ const STILL_PX_MAX = 3;
  * Intersection Observer v2 knows whether anything is over an element; where it is missing, only whether it is in sight.
  * @param {HTMLElement} target
  * @param {(seen: boolean) => void} onChange
- * @param {number} share that must be in sight
- * @param {boolean} clear nothing may be over it
- * @returns {() => void} ends it
  */
-export function watchSight(target, onChange, share = SEEN_SHARE_MIN, clear = true) {
-  const options = { threshold: [0, share], trackVisibility: clear, delay: 100 };
+export function watchSight(target, onChange) {
+  const options = { threshold: [0, SEEN_SHARE_MIN], trackVisibility: true, delay: 100 };
   let [timer, isSeen] = [0, false];
   const see = (/** @type {boolean} */ seen) => onChange((isSeen = seen));
   const observer = new IntersectionObserver((entries) => {
     const last = /** @type {(IntersectionObserverEntry & { isVisible?: boolean }) | undefined} */ (entries.at(-1));
-    if (last && last.intersectionRatio >= share && (!clear || last.isVisible !== false)) {
+    if (last && last.intersectionRatio >= SEEN_SHARE_MIN && last.isVisible !== false) {
       timer ||= setTimeout(() => see(true), SEEN_MS_MIN);
     } else {
       clearTimeout(timer);
@@ -44,14 +41,68 @@ export function watchSight(target, onChange, share = SEEN_SHARE_MIN, clear = tru
     observer.unobserve(target);
     observer.observe(target);
   };
-  const end = () => {
+  const timerAgain = setInterval(() => {
+    if (target.isConnected) return again();
     clearInterval(timerAgain);
-    clearTimeout(timer);
     observer.disconnect();
-  };
-  const timerAgain = setInterval(() => (target.isConnected ? again() : end()), LOOK_AGAIN_MS);
+  }, LOOK_AGAIN_MS);
   for (const near of ["pointerover", "focus", "click"]) target.addEventListener(near, again);
-  return end;
+}
+
+/** Rows and columns of the parts in which a text is read. */
+const [ROWS, COLUMNS] = [16, 4];
+/** How often a text that is being read is looked at. */
+const READING_MS = 250;
+/** What of a part may be out of sight, as a share of it; browsers round. */
+const EDGE = 0.1;
+
+/**
+ * Whether one of so many equal parts lies in a stretch of the whole.
+ * @param {number} part
+ * @param {number} count
+ * @param {number} from as a share of the whole
+ * @param {number} to likewise
+ */
+const isWithin = (part, count, from, to) => part + EDGE >= from * count && part + 1 - EDGE <= to * count;
+
+/**
+ * Tells once each part of a text has been in sight for a while, all at once or one after another, as on a screen that has no room
+ * for the whole. Whether something is over it is not asked.
+ * @param {HTMLElement} target
+ * @param {() => void} onRead
+ * @returns {() => ScrollLogicalPosition} where in it something is that was not in sight
+ */
+export function watchRead(target, onRead) {
+  /** Since when each part is in sight, in milliseconds; null where it is not. @type {Map<number, number | null>} */
+  const unread = new Map(Array.from({ length: ROWS * COLUMNS }, (_, part) => [part, null]));
+  const look = (/** @type {IntersectionObserverEntry[]} */ entries) => {
+    const last = entries.at(-1);
+    if (!last) return;
+    const { boundingClientRect: box, intersectionRect: seen, time } = last;
+    for (const [part, since] of unread) {
+      const isSeen =
+        isWithin(Math.floor(part / COLUMNS), ROWS, (seen.top - box.top) / box.height, (seen.bottom - box.top) / box.height) &&
+        isWithin(part % COLUMNS, COLUMNS, (seen.left - box.left) / box.width, (seen.right - box.left) / box.width);
+      if (isSeen && since !== null && time - since >= SEEN_MS_MIN) unread.delete(part);
+      else unread.set(part, isSeen ? (since ?? time) : null);
+    }
+    if (unread.size > 0) return;
+    clearInterval(timer);
+    observer.disconnect();
+    onRead();
+  };
+  const observer = new IntersectionObserver(look, { threshold: Array.from({ length: ROWS + 1 }, (_, row) => row / ROWS) });
+  observer.observe(target);
+  // What goes on being in sight is told by nobody.
+  const timer = setInterval(() => {
+    observer.unobserve(target);
+    if (!document.hidden) return observer.observe(target);
+    for (const part of unread.keys()) unread.set(part, null);
+  }, READING_MS);
+  return () => {
+    const row = Math.floor(([...unread.keys()][0] ?? 0) / COLUMNS);
+    return row < ROWS / 3 ? "start" : row < (2 * ROWS) / 3 ? "center" : "end";
+  };
 }
 
 /** Where the frame lies on the screen, as the mouse over it tells, and since when. @type {{ x: number, y: number, since: number } | null} */

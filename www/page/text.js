@@ -12,6 +12,8 @@
 const FALLBACK = "en";
 /** Where the visitor's own choice is kept, once they made one. */
 const CHOICE = "manyhands-language";
+/** The pause before words that did not come are asked for again. */
+const RETRY_MS = 2_000;
 /** The choice made now. @type {string | undefined} */
 let choice;
 
@@ -71,26 +73,42 @@ function chosen() {
   }
 }
 
+/** Words that were loaded, by language. @type {Map<string, Record<Key, string>>} */
+const loaded = new Map();
+
+/** @param {string} wanted one of `languages` @returns {Promise<Record<Key, string> | null>} nothing where its file does not come */
+async function load(wanted) {
+  try {
+    const response = await fetch(new URL(`${folder}${wanted}.json`, import.meta.url), { credentials: "omit" });
+    if (!response.ok) return null;
+    const found = await response.json();
+    loaded.set(wanted, found);
+    return found;
+  } catch {
+    return null;
+  }
+}
+
 /**
- * Loads a language and makes it the page's; the last resort where its file does not come.
+ * Makes a language the page's, where its words come; else all stays as it is.
  * @param {string} wanted one of `languages`
+ * @returns {Promise<boolean>} false where they did not come
  */
 async function use(wanted) {
   newest = wanted;
-  const response = await fetch(new URL(`${folder}${wanted}.json`, import.meta.url), { credentials: "omit" }).catch(() => null);
+  const found = loaded.get(wanted) ?? (await load(wanted));
   // Another was wished for meanwhile.
-  if (newest !== wanted) return;
-  if (!response?.ok) {
-    if (wanted === FALLBACK) throw new Error("the page's words could not be loaded");
-    return use(FALLBACK);
+  if (newest !== wanted) return true;
+  if (found) {
+    words = found;
+    language = wanted;
+    locale = navigator.languages.find((tag) => known(tag) === wanted) ?? wanted;
+    formats = new Map();
+    plurals = new Intl.PluralRules(locale);
+    Object.assign(document.documentElement, { lang: wanted, dir: words.direction });
   }
-  words = await response.json();
-  language = wanted;
-  locale = navigator.languages.find((tag) => known(tag) === wanted) ?? wanted;
-  formats = new Map();
-  plurals = new Intl.PluralRules(locale);
-  Object.assign(document.documentElement, { lang: wanted, dir: words.direction });
   changed();
+  return found !== null;
 }
 
 /** Calls back whenever everything is to be said again, in another language. @param {() => void} say */
@@ -98,17 +116,26 @@ export function onChange(say) {
   changed = say;
 }
 
-/** The visitor chose. It is kept for later visits where the browser keeps anything. @param {string} wanted */
+/**
+ * The visitor chose. It is kept for later visits where the browser keeps anything, once it is spoken.
+ * @param {string} wanted
+ * @returns {Promise<boolean>} false where its words did not come: the page goes on in the language that it spoke
+ */
 export async function choose(wanted) {
   const found = known(wanted);
-  if (!found) return;
+  if (!found) return true;
+  const before = choice;
   choice = found;
+  if (!(await use(found))) {
+    choice = before;
+    return false;
+  }
   try {
-    localStorage.setItem(CHOICE, found);
+    if (choice === found) localStorage.setItem(CHOICE, found);
   } catch {
     // For this visit, then.
   }
-  await use(found);
+  return true;
 }
 
 /** The page around wishes for a language; what the visitor chose counts more. @param {unknown} wish */
@@ -212,4 +239,6 @@ function field(inner, values) {
 }
 
 const wishes = [query.get("lang"), ...navigator.languages];
-await use(chosen() ?? wishes.map(known).find(Boolean) ?? FALLBACK);
+const first = chosen() ?? wishes.map(known).find(Boolean) ?? FALLBACK;
+// Nothing can be said before there are words: they are asked for until they come.
+while (!(await use(first)) && !(await use(FALLBACK))) await new Promise((done) => setTimeout(done, RETRY_MS));

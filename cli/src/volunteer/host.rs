@@ -196,7 +196,7 @@ impl Host for NativeHost {
         self.checkpoint.borrow().clone()
     }
 
-    async fn store_checkpoint(&self, _coordinator: KeyId, note: &str) {
+    async fn store_checkpoint(&self, _coordinator: KeyId, _loaded: Option<&str>, note: &str) {
         self.checkpoint.replace(Some(note.to_owned()));
     }
 

@@ -71,8 +71,9 @@ pub trait Host {
     /// The checkpoint of this coordinator's public log that was kept last, as a signed note.
     async fn load_checkpoint(&self, coordinator: KeyId) -> Option<String>;
 
-    /// Keeps one in its place, unless another tab kept one of more entries meanwhile. Failing to keep it is no error: then a later visit has nothing to compare with.
-    async fn store_checkpoint(&self, coordinator: KeyId, note: &str);
+    /// Keeps one in the place of the one that was loaded, unless another tab kept another there meanwhile: what that one saw is
+    /// for the next look to compare with. Failing to keep it is no error: then a later visit has nothing to compare with.
+    async fn store_checkpoint(&self, coordinator: KeyId, loaded: Option<&str>, note: &str);
 
     /// What kernels' times depend on beside adapter and driver: the browser and its version.
     fn environment(&self) -> String;

@@ -61,7 +61,7 @@ struct Awaited {
 #[derive(Default)]
 pub(super) struct Ledger {
     awaited: RefCell<VecDeque<Awaited>>,
-    /// What this visit verified last, for a host that keeps nothing.
+    /// What this visit verified last, whatever its host keeps.
     seen: RefCell<Option<Checkpoint>>,
     refusals: Cell<u32>,
 }
@@ -107,9 +107,9 @@ impl<H: Host> Visit<'_, H> {
         let client = &self.client;
         let Some(coordinator) = client.sessions.coordinator() else { return Ok(()) };
         // Before the newest is asked for: that is no older, however many tabs look.
-        let stored = client.host.load_checkpoint(coordinator).await.and_then(|note| Signed::parse(&note, coordinator));
-        let kept = stored.map(|signed| signed.checkpoint).into_iter().chain(self.ledger.seen.borrow().clone());
-        let kept = kept.max_by_key(|checkpoint| checkpoint.size);
+        let loaded = client.host.load_checkpoint(coordinator).await;
+        let kept = loaded.as_deref().and_then(|note| Signed::parse(note, coordinator)).map(|signed| signed.checkpoint);
+        let seen = self.ledger.seen.borrow().clone();
         let note = self.get("/v1/log/checkpoint").await?;
         let unread = || VolunteerError::Answer("no checkpoint".to_owned());
         let note = String::from_utf8(note).map_err(|_| unread())?;
@@ -117,11 +117,12 @@ impl<H: Host> Visit<'_, H> {
         if !client.host.verify(coordinator, newest.text.as_bytes(), &newest.signature).await? {
             return Err(LogFault::Unproven("its checkpoint is not signed").into());
         }
-        if let Some(kept) = kept {
-            self.check_growth(coordinator, &kept, &newest.checkpoint).await?;
+        // Another tab may have been shown another log: what either saw must go on in this one.
+        for known in seen.iter().chain(kept.iter().filter(|kept| seen.as_ref() != Some(kept))) {
+            self.check_growth(coordinator, known, &newest.checkpoint).await?;
         }
         self.ledger.seen.replace(Some(newest.checkpoint.clone()));
-        client.host.store_checkpoint(coordinator, &note).await;
+        client.host.store_checkpoint(coordinator, loaded.as_deref(), &note).await;
         // What goes back to the queue waits for the next look.
         let waiting = self.ledger.awaited.borrow().len();
         for _ in 0..waiting.min(RECEIPTS_PER_LOOK_MAX) {

@@ -188,13 +188,10 @@ impl Host for WebHost {
         self.side(&[database::CHECKPOINTS]).await?.get(database::CHECKPOINTS, &coordinator.to_string()).await.ok()?.as_string()
     }
 
-    async fn store_checkpoint(&self, coordinator: KeyId, note: &str) {
+    async fn store_checkpoint(&self, coordinator: KeyId, loaded: Option<&str>, note: &str) {
         if let Some(database) = self.side(&[database::CHECKPOINTS]).await {
-            // The second line of a checkpoint.
-            let size = |note: &str| note.lines().nth(1).and_then(|size| size.parse::<u64>().ok());
-            let larger =
-                |kept: JsValue| if kept.as_string().and_then(|kept| size(&kept)) > size(note) { kept } else { note.into() };
-            let _ = database.update(database::CHECKPOINTS, &coordinator.to_string(), larger).await;
+            let ours = |kept: JsValue| if kept.as_string().as_deref() == loaded { note.into() } else { kept };
+            let _ = database.update(database::CHECKPOINTS, &coordinator.to_string(), ours).await;
         }
     }
 

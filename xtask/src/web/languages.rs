@@ -16,7 +16,7 @@ const GENERATOR: &str = "embed/index.html";
 const GENERATOR_WORDS: &str = "embed/words";
 const OF_GENERATOR: &str = "embed_";
 /// What that page says as the other does.
-const SHARED: [&str; 4] = ["direction", "name", "language_label", "category_"];
+const SHARED: [&str; 4] = ["direction", "name", "language_", "category_"];
 pub const ELEMENT: &str = "embed/many-hands.js";
 const OF_ELEMENT: &str = "element_";
 /// Where the element has its words.

@@ -205,6 +205,20 @@ fn what_was_seen_last_is_kept_from_visit_to_visit() {
     assert!(matches!(fault(again.visit_for(settings(), 90_000, |_| ())), LogFault::Rewritten { kept: 3, .. }));
 }
 
+/// Two tabs that are shown two logs: the one whose checkpoint is not kept remembers it.
+#[test]
+fn what_another_tab_saw_is_not_taken_for_what_this_one_did() {
+    let host = ScriptHost::new(3, &[]);
+    let world = host.0.clone();
+    let (_, _, ended) = visit_of(host, move |history| {
+        history.entries[0].1[200] ^= 1;
+        history.push(UnitId(9), LeaseId(9), Vec::new());
+        let other = String::from_utf8(history.answer("checkpoint").unwrap()).unwrap();
+        world.checkpoint.replace(Some(other));
+    });
+    assert!(matches!(fault(ended), LogFault::Rewritten { kept: 3, now: 4 }));
+}
+
 #[test]
 fn proofs_that_are_refused_or_false_end_the_visit() {
     let refusals = [(); 4].map(|()| ("GET /v1/log/consistency", Fault::Problem(Code::NotLogged, None)));

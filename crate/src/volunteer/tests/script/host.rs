@@ -170,8 +170,8 @@ impl Host for ScriptHost {
         self.0.checkpoint.borrow().clone()
     }
 
-    async fn store_checkpoint(&self, _coordinator: KeyId, note: &str) {
-        if !self.0.forgets.get() {
+    async fn store_checkpoint(&self, _coordinator: KeyId, loaded: Option<&str>, note: &str) {
+        if !self.0.forgets.get() && self.0.checkpoint.borrow().as_deref() == loaded {
             self.0.checkpoint.replace(Some(note.to_owned()));
         }
     }
