@@ -174,7 +174,10 @@ async fn rotate(coordinator: &str, key_file: &Path) -> anyhow::Result<(KeyId, St
         Outcome::Refused if is_begun => {
             let aside = beside(key_file, new.key());
             std::fs::rename(&next, &aside).with_context(|| next.display().to_string())?;
-            failed.context(format!("the key was not replaced; the new one, which was begun before, is kept in {}", aside.display()))?;
+            failed.context(format!(
+                "the key was not replaced; the new one, which was begun before, is kept in {}",
+                aside.display()
+            ))?;
         }
         Outcome::Refused => {
             std::fs::remove_file(&next).with_context(|| next.display().to_string())?;
@@ -278,7 +281,12 @@ mod tests {
         for end in ["", "\n", "\r\n"] {
             assert_eq!(*read(&format!("correct horse battery{end}")).unwrap(), "correct horse battery");
         }
-        for two in ["correct horse\nbattery", "correct horse battery\n\n", "correct horse battery\r\nstaple\r\n", "correct\rhorse battery"] {
+        for two in [
+            "correct horse\nbattery",
+            "correct horse battery\n\n",
+            "correct horse battery\r\nstaple\r\n",
+            "correct\rhorse battery",
+        ] {
             let error = read(two).unwrap_err().to_string();
             assert!(error.ends_with("holds more than one line"), "{two:?}: {error}");
         }

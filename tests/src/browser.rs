@@ -272,6 +272,7 @@ impl Visitor {
     pub async fn press_offered_start(&self, limit: Duration) -> Result<()> {
         let begun = Instant::now();
         while begun.elapsed() < limit {
+            self.run("document.getElementById('start').scrollIntoView({ block: 'nearest' });").await?;
             self.wait_until("d.seen === 'true'", limit).await?;
             self.run("document.getElementById('covered').hidden = true;").await?;
             self.press("start").await?;
