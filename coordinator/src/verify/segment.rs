@@ -186,15 +186,16 @@ impl Segment<'_> {
         let most = UPDATE_NORM_RATIO_MAX * (all(self.checkpoint) + 1.0);
         let pairs = of(StateKind::Parameter).flatten().zip(self.checkpoint.iter().flatten());
         let far = norm(&mut pairs.map(|(&value, &checkpoint)| f64::from(value) - f64::from(checkpoint)));
-        // Not `far > most`: NaN is too large.
-        if !(far <= most) {
+        // Of NaN as well.
+        let is_too_large = |norm: f64| !norm.is_finite() || norm > most;
+        if is_too_large(far) {
             return Err(SegmentFault::TooLarge("the parameters", which));
         }
         match self.work.optimizer {
             InnerOptimizer::Sgd { learning_rate, momentum, .. } => {
                 let [rate, momentum] = [learning_rate, momentum].map(f64::from);
                 let speed = norm(&mut of(StateKind::Velocity).flatten().map(|&value| f64::from(value)));
-                if !(rate * momentum / (1.0 - momentum) * speed <= most) {
+                if is_too_large(rate * momentum / (1.0 - momentum) * speed) {
                     return Err(SegmentFault::TooLarge("the velocities", which));
                 }
             }
