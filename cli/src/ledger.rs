@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -11,8 +12,7 @@ use clap::Subcommand;
 use manyhands_coordinator::blobs::Blobs;
 use manyhands_coordinator::keys::{Keys, replace_file};
 use manyhands_coordinator::ledger::{self, LedgerError, Log, Source, Trust};
-use manyhands_coordinator::store::Store as _;
-use manyhands_coordinator::store::sqlite::SqliteStore;
+use manyhands_coordinator::store::{self, Store};
 use manyhands_protocol::log::tile::{Resource, WIDTH, unbundle, width};
 use manyhands_protocol::log::witness::WitnessKey;
 use manyhands_protocol::problem::Problem;
@@ -21,6 +21,7 @@ use manyhands_protocol::{BlobHash, KeyId};
 use serde_json::json;
 
 use crate::operator::client::{connection, innermost};
+use crate::store::StoreArgs;
 
 /// How long a data folder may be locked by a coordinator that writes.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
@@ -34,9 +35,11 @@ pub struct Args {
     /// Address of the coordinator; else the variable MANYHANDS_COORDINATOR, else http://127.0.0.1:8787.
     #[arg(long, global = true)]
     coordinator: Option<String>,
-    /// Read a coordinator's data folder in place of asking it.
+    /// Read a coordinator's data folder, and its database, in place of asking it.
     #[arg(long, global = true)]
     data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
     /// The key that the log must be of; else the one that the coordinator names.
     #[arg(long, global = true)]
     key: Option<KeyId>,
@@ -131,8 +134,9 @@ async fn source(args: &Args) -> anyhow::Result<(Box<dyn Source>, KeyId)> {
     if !args.witness_keys.is_empty() {
         bail!("a data folder has no cosignatures: with --witness-key ask the coordinator, not --data-dir");
     }
-    let (database, blobs) = (folder.join("manyhands.sqlite3"), folder.join("blobs"));
-    for part in [folder, &database, &blobs] {
+    let (address, file, blobs) = (args.store.address()?, store::file(folder), folder.join("blobs"));
+    let parts = [Some(folder), address.is_none().then_some(&file), Some(&blobs)];
+    for part in parts.into_iter().flatten() {
         if !part.exists() {
             bail!("{} is not there: {} is no coordinator's data folder", part.display(), folder.display());
         }
@@ -142,7 +146,7 @@ async fn source(args: &Args) -> anyhow::Result<(Box<dyn Source>, KeyId)> {
         let missing = folder.join("coordinator.key");
         format!("{} is not there: say with --key whose log it is", missing.display())
     })?;
-    let store = SqliteStore::open_to_read(&database, LOCK_WAIT).await?;
+    let store = store::open_to_read(address.as_ref(), folder, LOCK_WAIT).await?;
     Ok((Box::new(Folder { store, blobs: Blobs::read_folder(&blobs)? }), named))
 }
 
@@ -225,9 +229,9 @@ impl Source for Web {
     }
 }
 
-/// A data folder.
+/// A data folder, with its database.
 struct Folder {
-    store: SqliteStore,
+    store: Arc<dyn Store>,
     blobs: Blobs,
 }
 

@@ -7,6 +7,7 @@ mod ledger;
 mod operator;
 mod serve;
 mod site;
+mod store;
 mod volunteer;
 mod witness;
 

@@ -11,6 +11,8 @@ use manyhands_coordinator::config::HeaderName;
 use manyhands_coordinator::{App, Config, WitnessAddress, config};
 use manyhands_protocol::rules::challenge::{CHALLENGE_RATE, COMMIT_SHARE};
 
+use crate::store::StoreArgs;
+
 #[derive(clap::Args)]
 pub struct Args {
     /// Address to listen on; port 0 takes any free one.
@@ -23,6 +25,8 @@ pub struct Args {
     /// the environment, as AWS's own tools do: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL.
     #[arg(long, value_name = "URL")]
     blobs: Option<String>,
+    #[command(flatten)]
+    store: StoreArgs,
     /// Name shown to visitors.
     #[arg(long)]
     name: Option<String>,
@@ -55,6 +59,7 @@ fn share(text: &str) -> Result<f64, String> {
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut config = Config::new(args.data_dir);
+    config.database = args.store.address()?;
     config.listen = args.listen;
     config.bucket =
         args.blobs.map(|url| Bucket { url, options: std::env::vars().filter(|(name, _)| name.starts_with("AWS_")).collect() });

@@ -17,8 +17,7 @@ use crate::config::Config;
 use crate::driver::DriveError;
 use crate::keys::{KeyError, Keys};
 use crate::service::Service;
-use crate::store::sqlite::SqliteStore;
-use crate::store::{Store, StoreError};
+use crate::store::{self, Store, StoreError};
 use crate::{driver, http, log, server};
 
 /// How long a shutdown waits for calls under way.
@@ -60,13 +59,13 @@ pub struct App {
 }
 
 impl App {
-    /// Starts on the SQLite file and the blob folder in the configured data folder.
+    /// Starts on the configured database, or the SQLite file in the data folder, and on the blob folder there.
     pub async fn start(config: Config) -> Result<App, StartError> {
         // First of all, so that a start on a taken address leaves nothing behind.
         let listener = listen(config.listen).await?;
         let lock = lock_folder(&config.data_dir)?;
-        let store = SqliteStore::open(&config.data_dir.join("manyhands.sqlite3"), config.database_lock_wait).await?;
-        App::start_locked(config, Arc::new(store), listener, lock).await
+        let store = store::open(config.database.as_ref(), &config.data_dir, config.database_lock_wait).await?;
+        App::start_locked(config, store, listener, lock).await
     }
 
     /// Starts on another store; keys and blobs are in the data folder all the same.

@@ -13,6 +13,7 @@ use crate::blobs::Bucket;
 use crate::clock::{Clock, SystemClock};
 use crate::keys::{self, KeyError};
 use crate::log::witnesses::WitnessAddress;
+use crate::store::postgres::PostgresAddress;
 
 /// Port that `manyhands serve` listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 8787;
@@ -25,10 +26,12 @@ pub const WITNESSES_COUNT_MAX: usize = 16;
 pub struct Config {
     /// Address to listen on; port 0 takes any free one.
     pub listen: SocketAddr,
-    /// Folder of database, blobs and keys; made if it is missing.
+    /// Folder of blobs, keys and, unless `database` is another, the database; made if it is missing.
     pub data_dir: PathBuf,
     /// Where blobs are instead, if not in that folder.
     pub bucket: Option<Bucket>,
+    /// A PostgreSQL database in place of the folder's SQLite file.
+    pub database: Option<PostgresAddress>,
     /// Shown to visitors.
     pub name: String,
     /// Any page may embed this one, without a registered site: for trying things on one computer.
@@ -42,7 +45,7 @@ pub struct Config {
     pub replica_wait_ms: u64,
     /// How long it waits for the result of a second key that has.
     pub replica_leased_wait_ms: u64,
-    /// How long the start waits for a database that another process has locked.
+    /// How long the start waits for a database that another process has locked, or another coordinator is at work on.
     pub database_lock_wait: Duration,
     /// Most connections at once; more wait to be accepted.
     pub connections_count_max: usize,
@@ -79,6 +82,7 @@ impl Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)),
             data_dir: data_dir.into(),
             bucket: None,
+            database: None,
             name: "Many Hands".to_owned(),
             embed_anywhere: false,
             forwarded_header: None,

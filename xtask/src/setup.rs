@@ -19,8 +19,9 @@ const GECKODRIVER_VERSION: &str = "0.37.1";
 const WASM_TARGET: &str = "wasm32-unknown-unknown";
 /// Chromium and its driver.
 const BROWSER_PACKAGES: &[&str] = &["chromium", "chromium-driver"];
-/// lavapipe, the software Vulkan adapter of the native tests, and Python for the independent client.
-const TEST_PACKAGES: &[&str] = &["mesa-vulkan-drivers", "libvulkan1", "python3", "python3-venv"];
+/// lavapipe, the software Vulkan adapter of the native tests, Python for the independent client, and PostgreSQL, of which the
+/// tests start servers of their own: the one that Debian's package starts is not used.
+const TEST_PACKAGES: &[&str] = &["mesa-vulkan-drivers", "libvulkan1", "python3", "python3-venv", "postgresql"];
 /// Where Python packages for tests go.
 const VENV: &str = "target/venv";
 

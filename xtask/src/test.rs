@@ -53,6 +53,8 @@ const STAGES: &[Stage] = &[
     Stage { name: "build page", limit: minutes(15), needs: &["set-up"], commands: || one(own(&["build-web"])), long: false },
     // The coordinator's tests ask for the page that it serves.
     Stage { name: "native tests", limit: minutes(30), needs: &["build page"], commands: native_tests, long: false },
+    Stage { name: "calls on postgres", limit: minutes(15), needs: &["native tests"], commands: calls_on_postgres, long: false },
+    Stage { name: "others on postgres", limit: minutes(15), needs: &["native tests"], commands: others_on_postgres, long: true },
     Stage { name: "wasm tests", limit: minutes(15), needs: &["set-up"], commands: wasm_tests, long: false },
     Stage { name: "build command", limit: minutes(15), needs: &["build page"], commands: build_command, long: false },
     Stage { name: "end to end", limit: minutes(45), needs: &["build command"], commands: end_to_end, long: false },
@@ -107,6 +109,25 @@ fn native_tests() -> Result<Vec<Command>, String> {
         tests.env("XDG_RUNTIME_DIR", std::env::temp_dir());
     }
     one(tests)
+}
+
+/// The modules of the coordinator's tests that hang most on its store.
+const STORE_BOUND: [&str; 9] =
+    ["ladder::", "leases::", "log::", "openings::", "restart::", "rotations::", "sessions::", "sites::", "training::"];
+
+/// They run on SQLite with the native tests; those of the store itself run on both there.
+fn calls_on_postgres() -> Result<Vec<Command>, String> {
+    one(on_postgres(&STORE_BOUND))
+}
+
+fn others_on_postgres() -> Result<Vec<Command>, String> {
+    one(on_postgres(&STORE_BOUND.map(|module| ["--skip", module]).concat()))
+}
+
+fn on_postgres(chosen: &[&str]) -> Command {
+    let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
+    tests.args(NOT_NATIVE).args(["--test", "calls", "--"]).args(chosen).env("MANYHANDS_TEST_STORE", "postgres");
+    tests
 }
 
 fn wasm_tests() -> Result<Vec<Command>, String> {

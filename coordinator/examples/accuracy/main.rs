@@ -10,6 +10,12 @@ mod cheats;
 #[path = "../../tests/calls/client.rs"]
 #[allow(dead_code, reason = "the tests of calls need all of it")]
 mod client;
+#[path = "../../tests/calls/cluster.rs"]
+#[allow(dead_code, reason = "the tests of calls need all of it")]
+mod cluster;
+#[path = "../../tests/calls/database.rs"]
+#[allow(dead_code, reason = "the tests of calls need all of it")]
+mod database;
 #[path = "../../tests/calls/world.rs"]
 #[allow(dead_code, reason = "the tests of calls need all of it")]
 mod world;

@@ -10,9 +10,15 @@
 //! - Counters (`keys`, `jobs`, slots of units) change in the transaction of what they count; nothing is credited twice.
 
 mod challenges;
+mod order;
+pub mod postgres;
 pub mod sqlite;
 
 pub use challenges::*;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use manyhands_protocol::log::Hash;
@@ -26,6 +32,8 @@ use manyhands_protocol::wire::{HeartbeatResponse, Totals, Verdict};
 use manyhands_protocol::work::{UnitManifest, Work};
 use manyhands_protocol::{BlobHash, JobId, KeyId, LeaseId, UnitId};
 
+use self::postgres::{PostgresAddress, PostgresStore};
+use self::sqlite::SqliteStore;
 use crate::prefix::PrefixTag;
 
 /// What can go wrong in a store.
@@ -42,6 +50,16 @@ pub enum StoreError {
     OlderSchema { path: String, version: i64 },
     #[error("{path}: schema version {version} was changed or left half-applied; restore the file from a backup")]
     DamagedSchema { path: String, version: i64 },
+    #[error("{path}: another coordinator is at work on this database")]
+    InUse { path: String },
+    #[error("{path}: holds table {table}, which is not ours; give the coordinator a database of its own")]
+    ForeignSchema { path: String, table: String },
+    #[error("{path}: holds no coordinator's data")]
+    NoSchema { path: String },
+    #[error("{path}: the database takes no writes: it is a replica, or was made read-only")]
+    ReadOnly { path: String },
+    #[error("{path}: {setting} is off there, so that a loss of power may lose what was reported as stored")]
+    NotDurable { path: String, setting: &'static str },
     #[error("{path}: {error}")]
     Open { path: String, error: sqlx::Error },
     #[error("database: {0}")]
@@ -392,6 +410,27 @@ pub struct LogHead {
 
 /// Signs the checkpoint of so many entries and this root; called inside the transaction that appends them.
 pub type SignCheckpoint<'a> = &'a (dyn Fn(u64, Hash) -> String + Send + Sync);
+
+/// The SQLite file in a coordinator's folder.
+pub fn file(data_dir: &Path) -> PathBuf {
+    data_dir.join("manyhands.sqlite3")
+}
+
+/// Opens a PostgreSQL database, or where there is none the file in the folder.
+pub async fn open(database: Option<&PostgresAddress>, data_dir: &Path, lock_wait: Duration) -> Result<Arc<dyn Store>> {
+    Ok(match database {
+        Some(address) => Arc::new(PostgresStore::open(address, lock_wait).await?),
+        None => Arc::new(SqliteStore::open(&file(data_dir), lock_wait).await?),
+    })
+}
+
+/// The same of a coordinator that may be at work, to read its log: changes nothing.
+pub async fn open_to_read(database: Option<&PostgresAddress>, data_dir: &Path, lock_wait: Duration) -> Result<Arc<dyn Store>> {
+    Ok(match database {
+        Some(address) => Arc::new(PostgresStore::open_to_read(address).await?),
+        None => Arc::new(SqliteStore::open_to_read(&file(data_dir), lock_wait).await?),
+    })
+}
 
 /// Storage of everything but blob bytes. The module's documentation states the contracts.
 #[async_trait]

@@ -1,10 +1,9 @@
 //! A store whose writes fail when a test says so.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use manyhands_coordinator::store::sqlite::SqliteStore;
 use manyhands_coordinator::store::*;
 use manyhands_protocol::log::Hash;
 use manyhands_protocol::rules::standing::Course;
@@ -29,9 +28,9 @@ pub enum Fault {
     AppendsAfter,
 }
 
-/// A SQLite store with one fault.
+/// A store with one fault.
 pub struct Faulty {
-    inner: SqliteStore,
+    inner: Arc<dyn Store>,
     /// Writes so far.
     pub writes: AtomicU32,
     fault: Fault,
@@ -41,7 +40,7 @@ pub struct Faulty {
 }
 
 impl Faulty {
-    pub fn new(inner: SqliteStore, fault: Fault) -> Faulty {
+    pub fn new(inner: Arc<dyn Store>, fault: Fault) -> Faulty {
         Faulty { inner, writes: AtomicU32::new(0), fault, mended: AtomicBool::new(false), calls: Mutex::default() }
     }
 

@@ -278,11 +278,7 @@ async fn prefixes_are_stored_as_tags_alone_and_forgotten_after_a_day() {
     world.train_job().await;
     let volunteer = join_from(&world, 1, "192.0.2.1").await;
     volunteer.lease_one().await;
-    let database = format!("sqlite:{}", world.folder.path().join("manyhands.sqlite3").display());
-    let reader = sqlx::SqlitePool::connect(&database).await.unwrap();
-    let tags = async || {
-        sqlx::query_scalar::<_, Vec<u8>>("SELECT prefix FROM sessions WHERE prefix IS NOT NULL").fetch_all(&reader).await.unwrap()
-    };
+    let tags = async || world.database().bytes("SELECT prefix FROM sessions WHERE prefix IS NOT NULL").await;
     let stored = tags().await;
     assert_eq!(stored.iter().map(Vec::len).collect::<Vec<_>>(), [32]);
     let public = |bytes: &[u8]| manyhands_coordinator::keys::sha256(bytes).to_vec();

@@ -26,6 +26,7 @@ async fn each_unit_goes_to_one_key_until_it_lapses() {
     assert!(kept.keep && kept.deadline_ms == NOW_MS + 2 * limits::LEASE_MS - 1);
     assert!(second.lease(16).await.is_empty());
     world.clock.advance(1);
+    world.app().idle().await;
     first.try_heartbeat(&leases[1]).await.refused(Code::LeaseEnded);
     let again: Vec<_> = second.lease(16).await.iter().map(|lease| lease.manifest.unit).collect();
     let mut lapsed = vec![leases[1].manifest.unit, leases[2].manifest.unit, last.manifest.unit];
@@ -83,6 +84,7 @@ async fn heartbeats_keep_a_lease_only_so_long() {
     let last = stalls.heartbeat(&lease).await;
     assert_eq!((last.keep, last.deadline_ms), (false, NOW_MS + limits::LEASE_TOTAL_MS_MAX + step_ms));
     world.clock.advance(step_ms);
+    world.app().idle().await;
     stalls.try_heartbeat(&lease).await.refused(Code::LeaseEnded);
     assert_eq!(other.lease_one().await.manifest.unit, lease.manifest.unit);
     world.finish().await;

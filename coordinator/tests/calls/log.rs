@@ -9,7 +9,7 @@ use manyhands_coordinator::clock::{Clock, ManualClock, SystemClock};
 use manyhands_coordinator::keys::{Keys, blob_hash, signed_by};
 use manyhands_coordinator::ledger::{self, LedgerError, Source, Trust};
 use manyhands_coordinator::store::sqlite::SqliteStore;
-use manyhands_coordinator::store::{NewSession, SignedEntry, Store};
+use manyhands_coordinator::store::{NewRotation, NewSession, SignedEntry, Store};
 use manyhands_coordinator::{App, Config, scheduler};
 use manyhands_protocol::cose::{self, Kind};
 use manyhands_protocol::log::entry::{
@@ -31,6 +31,7 @@ use manyhands_protocol::{BlobHash, JobId, KeyId, UnitId, cbor, limits};
 use reqwest::{Method, header};
 
 use crate::client::{Volunteer, details};
+use crate::database::Database;
 use crate::faulty::{Fault, Faulty};
 use crate::world::{NOW_MS, PATIENCE, World};
 
@@ -287,7 +288,7 @@ async fn rotate(old: &Volunteer, new: &Volunteer) {
     old.post("/v1/rotations", "application/cbor", body).await.is(204);
 }
 
-fn session(number: u8) -> NewSession {
+pub fn session(number: u8) -> NewSession {
     NewSession {
         token_hash: [number; 32],
         key: KeyId([2; 32]),
@@ -328,9 +329,14 @@ async fn a_withdrawn_consent_leaves_no_salt() {
     }
     assert!(in_files(session(3).consent_salt), "the search finds what is still there");
     store.scrub().await.unwrap();
-    for number in numbers {
+    for number in numbers.clone() {
         assert_eq!(in_files(session(number).consent_salt), number % 3 != 0, "{number}");
     }
+    // Who replaces a key withdraws its sessions.
+    let (by_old, by_new) = (vec![1], vec![2]);
+    store.rotate(NewRotation { old: KeyId([2; 32]), new: KeyId([3; 32]), by_old, by_new, now_ms: NOW_MS }).await.unwrap();
+    store.scrub().await.unwrap();
+    assert!(numbers.clone().all(|number| !in_files(session(number).consent_salt)));
     assert_eq!(store.check_invariants().await.unwrap(), Vec::<String>::new());
 }
 
@@ -478,8 +484,8 @@ async fn failing_appends_lose_nothing_and_never_fork() {
         config.listen.set_port(0);
         config.opening_units_count = 0;
         config.clock = Arc::new(ManualClock::new(NOW_MS));
-        let inner = SqliteStore::open(&folder.path().join("manyhands.sqlite3"), Duration::from_secs(5)).await.unwrap();
-        let store = Arc::new(Faulty::new(inner, fault));
+        let database = Database::new(folder.path()).await;
+        let store = Arc::new(Faulty::new(database.open().await, fault));
         let app = App::start_with(config, store.clone()).await.unwrap();
         let world = World::watching(&app);
         world.product_job().await;
@@ -515,8 +521,9 @@ async fn a_log_grows_past_whole_tiles() {
     let folder = tempfile::tempdir().unwrap();
     let keys = Keys::load_or_create(folder.path()).unwrap();
     let mut size = 0u64;
+    let database = Database::new(folder.path()).await;
     for count in [255, 1, 1, 200, 55, 300] {
-        let store = SqliteStore::open(&folder.path().join("s"), Duration::from_secs(5)).await.unwrap();
+        let store = database.open().await;
         for _ in 0..count {
             let mut unique = [0; 32];
             unique[..8].copy_from_slice(&size.to_be_bytes());
@@ -542,7 +549,7 @@ async fn a_log_grows_past_whole_tiles() {
         assert_eq!(store.log_head().await.unwrap().unwrap().size, size);
         assert_eq!(store.check_invariants().await.unwrap(), Vec::<String>::new(), "{size}");
     }
-    let store = SqliteStore::open(&folder.path().join("s"), Duration::from_secs(5)).await.unwrap();
+    let store = database.open().await;
     for (level, number, hashes) in [(0, 0, 256), (0, 1, 256), (0, 2, 256), (0, 3, 44), (1, 0, 3)] {
         assert_eq!(store.log_tile(level, number).await.unwrap().unwrap().len(), hashes, "tile {level}/{number}");
     }
@@ -733,13 +740,15 @@ async fn a_shutdown_appends_what_waits() {
     let mut config = Config::new(folder.path());
     config.listen.set_port(0);
     config.clock = Arc::new(ManualClock::new(NOW_MS));
+    let database = Database::new(folder.path()).await;
+    database.configure(&mut config);
     let app = App::start(config).await.unwrap();
     let mut volunteer = Volunteer::new(&app.url(), 1).await;
     app.append_log().await.unwrap();
     // The clock stands still, and with it the batches.
     volunteer.open(&volunteer.consent().await).await;
     app.shutdown().await;
-    let store = SqliteStore::open(&folder.path().join("manyhands.sqlite3"), Duration::from_secs(5)).await.unwrap();
+    let store = database.open().await;
     assert!(store.log_queue(9).await.unwrap().is_empty());
     assert_eq!(store.log_head().await.unwrap().unwrap().size, 1, "the consent");
 }
@@ -748,7 +757,8 @@ async fn a_shutdown_appends_what_waits() {
 #[tokio::test]
 async fn a_batch_that_comes_again_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(&folder.path().join("s"), Duration::from_secs(5)).await.unwrap();
+    let database = Database::new(folder.path()).await;
+    let store = database.open().await;
     let sign = |size, root| {
         let text = Checkpoint { origin: "test".to_owned(), size, root }.text();
         Note { signatures: vec![NoteSignature::new("test", note::ED25519, KeyId([1; 32]), vec![0; 64])], text }.encode()

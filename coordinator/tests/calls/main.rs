@@ -1,12 +1,16 @@
-//! The coordinator as its callers meet it: a real server on a free port, a real SQLite file, a client that signs. Only
+//! The coordinator as its callers meet it: a real server on a free port, a real SQLite file or
+//! PostgreSQL server, a client that signs. Only
 //! time is made: it stands still until a test moves it.
 #![allow(clippy::unwrap_used)]
 
 mod admin;
+mod beside;
 mod blobs;
 mod bucket;
 mod challenges;
 mod client;
+mod cluster;
+mod database;
 mod divergence;
 mod faulty;
 mod ladder;
@@ -14,6 +18,7 @@ mod leases;
 mod log;
 mod metrics;
 mod openings;
+mod postgres;
 mod products;
 mod restart;
 mod rotations;

@@ -284,6 +284,7 @@ async fn late_results_count_while_the_unit_is_open() {
         slow.upload(lease, output.clone()).await;
     }
     world.clock.advance(limits::LEASE_MS);
+    world.app().idle().await;
     let hash = BlobHash([1; 32]);
     slow.try_upload(&leases[0], hash, vec![1]).await.refused(Code::LeaseEnded);
     // The first unit is leased again and settled by the other key, the second stays open.
@@ -313,6 +314,7 @@ async fn one_key_has_one_result_for_a_unit_however_many_leases() {
     let wrong = product_file(&first, &[1.0; 16]);
     volunteer.upload(&first, wrong.clone()).await;
     world.clock.advance(limits::LEASE_MS);
+    world.app().idle().await;
     let second = volunteer.lease_one().await;
     assert_eq!(first.manifest.unit, second.manifest.unit);
     assert_eq!(volunteer.submit(&second, wrong.clone()).await.verdict, Verdict::Rejected);

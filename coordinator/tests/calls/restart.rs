@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use manyhands_coordinator::clock::ManualClock;
-use manyhands_coordinator::store::sqlite::SqliteStore;
 use manyhands_coordinator::{App, Config};
 use manyhands_protocol::problem::{Code, Problem};
 use manyhands_protocol::view::{JobState, JobView};
@@ -13,6 +11,7 @@ use manyhands_protocol::wire::{ResultResponse, Verdict};
 use manyhands_protocol::{BlobHash, JobId, limits};
 
 use crate::client::{Answer, Leased, Volunteer};
+use crate::database::Database;
 use crate::faulty::{Fault, Faulty};
 use crate::world::World;
 
@@ -58,9 +57,10 @@ async fn a_result_whose_check_was_cut_off_is_checked_after_the_restart() {
     config.opening_units_count = 0;
     config.draw = crate::world::replicas_only;
     config.clock = clock;
-    let open = async || SqliteStore::open(&folder.path().join("manyhands.sqlite3"), Duration::from_secs(5)).await.unwrap();
+    let database = Database::new(folder.path()).await;
+    database.configure(&mut config);
     // Everything after the result is stored fails: no verdict is written.
-    let store = Arc::new(Faulty::new(open().await, Fault::Verdicts));
+    let store = Arc::new(Faulty::new(database.open().await, Fault::Verdicts));
     let app = App::start_with(config.clone(), store).await.unwrap();
     let world = Operator::of(&app);
     let job = world.create_product().await;
@@ -121,8 +121,8 @@ async fn run_with(fault: Fault) -> (Outcome, u32) {
     config.opening_units_count = 0;
     config.draw = crate::world::replicas_only;
     config.clock = clock.clone();
-    let inner = SqliteStore::open(&folder.path().join("manyhands.sqlite3"), Duration::from_secs(5)).await.unwrap();
-    let store = Arc::new(Faulty::new(inner, fault));
+    let database = Database::new(folder.path()).await;
+    let store = Arc::new(Faulty::new(database.open().await, fault));
     let app = App::start_with(config, store.clone()).await.unwrap();
     let operator = Operator::of(&app);
     let job = operator.create_train().await;

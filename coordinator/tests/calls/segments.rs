@@ -3,8 +3,7 @@
 
 use manyhands::engine::states::Ends as States;
 use manyhands_coordinator::keys::blob_hash;
-use manyhands_coordinator::store::sqlite::SqliteStore;
-use manyhands_coordinator::store::{ChallengeClosed, ChallengeStage, Store};
+use manyhands_coordinator::store::{ChallengeClosed, ChallengeStage};
 use manyhands_protocol::JobId;
 use manyhands_protocol::challenge::{Answer, Ask, ChallengeResponse, Ends};
 use manyhands_protocol::manifest::{Inputs, JobWork};
@@ -19,7 +18,7 @@ use manyhands_protocol::{TreeHash, limits};
 
 use crate::challenges::{Run, asked, audits_only, bend, judged, path, post, submit, time_left, verdict};
 use crate::client::{Leased, Volunteer};
-use crate::world::{PATIENCE, World, examples, train_work, update_file};
+use crate::world::{World, examples, train_work, update_file};
 
 const STEPS: u32 = 16;
 const BATCH: u32 = 1024;
@@ -343,7 +342,7 @@ async fn a_challenge_ends_at_the_stage_that_was_looked_at() {
     let lease = volunteer.lease_one().await;
     let run = Run::honest(&volunteer, &lease).await;
     submit(&volunteer, &lease, &run).await;
-    let store = SqliteStore::open(&world.folder.path().join("manyhands.sqlite3"), PATIENCE).await.unwrap();
+    let store = world.store();
     let challenge = store.challenge(lease.manifest.lease).await.unwrap().unwrap();
     let closed = |stage| ChallengeClosed {
         result: challenge.result,
@@ -357,7 +356,6 @@ async fn a_challenge_ends_at_the_stage_that_was_looked_at() {
     assert_eq!(verdict(&volunteer, &lease, &run).await.verdict, Verdict::Challenged);
     store.close_challenge(closed(ChallengeStage::Ends)).await.unwrap();
     assert_eq!(verdict(&volunteer, &lease, &run).await.verdict, Verdict::Rejected);
-    store.close().await;
     world.follow(job, |view| view.results_rejected == 1).await;
     world.finish().await;
 }

@@ -116,14 +116,12 @@ async fn folders_that_cannot_be_written_are_named() {
 #[tokio::test]
 async fn invariants_see_what_is_wrong() {
     let world = World::start().await;
-    let folder = world.folder.path().to_owned();
     world.product_job().await;
     let volunteer = world.join(1).await;
     let lease = volunteer.lease_one().await;
     let output = volunteer.product_bytes(&lease).await;
     volunteer.submit(&lease, output).await;
     world.check().await;
-    let other = connect(&folder).await;
     for (damage, repair) in [
         ("UPDATE keys SET credit_flop = credit_flop + 1", "UPDATE keys SET credit_flop = credit_flop - 1"),
         ("UPDATE jobs SET units_settled = units_settled + 1", "UPDATE jobs SET units_settled = units_settled - 1"),
@@ -135,12 +133,11 @@ async fn invariants_see_what_is_wrong() {
         ("UPDATE leases SET state = 'lapsed' WHERE state = 'done'", "UPDATE leases SET state = 'done' WHERE state = 'lapsed'"),
         ("UPDATE blobs SET bytes = bytes + 1", "UPDATE blobs SET bytes = bytes - 1"),
     ] {
-        sqlx::query(damage).execute(&other).await.unwrap();
+        world.database().execute(damage).await;
         assert!(!world.app().check_invariants().await.unwrap().is_empty(), "{damage}");
-        sqlx::query(repair).execute(&other).await.unwrap();
+        world.database().execute(repair).await;
         world.check().await;
     }
-    other.close().await;
     world.finish().await;
 }
 

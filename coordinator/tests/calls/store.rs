@@ -1,9 +1,6 @@
 //! The store's retry contract: a write repeated with the same arguments changes nothing more. Written against the trait,
-//! so that another store can be held to it.
+//! and held against both stores.
 
-use std::time::Duration;
-
-use manyhands_coordinator::store::sqlite::SqliteStore;
 use manyhands_coordinator::store::*;
 use manyhands_protocol::manifest::{Inputs, Submission};
 use manyhands_protocol::problem::Code;
@@ -12,10 +9,13 @@ use manyhands_protocol::wire::Verdict;
 use manyhands_protocol::work::{Dtype, MatmulWork, UnitManifest, Work};
 use manyhands_protocol::{BlobHash, JobId, KeyId, cbor, cose};
 
+use crate::beside::{pairs_at_once_leave_nothing_wrong, writes_go_on_beside_each_other};
+use crate::database::Database;
+
 const KEY: KeyId = KeyId([1; 32]);
 const OUTPUT: BlobHash = BlobHash([3; 32]);
 
-fn submission() -> Submission {
+pub fn submission() -> Submission {
     let manifest = serde_json::json!({
         "version": 1, "name": "s", "title": "s", "description": "s", "owner": "s", "category": "demo",
         "work": { "kind": "matmul", "block": 1 }
@@ -25,7 +25,7 @@ fn submission() -> Submission {
     Submission { manifest: serde_json::from_value(manifest).unwrap(), inputs }
 }
 
-fn work() -> Work {
+pub fn work() -> Work {
     Work::Matmul(MatmulWork { a: BlobHash([2; 32]), b: BlobHash([2; 32]), m: 1, k: 1, n: 1, dtype: Dtype::F32 })
 }
 
@@ -108,7 +108,7 @@ fn result(manifest: &UnitManifest, signed: &[u8]) -> NewResult {
     }
 }
 
-async fn writes_may_be_repeated(store: &dyn Store) {
+async fn writes_may_be_repeated(store: &dyn Store, _: &Database) {
     let (job, manifest, signed) = leased(store).await;
     let new = result(&manifest, &signed);
     let (row, is_new) = store.add_result(new.clone()).await.unwrap();
@@ -142,7 +142,7 @@ async fn writes_may_be_repeated(store: &dyn Store) {
     assert_eq!(store.check_invariants().await.unwrap(), Vec::<String>::new());
 }
 
-async fn nothing_is_accepted_for_an_open_unit(store: &dyn Store) {
+async fn nothing_is_accepted_for_an_open_unit(store: &dyn Store, _: &Database) {
     let (_, manifest, signed) = leased(store).await;
     let (row, _) = store.add_result(result(&manifest, &signed)).await.unwrap();
     assert!(store.judge(Judgement::accept(row.id), 5).await.is_err());
@@ -160,10 +160,10 @@ async fn nothing_is_accepted_for_an_open_unit(store: &dyn Store) {
 }
 
 /// A statement from before there was a log names its device, and stays out of it.
-async fn old_statements_stay_out_of_the_log(store: &dyn Store, database: &sqlx::SqlitePool) {
+async fn old_statements_stay_out_of_the_log(store: &dyn Store, database: &Database) {
     let (_, manifest, signed) = leased(store).await;
     let (row, _) = store.add_result(result(&manifest, &signed)).await.unwrap();
-    sqlx::query("UPDATE results SET details = NULL").execute(database).await.unwrap();
+    database.execute("UPDATE results SET details = NULL").await;
     let before = store.log_queue(100).await.unwrap().len();
     let judgements = vec![Judgement::accept(row.id)];
     let settlement = Settlement { unit: manifest.unit, canonical: OUTPUT, by: SettledBy::Algebra, judgements, now_ms: 5 };
@@ -173,7 +173,7 @@ async fn old_statements_stay_out_of_the_log(store: &dyn Store, database: &sqlx::
     assert_eq!(store.check_invariants().await.unwrap(), Vec::<String>::new());
 }
 
-async fn a_round_is_closed_with_what_was_merged(store: &dyn Store) {
+async fn a_round_is_closed_with_what_was_merged(store: &dyn Store, _: &Database) {
     let start = BlobHash([2; 32]);
     let first = NewRound { checkpoint: start, velocity: start, loss: 2.0, loss_error: Some(0.5), accuracy: 0.1, at_ms: 1 };
     let (job, manifest, signed) = leased_in(store, Some(first)).await;
@@ -199,7 +199,7 @@ async fn a_round_is_closed_with_what_was_merged(store: &dyn Store) {
     assert_eq!(store.round(job, 1).await.unwrap(), Some(next));
 }
 
-async fn a_rotation_may_be_repeated(store: &dyn Store) {
+async fn a_rotation_may_be_repeated(store: &dyn Store, _: &Database) {
     const NEW: KeyId = KeyId([9; 32]);
     let (job, manifest, _) = leased(store).await;
     let session = store.session([5; 32]).await.unwrap().unwrap();
@@ -234,55 +234,44 @@ async fn a_rotation_may_be_repeated(store: &dyn Store) {
     assert_eq!(store.check_invariants().await.unwrap(), Vec::<String>::new());
 }
 
-/// A store in a folder of its own.
-async fn sqlite() -> (tempfile::TempDir, SqliteStore) {
-    let folder = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(&folder.path().join("s.sqlite3"), Duration::from_secs(1)).await.unwrap();
-    (folder, store)
-}
-
-#[tokio::test]
-async fn sqlite_writes_may_be_repeated() {
-    let (_folder, store) = sqlite().await;
-    writes_may_be_repeated(&store).await;
-}
-
-#[tokio::test]
-async fn sqlite_accepts_nothing_for_an_open_unit() {
-    let (_folder, store) = sqlite().await;
-    nothing_is_accepted_for_an_open_unit(&store).await;
-}
-
-#[tokio::test]
-async fn sqlite_closes_rounds_with_what_was_merged() {
-    let (_folder, store) = sqlite().await;
-    a_round_is_closed_with_what_was_merged(&store).await;
-}
-
-#[tokio::test]
-async fn sqlite_keeps_old_statements_out_of_the_log() {
-    let (folder, store) = sqlite().await;
-    let database = format!("sqlite:{}", folder.path().join("s.sqlite3").display());
-    old_statements_stay_out_of_the_log(&store, &sqlx::SqlitePool::connect(&database).await.unwrap()).await;
-}
-
-#[tokio::test]
-async fn sqlite_rotations_may_be_repeated() {
-    let (_folder, store) = sqlite().await;
-    a_rotation_may_be_repeated(&store).await;
-}
-
 /// Keys cost nothing, and each may ask for an opening unit: a round has a thousand of them, however often it is asked.
-#[tokio::test]
-async fn a_round_has_a_bounded_number_of_opening_units() {
-    let (folder, store) = sqlite().await;
-    let (job, ..) = leased(&store).await;
+async fn a_round_has_a_bounded_number_of_opening_units(store: &dyn Store, database: &Database) {
+    let (job, ..) = leased(store).await;
     let unit = NewUnit { work: work(), min_quorum: 1, blob_bytes: 4, flop: 2, check_flop: 1 };
-    let database = format!("sqlite:{}", folder.path().join("s.sqlite3").display());
-    let reader = sqlx::SqlitePool::connect(&database).await.unwrap();
     for expected in [600, 1000, 1000] {
         store.add_openings(job, vec![unit.clone(); 600], 5000).await.unwrap();
-        let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM units WHERE opening = 1").fetch_one(&reader).await.unwrap();
-        assert_eq!(count, expected);
+        assert_eq!(database.numbers("SELECT COUNT(*) FROM units WHERE opening = 1").await, [expected]);
     }
 }
+
+/// Each test above on each store.
+macro_rules! on_both {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $name() {
+                let folder = tempfile::tempdir().unwrap();
+                let database = super::Database::sqlite(folder.path());
+                super::$name(&*database.open().await, &database).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test]
+            async fn $name() {
+                let database = super::Database::postgres().await;
+                super::$name(&*database.open().await, &database).await;
+            })*
+        }
+    };
+}
+
+on_both!(
+    writes_may_be_repeated,
+    nothing_is_accepted_for_an_open_unit,
+    old_statements_stay_out_of_the_log,
+    a_round_is_closed_with_what_was_merged,
+    a_rotation_may_be_repeated,
+    a_round_has_a_bounded_number_of_opening_units,
+    writes_go_on_beside_each_other,
+    pairs_at_once_leave_nothing_wrong,
+);

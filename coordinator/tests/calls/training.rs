@@ -1,10 +1,8 @@
 //! Gradient units: two keys that agree, the referee where they do not, and rounds until the job ends.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use manyhands_coordinator::clock::ManualClock;
-use manyhands_coordinator::store::sqlite::SqliteStore;
 use manyhands_coordinator::{App, Config};
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::view::{JobState, JobView, KeyView};
@@ -12,6 +10,7 @@ use manyhands_protocol::wire::{ResultResponse, Verdict};
 use manyhands_protocol::{JobId, limits};
 
 use crate::client::{Leased, Volunteer};
+use crate::database::Database;
 use crate::faulty::{Fault, Faulty};
 use crate::world::{NOW_MS, World, train_work, update_file};
 
@@ -266,6 +265,7 @@ async fn a_third_result_is_judged_by_what_settled_the_unit() {
     let output = slow.update_bytes(&late).await;
     slow.upload(&late, output.clone()).await;
     world.clock.advance(limits::LEASE_MS);
+    world.app().idle().await;
     let (a, b) = same_unit(&first, &second).await;
     assert_eq!(a.manifest.unit, late.manifest.unit);
     // Late, and before the unit is settled: a full part, and the third key's is judged after.
@@ -287,6 +287,7 @@ struct Watched {
     store: Arc<Faulty>,
     app: App,
     world: World,
+    _database: Database,
 }
 
 async fn watched(fault: Fault) -> Watched {
@@ -297,11 +298,11 @@ async fn watched(fault: Fault) -> Watched {
     config.opening_units_count = 0;
     config.draw = crate::world::replicas_only;
     config.clock = clock.clone();
-    let inner = SqliteStore::open(&folder.path().join("manyhands.sqlite3"), Duration::from_secs(5)).await.unwrap();
-    let store = Arc::new(Faulty::new(inner, fault));
+    let database = Database::new(folder.path()).await;
+    let store = Arc::new(Faulty::new(database.open().await, fault));
     let app = App::start_with(config, store.clone()).await.unwrap();
     let world = World::watching(&app);
-    Watched { _folder: folder, clock, store, app, world }
+    Watched { _folder: folder, clock, store, app, world, _database: database }
 }
 
 impl Watched {
@@ -380,7 +381,7 @@ async fn many_results_of_one_unit_are_all_judged() {
 
 /// Three results are in when the unit is settled by the first two: the third is judged by what they settled.
 async fn third_is_judged(lie: impl Fn(&mut Vec<Vec<f32>>), expected: Verdict) {
-    let Watched { _folder, clock, store, app, world } = watched(Fault::Verdicts).await;
+    let Watched { _folder, clock, store, app, world, _database } = watched(Fault::Verdicts).await;
     let job = world.train_job().await;
     let (late, first, second) = (world.join(1).await, world.join(2).await, world.join(3).await);
     let old = late.lease_one().await;

@@ -8,6 +8,7 @@ use manyhands::tensors;
 use manyhands_coordinator::blobs::Bucket;
 use manyhands_coordinator::clock::ManualClock;
 use manyhands_coordinator::keys::blob_hash;
+use manyhands_coordinator::store::Store;
 use manyhands_coordinator::{App, Config, merge, referee};
 use manyhands_protocol::JobId;
 use manyhands_protocol::manifest::{Inputs, JobManifest, Submission};
@@ -21,6 +22,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::client::{Answer, Leased, Volunteer};
+use crate::database::Database;
 
 /// When every test begins.
 pub const NOW_MS: u64 = 1_750_000_000_000;
@@ -35,6 +37,10 @@ pub fn replicas_only() -> Result<f64, manyhands_coordinator::keys::KeyError> {
 /// One coordinator with its folder and its clock.
 pub struct World {
     pub folder: TempDir,
+    /// None of a coordinator that is not ours.
+    database: Option<Database>,
+    /// What the coordinator works on.
+    store: Option<Arc<dyn Store>>,
     pub clock: Arc<ManualClock>,
     app: Option<App>,
     /// Address of a coordinator that is not ours to restart.
@@ -62,8 +68,9 @@ impl World {
 
     async fn start_all(change: fn(&mut Config), bucket: Option<Bucket>) -> World {
         let (folder, clock) = (tempfile::tempdir().unwrap(), Arc::new(ManualClock::new(NOW_MS)));
+        let database = Some(Database::new(folder.path()).await);
         let (admin, token) = (Client::new(), String::new());
-        let mut world = World { folder, clock, app: None, elsewhere: None, change, bucket, admin, token };
+        let mut world = World { folder, database, store: None, clock, app: None, elsewhere: None, change, bucket, admin, token };
         world.start_app().await;
         world
     }
@@ -81,9 +88,19 @@ impl World {
     }
 
     async fn start_app(&mut self) {
-        let app = App::start(self.config()).await.unwrap();
+        let store = self.database().open().await;
+        let app = App::start_with(self.config(), store.clone()).await.unwrap();
+        self.store = Some(store);
         self.token = std::fs::read_to_string(&app.admin_token_path).unwrap().trim().to_owned();
         self.app = Some(app);
+    }
+
+    pub fn store(&self) -> &dyn Store {
+        &**self.store.as_ref().expect("running")
+    }
+
+    pub fn database(&self) -> &Database {
+        self.database.as_ref().expect("of its own")
     }
 
     pub fn app(&self) -> &App {
@@ -99,7 +116,18 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let token = std::fs::read_to_string(&app.admin_token_path).unwrap().trim().to_owned();
         let clock = Arc::new(ManualClock::new(NOW_MS));
-        World { folder, clock, app: None, elsewhere: Some(app.url()), change: |_| (), bucket: None, admin: Client::new(), token }
+        World {
+            folder,
+            database: None,
+            store: None,
+            clock,
+            app: None,
+            elsewhere: Some(app.url()),
+            change: |_| (),
+            bucket: None,
+            admin: Client::new(),
+            token,
+        }
     }
 
     /// Ends the coordinator where it stands, as a kill would, and starts another on its folder.
@@ -109,7 +137,7 @@ impl World {
 
     /// The same, so many milliseconds later.
     pub async fn kill_and_restart_after(&mut self, ms: u64) {
-        drop(self.app.take());
+        drop((self.app.take(), self.store.take()));
         self.clock.advance(ms);
         self.start_app().await;
     }

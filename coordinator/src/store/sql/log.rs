@@ -11,21 +11,22 @@ use manyhands_protocol::log::tree::{Hash, leaf_hash};
 use manyhands_protocol::manifest::Inputs;
 use manyhands_protocol::wire::SignedBytes;
 use manyhands_protocol::{JobId, KeyId, LeaseId, UnitId, cbor};
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
-use super::super::{
-    Job, LogHead, MergedUnit, NewRound, Queued, Result, ResultRow, RollBack, RoundClose, SignCheckpoint, SignedEntry, StoreError,
-};
+use super::Connection;
 use super::rows::{int, uint};
 use crate::keys::blob_hash;
+use crate::store::{
+    Job, LogHead, MergedUnit, NewRound, Queued, Result, ResultRow, RollBack, RoundClose, SignCheckpoint, SignedEntry, StoreError,
+};
 
 /// Puts a statement into the queue.
-async fn queue(tx: &mut SqliteConnection, statement: Statement) -> Result<()> {
+async fn queue(tx: &mut Connection, statement: Statement) -> Result<()> {
     queue_of(tx, statement, None, 0).await
 }
 
 /// Puts a statement into the queue that adds so many (1 or −1) to the accepted results of a lease.
-async fn queue_of(tx: &mut SqliteConnection, statement: Statement, lease: Option<LeaseId>, accepted: i64) -> Result<()> {
+async fn queue_of(tx: &mut Connection, statement: Statement, lease: Option<LeaseId>, accepted: i64) -> Result<()> {
     sqlx::query("INSERT INTO log_queue (content_type, payload, lease_id, accepted) VALUES ($1, $2, $3, $4)")
         .bind(statement.kind.content_type())
         .bind(statement.payload)
@@ -37,7 +38,7 @@ async fn queue_of(tx: &mut SqliteConnection, statement: Statement, lease: Option
 }
 
 /// Not one from before there was a log: its statement tells what must not be public.
-pub async fn queue_result(tx: &mut SqliteConnection, result: &ResultRow) -> Result<()> {
+pub async fn queue_result(tx: &mut Connection, result: &ResultRow) -> Result<()> {
     let row = sqlx::query(
         "SELECT r.statement, r.credit_flop, u.work, u.settled_by, p.bytes FROM results r JOIN units u ON u.id = r.unit_id
          JOIN uploads p ON p.lease_id = r.lease_id AND p.hash = r.output WHERE r.id = $1 AND r.details IS NOT NULL",
@@ -60,10 +61,10 @@ pub async fn queue_result(tx: &mut SqliteConnection, result: &ResultRow) -> Resu
 }
 
 /// Of a result that was accepted and is not any more. Nothing is said of one that was accepted before there was a log.
-pub async fn queue_retraction(tx: &mut SqliteConnection, job: JobId, unit: UnitId, lease: LeaseId, signed: &[u8]) -> Result<()> {
+pub async fn queue_retraction(tx: &mut Connection, job: JobId, unit: UnitId, lease: LeaseId, signed: &[u8]) -> Result<()> {
     let logged = sqlx::query(
-        "SELECT COALESCE(SUM(accepted), 0) AS n FROM
-            (SELECT accepted FROM log_queue WHERE lease_id = $1 UNION ALL SELECT accepted FROM log_entries WHERE lease_id = $1)",
+        "SELECT CAST(COALESCE(SUM(accepted), 0) AS BIGINT) AS n FROM
+            (SELECT accepted FROM log_queue WHERE lease_id = $1 UNION ALL SELECT accepted FROM log_entries WHERE lease_id = $1) told",
     )
     .bind(int(lease.0))
     .fetch_one(&mut *tx)
@@ -76,7 +77,7 @@ pub async fn queue_retraction(tx: &mut SqliteConnection, job: JobId, unit: UnitI
 }
 
 /// A job that was approved, its inputs, and what it begins with.
-pub async fn queue_job(tx: &mut SqliteConnection, job: &Job, round: Option<&NewRound>) -> Result<()> {
+pub async fn queue_job(tx: &mut Connection, job: &Job, round: Option<&NewRound>) -> Result<()> {
     let inputs: Vec<_> = match &job.submission.inputs {
         Inputs::Matmul { a_panels, b_panels, .. } => [(Role::APanel, a_panels.as_slice()), (Role::BPanel, b_panels)].into(),
         Inputs::Train { shards, test } => [(Role::Shard, shards.as_slice()), (Role::HeldOut, std::slice::from_ref(test))].into(),
@@ -96,7 +97,7 @@ pub async fn queue_job(tx: &mut SqliteConnection, job: &Job, round: Option<&NewR
     }
 }
 
-async fn queue_checkpoint(tx: &mut SqliteConnection, job: JobId, round: u32, new: &NewRound) -> Result<()> {
+async fn queue_checkpoint(tx: &mut Connection, job: JobId, round: u32, new: &NewRound) -> Result<()> {
     let (loss_micro, accuracy_micro) = (micro(new.loss), micro(new.accuracy));
     let entry = LogCheckpoint { version: VERSION, job, round, state: state(new), loss_micro, accuracy_micro };
     queue(tx, entry.statement()).await
@@ -116,7 +117,7 @@ fn merge_input(unit: &MergedUnit) -> MergeInput {
 }
 
 /// The merge of a round, and the checkpoint that it gave.
-pub async fn queue_merge(tx: &mut SqliteConnection, before: &NewRound, close: &RoundClose) -> Result<()> {
+pub async fn queue_merge(tx: &mut Connection, before: &NewRound, close: &RoundClose) -> Result<()> {
     let merge = LogMerge {
         version: VERSION,
         job: close.job,
@@ -135,7 +136,7 @@ pub async fn queue_merge(tx: &mut SqliteConnection, before: &NewRound, close: &R
 }
 
 /// A merge that was not kept.
-pub async fn queue_roll_back(tx: &mut SqliteConnection, roll_back: &RollBack) -> Result<()> {
+pub async fn queue_roll_back(tx: &mut Connection, roll_back: &RollBack) -> Result<()> {
     let entry = LogRollBack {
         version: VERSION,
         job: roll_back.job,
@@ -147,21 +148,21 @@ pub async fn queue_roll_back(tx: &mut SqliteConnection, roll_back: &RollBack) ->
     queue(tx, entry.statement()).await
 }
 
-pub async fn queue_quarantine(tx: &mut SqliteConnection, key: KeyId) -> Result<()> {
+pub async fn queue_quarantine(tx: &mut Connection, key: KeyId) -> Result<()> {
     queue(tx, LogKey { version: VERSION, key, event: KeyEvent::Quarantined, successor: None }.statement()).await
 }
 
-pub async fn queue_rotation(tx: &mut SqliteConnection, old: KeyId, new: KeyId) -> Result<()> {
+pub async fn queue_rotation(tx: &mut Connection, old: KeyId, new: KeyId) -> Result<()> {
     let entry = LogKey { version: VERSION, key: old, event: KeyEvent::Rotated, successor: Some(new) };
     queue(tx, entry.statement()).await
 }
 
-pub async fn queue_consent(tx: &mut SqliteConnection, salt: &[u8; 32], consent: &[u8]) -> Result<()> {
+pub async fn queue_consent(tx: &mut Connection, salt: &[u8; 32], consent: &[u8]) -> Result<()> {
     let commitment = blob_hash(&[salt, consent].concat());
     queue(tx, LogConsent { version: VERSION, commitment }.statement()).await
 }
 
-pub async fn queued(tx: &mut SqliteConnection, count_max: u32) -> Result<Vec<Queued>> {
+pub async fn queued(tx: &mut Connection, count_max: u32) -> Result<Vec<Queued>> {
     sqlx::query("SELECT id, content_type, payload FROM log_queue ORDER BY id LIMIT $1")
         .bind(i64::from(count_max))
         .fetch_all(tx)
@@ -176,12 +177,12 @@ pub async fn queued(tx: &mut SqliteConnection, count_max: u32) -> Result<Vec<Que
         .collect()
 }
 
-pub async fn head(tx: &mut SqliteConnection) -> Result<Option<LogHead>> {
+pub async fn head(tx: &mut Connection) -> Result<Option<LogHead>> {
     let row = sqlx::query("SELECT size, note FROM log_head").fetch_optional(tx).await?;
     row.map(|row| Ok(LogHead { size: uint(&row, "size")?, note: row.try_get("note")? })).transpose()
 }
 
-pub async fn tile(tx: &mut SqliteConnection, level: u8, number: u64) -> Result<Option<Vec<Hash>>> {
+pub async fn tile(tx: &mut Connection, level: u8, number: u64) -> Result<Option<Vec<Hash>>> {
     let row = sqlx::query("SELECT hashes FROM log_tiles WHERE level = $1 AND number = $2")
         .bind(i64::from(level))
         .bind(int(number))
@@ -192,7 +193,7 @@ pub async fn tile(tx: &mut SqliteConnection, level: u8, number: u64) -> Result<O
     if rest.is_empty() { Ok(Some(hashes.to_vec())) } else { Err(StoreError::Damaged(format!("tile {level}/{number}"))) }
 }
 
-pub async fn entries(tx: &mut SqliteConnection, from: u64, count: u64) -> Result<Vec<Vec<u8>>> {
+pub async fn entries(tx: &mut Connection, from: u64, count: u64) -> Result<Vec<Vec<u8>>> {
     sqlx::query("SELECT entry FROM log_entries WHERE entry_index >= $1 ORDER BY entry_index LIMIT $2")
         .bind(int(from))
         .bind(int(count))
@@ -203,7 +204,7 @@ pub async fn entries(tx: &mut SqliteConnection, from: u64, count: u64) -> Result
         .collect()
 }
 
-pub async fn index_of_lease(tx: &mut SqliteConnection, lease: LeaseId) -> Result<Option<u64>> {
+pub async fn index_of_lease(tx: &mut Connection, lease: LeaseId) -> Result<Option<u64>> {
     let row = sqlx::query(
         "SELECT MAX(entry_index) AS entry_index FROM log_entries WHERE lease_id = $1 AND accepted = 1 HAVING COUNT(*) > 0",
     )
@@ -214,7 +215,7 @@ pub async fn index_of_lease(tx: &mut SqliteConnection, lease: LeaseId) -> Result
 }
 
 /// The tree's right edge, out of its tiles.
-async fn edge(tx: &mut SqliteConnection, size: u64) -> Result<Edge> {
+async fn edge(tx: &mut Connection, size: u64) -> Result<Edge> {
     let mut tiles = Vec::new();
     for level in 0.. {
         let hashes = size >> (8 * u32::from(level));
@@ -230,7 +231,7 @@ async fn edge(tx: &mut SqliteConnection, size: u64) -> Result<Edge> {
     Ok(Edge { size, tiles })
 }
 
-pub async fn append(tx: &mut SqliteConnection, entries: &[SignedEntry], sign: SignCheckpoint<'_>) -> Result<()> {
+pub async fn append(tx: &mut Connection, entries: &[SignedEntry], sign: SignCheckpoint<'_>) -> Result<()> {
     let head = head(tx).await?;
     let waiting = sqlx::query("SELECT id, lease_id, accepted FROM log_queue ORDER BY id LIMIT $1")
         .bind(int(entries.len() as u64))
@@ -274,7 +275,7 @@ pub async fn append(tx: &mut SqliteConnection, entries: &[SignedEntry], sign: Si
     Ok(())
 }
 
-async fn put_tile(tx: &mut SqliteConnection, tile: &Tile) -> Result<()> {
+async fn put_tile(tx: &mut Connection, tile: &Tile) -> Result<()> {
     sqlx::query(
         "INSERT INTO log_tiles (level, number, hashes) VALUES ($1, $2, $3)
          ON CONFLICT (level, number) DO UPDATE SET hashes = excluded.hashes",
@@ -288,7 +289,7 @@ async fn put_tile(tx: &mut SqliteConnection, tile: &Tile) -> Result<()> {
 }
 
 /// Builds the tree again from its entries; gives what is stored otherwise.
-pub async fn check(tx: &mut SqliteConnection) -> Result<Vec<String>> {
+pub async fn check(tx: &mut Connection) -> Result<Vec<String>> {
     let Some(head) = head(tx).await? else { return Ok(Vec::new()) };
     let (mut edge, mut tiles) = (Edge::default(), Vec::new());
     let rows = sqlx::query("SELECT entry_index, entry FROM log_entries ORDER BY entry_index").fetch_all(&mut *tx).await?;

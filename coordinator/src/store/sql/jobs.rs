@@ -4,22 +4,21 @@ use manyhands_protocol::JobId;
 use manyhands_protocol::manifest::{Inputs, JobWork, Submission, bits};
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::view::{JobState, JobView, RoundView, TaxView, TrainView};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
-use super::super::{Job, NewJob, Result, StoreError};
 use super::rows::{hash, int, touch_job, uint, uint32};
-use super::{blobs, log, rounds, units};
+use super::{Connection, DbRow, blobs, log, rounds, units};
+use crate::store::{Job, NewJob, Result, StoreError};
 
 /// Most evaluations that a view lists; a longer history is thinned evenly.
 const HISTORY_COUNT_MAX: u32 = 512;
 
-pub async fn stopped(tx: &mut SqliteConnection) -> Result<bool> {
+pub async fn stopped(tx: &mut Connection) -> Result<bool> {
     let row = sqlx::query("SELECT value FROM settings WHERE name = 'stopped'").fetch_optional(tx).await?;
     Ok(row.is_some())
 }
 
-pub async fn set_stopped(tx: &mut SqliteConnection, stopped: bool) -> Result<()> {
+pub async fn set_stopped(tx: &mut Connection, stopped: bool) -> Result<()> {
     if stopped {
         sqlx::query("INSERT INTO settings (name, value) VALUES ('stopped', '1') ON CONFLICT (name) DO NOTHING")
             .execute(tx)
@@ -30,7 +29,7 @@ pub async fn set_stopped(tx: &mut SqliteConnection, stopped: bool) -> Result<()>
     Ok(())
 }
 
-pub async fn create(tx: &mut SqliteConnection, new: NewJob) -> Result<JobId> {
+pub async fn create(tx: &mut Connection, new: &NewJob) -> Result<JobId> {
     let kind = match new.submission.manifest.work {
         JobWork::Matmul(_) => "matmul",
         JobWork::Train(_) => "train",
@@ -53,7 +52,7 @@ pub async fn create(tx: &mut SqliteConnection, new: NewJob) -> Result<JobId> {
     Ok(id)
 }
 
-pub async fn find(tx: &mut SqliteConnection, job: JobId) -> Result<Option<Job>> {
+pub async fn find(tx: &mut Connection, job: JobId) -> Result<Option<Job>> {
     let row = sqlx::query("SELECT id, state, approved, submission, round, units_total, units_settled FROM jobs WHERE id = $1")
         .bind(int(job.0))
         .fetch_optional(tx)
@@ -61,7 +60,7 @@ pub async fn find(tx: &mut SqliteConnection, job: JobId) -> Result<Option<Job>> 
     row.as_ref().map(job_row).transpose()
 }
 
-pub async fn in_state(tx: &mut SqliteConnection, state: JobState) -> Result<Vec<Job>> {
+pub async fn in_state(tx: &mut Connection, state: JobState) -> Result<Vec<Job>> {
     sqlx::query(
         "SELECT id, state, approved, submission, round, units_total, units_settled FROM jobs WHERE state = $1 ORDER BY id",
     )
@@ -73,7 +72,7 @@ pub async fn in_state(tx: &mut SqliteConnection, state: JobState) -> Result<Vec<
     .collect()
 }
 
-fn job_row(row: &SqliteRow) -> Result<Job> {
+fn job_row(row: &DbRow) -> Result<Job> {
     let id = JobId(uint(row, "id")?);
     let state: &str = row.try_get("state")?;
     let submission: &str = row.try_get("submission")?;
@@ -89,7 +88,7 @@ fn job_row(row: &SqliteRow) -> Result<Job> {
     })
 }
 
-pub async fn set_state(tx: &mut SqliteConnection, job: JobId, from: &[JobState], to: JobState) -> Result<()> {
+pub async fn set_state(tx: &mut Connection, job: JobId, from: &[JobState], to: JobState) -> Result<()> {
     let Some(found) = find(tx, job).await? else {
         return Err(StoreError::refused(Code::UnknownJob, format!("no job {job}")));
     };
@@ -108,7 +107,7 @@ pub async fn set_state(tx: &mut SqliteConnection, job: JobId, from: &[JobState],
     touch_job(tx, job).await
 }
 
-pub async fn cancel(tx: &mut SqliteConnection, job: JobId, reason: &str) -> Result<()> {
+pub async fn cancel(tx: &mut Connection, job: JobId, reason: &str) -> Result<()> {
     let done = sqlx::query("UPDATE jobs SET state = 'cancelled', reason = $2 WHERE id = $1 AND state IN ('running', 'paused')")
         .bind(int(job.0))
         .bind(reason)
@@ -118,7 +117,7 @@ pub async fn cancel(tx: &mut SqliteConnection, job: JobId, reason: &str) -> Resu
 }
 
 /// Lets anyone read what an approved job begins with, and puts it into the log.
-async fn publish_inputs(tx: &mut SqliteConnection, job: &Job) -> Result<()> {
+async fn publish_inputs(tx: &mut Connection, job: &Job) -> Result<()> {
     match &job.submission.inputs {
         Inputs::Matmul { a_panels, b_panels, .. } => {
             for &panel in a_panels.iter().chain(b_panels) {
@@ -139,7 +138,7 @@ async fn publish_inputs(tx: &mut SqliteConnection, job: &Job) -> Result<()> {
     }
 }
 
-pub async fn view(tx: &mut SqliteConnection, job: JobId, now_ms: u64) -> Result<Option<(u64, JobView)>> {
+pub async fn view(tx: &mut Connection, job: JobId, now_ms: u64) -> Result<Option<(u64, JobView)>> {
     let row = sqlx::query(
         "SELECT id, kind, state, approved, reason, submission, round, units_total, units_settled, units_refereed, results_accepted,
             results_rejected, version, settled_flop, judged_flop, referee_flop, check_flop,
@@ -185,7 +184,7 @@ pub async fn view(tx: &mut SqliteConnection, job: JobId, now_ms: u64) -> Result<
     Ok(Some((uint(&row, "version")?, view)))
 }
 
-async fn train_view(tx: &mut SqliteConnection, job: &Job) -> Result<Option<TrainView>> {
+async fn train_view(tx: &mut Connection, job: &Job) -> Result<Option<TrainView>> {
     let (JobWork::Train(recipe), Inputs::Train { test, .. }) = (&job.submission.manifest.work, &job.submission.inputs) else {
         return Ok(None);
     };

@@ -3,14 +3,14 @@
 use manyhands_protocol::manifest::Category;
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::{JobId, UnitId};
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
-use super::super::{NewSession, Result, Session, StoreError};
-use super::rows::{int, key as key_column, refresh_unit, touch_job, uint};
-use super::{log, rotations};
+use super::rows::{int, key as key_column, refresh_unit, touch_jobs, uint};
+use super::{Connection, log, rotations};
 use crate::prefix::PrefixTag;
+use crate::store::{NewSession, Result, Session, StoreError};
 
-pub async fn open(tx: &mut SqliteConnection, session: NewSession) -> Result<()> {
+pub async fn open(tx: &mut Connection, session: &NewSession) -> Result<()> {
     if let Some(successor) = rotations::successor(tx, session.key).await? {
         return Err(rotations::replaced(session.key, successor));
     }
@@ -19,33 +19,33 @@ pub async fn open(tx: &mut SqliteConnection, session: NewSession) -> Result<()> 
         .bind(int(session.opened_ms))
         .execute(&mut *tx)
         .await?;
-    let done = sqlx::query(
+    let opened = sqlx::query(
         "INSERT INTO sessions (token_hash, key_id, nonce, consent, job_id, opened_ms, expires_ms, site, category)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (nonce) DO NOTHING",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (nonce) DO NOTHING RETURNING id",
     )
     .bind(session.token_hash.as_slice())
     .bind(session.key.0.as_slice())
-    .bind(session.nonce)
+    .bind(session.nonce.as_slice())
     .bind(session.consent.as_slice())
     .bind(session.job.map(|job| int(job.0)))
     .bind(int(session.opened_ms))
     .bind(int(session.expires_ms))
-    .bind(session.site)
+    .bind(session.site.as_deref())
     .bind(session.category.map(Category::name))
-    .execute(&mut *tx)
+    .fetch_optional(&mut *tx)
     .await?;
-    if done.rows_affected() != 1 {
+    let Some(opened) = opened else {
         return Err(StoreError::refused(Code::BadNonce, "this nonce has opened a session before"));
-    }
+    };
     sqlx::query("INSERT INTO consent_salts (session_id, salt) VALUES ($1, $2)")
-        .bind(done.last_insert_rowid())
+        .bind(opened.try_get::<i64, _>("id")?)
         .bind(session.consent_salt.as_slice())
         .execute(&mut *tx)
         .await?;
     log::queue_consent(tx, &session.consent_salt, &session.consent).await
 }
 
-pub async fn find(tx: &mut SqliteConnection, token_hash: [u8; 32]) -> Result<Option<Session>> {
+pub async fn find(tx: &mut Connection, token_hash: [u8; 32]) -> Result<Option<Session>> {
     let row = sqlx::query("SELECT id, key_id, job_id, expires_ms, withdrawn_ms FROM sessions WHERE token_hash = $1")
         .bind(token_hash.as_slice())
         .fetch_optional(tx)
@@ -61,7 +61,7 @@ pub async fn find(tx: &mut SqliteConnection, token_hash: [u8; 32]) -> Result<Opt
 }
 
 /// Refuses unless the session is open now: checked again where a lease is given, so that none follows a withdrawal.
-pub async fn check_open(tx: &mut SqliteConnection, session: i64, now_ms: u64) -> Result<()> {
+pub async fn check_open(tx: &mut Connection, session: i64, now_ms: u64) -> Result<()> {
     let row = sqlx::query("SELECT expires_ms, withdrawn_ms FROM sessions WHERE id = $1").bind(session).fetch_optional(tx).await?;
     let Some(row) = row else { return Err(StoreError::refused(Code::NoSession, "no such session")) };
     if row.try_get::<Option<i64>, _>("withdrawn_ms")?.is_some() {
@@ -73,13 +73,17 @@ pub async fn check_open(tx: &mut SqliteConnection, session: i64, now_ms: u64) ->
     Ok(())
 }
 
-pub async fn withdraw(tx: &mut SqliteConnection, session: i64, now_ms: u64) -> Result<Vec<JobId>> {
+pub async fn withdraw(tx: &mut Connection, session: i64, now_ms: u64) -> Result<Vec<JobId>> {
     sqlx::query("UPDATE sessions SET withdrawn_ms = $2 WHERE id = $1 AND withdrawn_ms IS NULL")
         .bind(session)
         .bind(int(now_ms))
         .execute(&mut *tx)
         .await?;
-    sqlx::query("UPDATE consent_salts SET salt = zeroblob(32) WHERE session_id = $1").bind(session).execute(&mut *tx).await?;
+    sqlx::query("UPDATE consent_salts SET salt = $2 WHERE session_id = $1")
+        .bind(session)
+        .bind([0_u8; 32].as_slice())
+        .execute(&mut *tx)
+        .await?;
     let ended =
         sqlx::query("UPDATE leases SET state = 'given_back' WHERE session_id = $1 AND state = 'live' RETURNING unit_id, job_id")
             .bind(session)
@@ -92,15 +96,13 @@ pub async fn withdraw(tx: &mut SqliteConnection, session: i64, now_ms: u64) -> R
     }
     jobs.sort_unstable();
     jobs.dedup();
-    for &job in &jobs {
-        touch_job(tx, job).await?;
-    }
+    touch_jobs(tx, &jobs).await?;
     Ok(jobs)
 }
 
 /// Notes where a session was last seen at.
-pub async fn set_prefix(tx: &mut SqliteConnection, session: i64, prefix: Option<PrefixTag>) -> Result<()> {
-    sqlx::query("UPDATE sessions SET prefix = $2 WHERE id = $1 AND prefix IS NOT $2")
+pub async fn set_prefix(tx: &mut Connection, session: i64, prefix: Option<PrefixTag>) -> Result<()> {
+    sqlx::query("UPDATE sessions SET prefix = $2 WHERE id = $1 AND prefix IS DISTINCT FROM $2")
         .bind(session)
         .bind(prefix.as_ref().map(|tag| tag.0.as_slice()))
         .execute(tx)
@@ -108,7 +110,7 @@ pub async fn set_prefix(tx: &mut SqliteConnection, session: i64, prefix: Option<
     Ok(())
 }
 
-pub async fn forget_prefixes(tx: &mut SqliteConnection) -> Result<()> {
+pub async fn forget_prefixes(tx: &mut Connection) -> Result<()> {
     sqlx::query("UPDATE sessions SET prefix = NULL WHERE prefix IS NOT NULL").execute(tx).await?;
     Ok(())
 }

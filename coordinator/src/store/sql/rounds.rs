@@ -3,13 +3,13 @@
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::view::JobState;
 use manyhands_protocol::{JobId, UnitId};
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
-use super::super::{Job, MergedUnit, NewRound, Result, RoundClose, StoreError};
 use super::rows::{hash, int, touch_job, uint, uint32};
-use super::{blobs, jobs, log, units};
+use super::{Connection, blobs, jobs, log, units};
+use crate::store::{Job, MergedUnit, NewRound, Result, RoundClose, StoreError};
 
-pub async fn add(tx: &mut SqliteConnection, job: JobId, round: u32, new: &NewRound) -> Result<()> {
+pub async fn add(tx: &mut Connection, job: JobId, round: u32, new: &NewRound) -> Result<()> {
     sqlx::query(
         "INSERT INTO rounds (job_id, round, checkpoint, velocity, loss, accuracy, at_ms, loss_error)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
@@ -27,7 +27,7 @@ pub async fn add(tx: &mut SqliteConnection, job: JobId, round: u32, new: &NewRou
     Ok(())
 }
 
-pub async fn find(tx: &mut SqliteConnection, job: JobId, round: u32) -> Result<Option<NewRound>> {
+pub async fn find(tx: &mut Connection, job: JobId, round: u32) -> Result<Option<NewRound>> {
     let row = sqlx::query(
         "SELECT checkpoint, velocity, loss, loss_error, accuracy, at_ms FROM rounds WHERE job_id = $1 AND round = $2",
     )
@@ -46,7 +46,7 @@ pub async fn find(tx: &mut SqliteConnection, job: JobId, round: u32) -> Result<O
     }))
 }
 
-pub async fn settled_units(tx: &mut SqliteConnection, job: JobId, round: u32) -> Result<Vec<MergedUnit>> {
+pub async fn settled_units(tx: &mut Connection, job: JobId, round: u32) -> Result<Vec<MergedUnit>> {
     sqlx::query(
         "SELECT id, canonical, weight_permille, settled_by = 'quorum' AS by_keys FROM units
          WHERE job_id = $1 AND round = $2 AND state = 'settled' AND opening = 0 ORDER BY position",
@@ -61,13 +61,13 @@ pub async fn settled_units(tx: &mut SqliteConnection, job: JobId, round: u32) ->
             unit: UnitId(uint(row, "id")?),
             canonical: hash(row, "canonical")?,
             weight_permille: uint32(row, "weight_permille")?,
-            by_keys: uint(row, "by_keys")? != 0,
+            by_keys: row.try_get("by_keys")?,
         })
     })
     .collect()
 }
 
-pub async fn jobs_to_advance(tx: &mut SqliteConnection) -> Result<Vec<Job>> {
+pub async fn jobs_to_advance(tx: &mut Connection) -> Result<Vec<Job>> {
     let ids = sqlx::query(
         "SELECT id FROM jobs WHERE state = 'running'
          AND NOT EXISTS (SELECT 1 FROM units u WHERE u.job_id = jobs.id AND u.state = 'open' AND u.opening = 0) ORDER BY id",
@@ -81,7 +81,7 @@ pub async fn jobs_to_advance(tx: &mut SqliteConnection) -> Result<Vec<Job>> {
     Ok(found)
 }
 
-pub async fn close(tx: &mut SqliteConnection, close: RoundClose) -> Result<()> {
+pub async fn close(tx: &mut Connection, close: &RoundClose) -> Result<()> {
     let Some(job) = jobs::find(tx, close.job).await? else {
         return Err(StoreError::refused(Code::UnknownJob, format!("no job {}", close.job)));
     };
@@ -107,7 +107,7 @@ pub async fn close(tx: &mut SqliteConnection, close: RoundClose) -> Result<()> {
     let before = find(tx, job.id, close.round).await?;
     let before = before.ok_or_else(|| StoreError::Damaged(format!("job {} has no round {}", job.id, close.round)))?;
     add(tx, job.id, round, &close.next).await?;
-    log::queue_merge(tx, &before, &close).await?;
+    log::queue_merge(tx, &before, close).await?;
     blobs::publish(tx, close.next.checkpoint).await?;
     units::add(tx, job.id, round, &close.units).await?;
     let state = if close.units.is_empty() { JobState::Finished } else { JobState::Running };

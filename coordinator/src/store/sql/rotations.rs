@@ -4,13 +4,13 @@ use manyhands_protocol::problem::Code;
 use manyhands_protocol::view::KeyView;
 use manyhands_protocol::wire::Totals;
 use manyhands_protocol::{JobId, KeyId, limits};
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
-use super::super::{NewRotation, Result, StoreError};
 use super::rows::{int, key as key_column, uint, uint32};
-use super::{log, sessions, standings};
+use super::{Connection, log, sessions, standings};
+use crate::store::{NewRotation, Result, StoreError};
 
-pub async fn add(tx: &mut SqliteConnection, new: NewRotation) -> Result<Vec<JobId>> {
+pub async fn add(tx: &mut Connection, new: &NewRotation) -> Result<Vec<JobId>> {
     match successor(tx, new.old).await? {
         Some(known) if known == new.new => return Ok(Vec::new()),
         Some(known) => return Err(replaced(new.old, known)),
@@ -30,12 +30,12 @@ pub async fn add(tx: &mut SqliteConnection, new: NewRotation) -> Result<Vec<JobI
     if depth > limits::KEY_ROTATIONS_MAX {
         return bad(format!("{} is the last of {} rotations", new.old, limits::KEY_ROTATIONS_MAX));
     }
-    insert(tx, &new, depth).await?;
+    insert(tx, new, depth).await?;
     log::queue_rotation(tx, new.old, new.new).await?;
     end_sessions(tx, new.old, new.now_ms).await
 }
 
-async fn insert(tx: &mut SqliteConnection, new: &NewRotation, depth: u32) -> Result<()> {
+async fn insert(tx: &mut Connection, new: &NewRotation, depth: u32) -> Result<()> {
     sqlx::query("INSERT INTO keys (key_id, first_seen_ms) VALUES ($1, $2) ON CONFLICT (key_id) DO NOTHING")
         .bind(new.new.0.as_slice())
         .bind(int(new.now_ms))
@@ -54,7 +54,7 @@ async fn insert(tx: &mut SqliteConnection, new: &NewRotation, depth: u32) -> Res
 }
 
 /// Withdraws all of a key's sessions; gives the jobs of its leases.
-async fn end_sessions(tx: &mut SqliteConnection, key: KeyId, now_ms: u64) -> Result<Vec<JobId>> {
+async fn end_sessions(tx: &mut Connection, key: KeyId, now_ms: u64) -> Result<Vec<JobId>> {
     let rows = sqlx::query("SELECT id FROM sessions WHERE key_id = $1 AND withdrawn_ms IS NULL")
         .bind(key.0.as_slice())
         .fetch_all(&mut *tx)
@@ -69,7 +69,7 @@ async fn end_sessions(tx: &mut SqliteConnection, key: KeyId, now_ms: u64) -> Res
 }
 
 /// The key that took this one's place.
-pub async fn successor(tx: &mut SqliteConnection, key: KeyId) -> Result<Option<KeyId>> {
+pub async fn successor(tx: &mut Connection, key: KeyId) -> Result<Option<KeyId>> {
     let row = sqlx::query("SELECT new_key FROM rotations WHERE old_key = $1").bind(key.0.as_slice()).fetch_optional(tx).await?;
     row.as_ref().map(|row| key_column(row, "new_key")).transpose()
 }
@@ -79,12 +79,12 @@ pub fn replaced(key: KeyId, successor: KeyId) -> StoreError {
 }
 
 /// How many keys came before this one.
-async fn depth(tx: &mut SqliteConnection, key: KeyId) -> Result<u32> {
+async fn depth(tx: &mut Connection, key: KeyId) -> Result<u32> {
     let row = sqlx::query("SELECT depth FROM rotations WHERE new_key = $1").bind(key.0.as_slice()).fetch_optional(tx).await?;
     row.map_or(Ok(0), |row| uint32(&row, "depth"))
 }
 
-pub async fn find(tx: &mut SqliteConnection, key: KeyId) -> Result<Option<KeyView>> {
+pub async fn find(tx: &mut Connection, key: KeyId) -> Result<Option<KeyView>> {
     // At most `KEY_ROTATIONS_MAX` steps.
     let row = sqlx::query(
         "WITH RECURSIVE chain (key_id) AS (

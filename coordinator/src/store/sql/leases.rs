@@ -1,17 +1,15 @@
 //! Leases.
 
-use futures::TryStreamExt;
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::rules::lease::{Candidate, may_lease};
 use manyhands_protocol::wire::HeartbeatResponse;
 use manyhands_protocol::work::{UnitManifest, Work};
 use manyhands_protocol::{JobId, KeyId, LeaseId, UnitId, cbor, limits};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::{AssertSqlSafe, Row};
 
-use super::super::{Lease, LeaseAsk, LeaseState, Result, Sign, StoreError};
-use super::rows::{hash, int, key as key_column, refresh_unit, touch_job, uint, uint32};
-use super::{jobs, openings, sessions, sites, standings};
+use super::rows::{hash, int, key as key_column, refresh_unit, touch_job, touch_jobs, uint, uint32};
+use super::{Connection, DbRow, dialect, jobs, openings, sessions, sites, standings};
+use crate::store::{Lease, LeaseAsk, LeaseState, Result, Sign, StoreError};
 use crate::{keys, scheduler};
 
 /// Most lapsed leases that one transaction ends.
@@ -19,7 +17,7 @@ const LAPSED_PER_CALL_MAX: i64 = 256;
 /// Most running jobs that one lease call looks through.
 const JOBS_PER_CALL_MAX: i64 = 256;
 
-pub async fn find(tx: &mut SqliteConnection, lease: LeaseId) -> Result<Lease> {
+pub async fn find(tx: &mut Connection, lease: LeaseId) -> Result<Lease> {
     let row = sqlx::query(
         "SELECT id, unit_id, job_id, key_id, state, issued_ms, deadline_ms, manifest_hash, upload_bytes_max
          FROM leases WHERE id = $1",
@@ -49,7 +47,7 @@ pub async fn find(tx: &mut SqliteConnection, lease: LeaseId) -> Result<Lease> {
 }
 
 /// The lease, if it is this key's.
-pub async fn find_own(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId) -> Result<Lease> {
+pub async fn find_own(tx: &mut Connection, lease: LeaseId, key: KeyId) -> Result<Lease> {
     let found = find(tx, lease).await?;
     if found.key == key {
         Ok(found)
@@ -59,7 +57,7 @@ pub async fn find_own(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId) -> 
 }
 
 /// The lease, if it is this key's and live now.
-pub async fn find_live(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId, now_ms: u64) -> Result<Lease> {
+pub async fn find_live(tx: &mut Connection, lease: LeaseId, key: KeyId, now_ms: u64) -> Result<Lease> {
     let found = find_own(tx, lease, key).await?;
     if found.state == LeaseState::Live && now_ms < found.deadline_ms {
         Ok(found)
@@ -68,7 +66,8 @@ pub async fn find_live(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId, no
     }
 }
 
-pub async fn lease(tx: &mut SqliteConnection, ask: LeaseAsk, sign: Sign<'_>) -> Result<(Vec<Vec<u8>>, Vec<JobId>)> {
+/// With `wait`, units that somebody has locked are waited for.
+pub async fn lease(tx: &mut Connection, ask: LeaseAsk, sign: Sign<'_>, wait: bool) -> Result<(Vec<Vec<u8>>, Vec<JobId>)> {
     sessions::check_open(tx, ask.session, ask.now_ms).await?;
     if jobs::stopped(tx).await? {
         return Err(StoreError::refused(Code::Stopped, "the operator stopped all work"));
@@ -104,9 +103,9 @@ pub async fn lease(tx: &mut SqliteConnection, ask: LeaseAsk, sign: Sign<'_>) -> 
         if allowed.as_ref().is_some_and(|allowed| allowed.iter().all(|allowed| allowed.name() != category)) {
             continue;
         }
-        let first = if opening { candidates(tx, job, ask, 1, true).await? } else { Vec::new() };
+        let first = if opening { dialect::candidates(tx, job, ask, 1, true, wait).await? } else { Vec::new() };
         opening &= first.is_empty();
-        let others = candidates(tx, job, ask, left - first.len() as u32, false).await?;
+        let others = dialect::candidates(tx, job, ask, left - first.len() as u32, false, wait).await?;
         for unit in first.into_iter().chain(others) {
             manifests.push(insert(tx, job, &unit, ask, sign).await?);
             touched.push(job);
@@ -118,57 +117,35 @@ pub async fn lease(tx: &mut SqliteConnection, ask: LeaseAsk, sign: Sign<'_>) -> 
     }
     touched.sort_unstable();
     touched.dedup();
-    for &job in &touched {
-        touch_job(tx, job).await?;
-    }
+    touch_jobs(tx, &touched).await?;
     Ok((manifests, touched))
 }
 
-/// Open units of a job with a free slot, with what [`may_lease`] goes by for a key.
-const CANDIDATES: &str = "SELECT u.id, u.work, u.state, u.min_quorum, u.quorum, u.results_count,
+/// What [`may_lease`] goes by for a unit, the key $1 and its session $2. Which units is each dialect's `candidates`.
+pub const CANDIDATE: &str = "SELECT u.id, u.work, u.state, u.min_quorum, u.quorum, u.results_count,
         (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state = 'live') AS live,
-        EXISTS (SELECT 1 FROM leases l WHERE l.unit_id = u.id AND l.state = 'live' AND l.key_id = $3)
-            OR EXISTS (SELECT 1 FROM results r WHERE r.unit_id = u.id AND r.key_id = $3) AS key_has_part,
-        (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state IN ('lapsed', 'given_back') AND l.key_id = $3) AS key_ended,
+        EXISTS (SELECT 1 FROM leases l WHERE l.unit_id = u.id AND l.state = 'live' AND l.key_id = $1)
+            OR EXISTS (SELECT 1 FROM results r WHERE r.unit_id = u.id AND r.key_id = $1) AS key_has_part,
+        (SELECT COUNT(*) FROM leases l WHERE l.unit_id = u.id AND l.state IN ('lapsed', 'given_back') AND l.key_id = $1) AS key_ended,
         EXISTS (SELECT 1 FROM sessions me, leases l JOIN sessions s ON s.id = l.session_id
-            WHERE me.id = $5 AND l.unit_id = u.id AND (l.state = 'live' OR EXISTS
+            WHERE me.id = $2 AND l.unit_id = u.id AND (l.state = 'live' OR EXISTS
                 (SELECT 1 FROM results r WHERE r.lease_id = l.id AND r.verdict <> 'rejected'))
             AND (s.prefix = me.prefix OR s.site = me.site)) AS origin_has_part
-     FROM units u
-     WHERE u.job_id = $1 AND u.state = 'open' AND u.slots_free > 0 AND u.blob_bytes <= $2 AND u.opening = $4
-     ORDER BY u.id";
+     FROM units u";
 
-/// Units of the job that the key may lease, oldest first: opening units, or the others.
-async fn candidates(
-    tx: &mut SqliteConnection,
-    job: JobId,
-    ask: LeaseAsk,
-    count_max: u32,
-    opening: bool,
-) -> Result<Vec<SqliteRow>> {
-    let query = sqlx::query(CANDIDATES).bind(int(job.0)).bind(int(ask.blob_bytes_max)).bind(ask.key.0.as_slice());
-    let mut rows = query.bind(i64::from(opening)).bind(ask.session).fetch(tx);
-    let mut allowed = Vec::new();
-    while allowed.len() < count_max as usize
-        && let Some(row) = rows.try_next().await?
-    {
-        let candidate = Candidate {
-            quorum: uint32(&row, "quorum")?,
-            results_count: uint32(&row, "results_count")?,
-            live_leases_count: uint32(&row, "live")?,
-            key_has_part: uint(&row, "key_has_part")? != 0,
-            origin_has_part: uint(&row, "origin_has_part")? != 0,
-            key_leases_ended_count: uint32(&row, "key_ended")?,
-            settled: row.try_get::<&str, _>("state")? == "settled",
-        };
-        if may_lease(candidate) {
-            allowed.push(row);
-        }
-    }
-    Ok(allowed)
+pub fn is_allowed(row: &DbRow) -> Result<bool> {
+    Ok(may_lease(Candidate {
+        quorum: uint32(row, "quorum")?,
+        results_count: uint32(row, "results_count")?,
+        live_leases_count: uint32(row, "live")?,
+        key_has_part: row.try_get("key_has_part")?,
+        origin_has_part: row.try_get("origin_has_part")?,
+        key_leases_ended_count: uint32(row, "key_ended")?,
+        settled: row.try_get::<&str, _>("state")? == "settled",
+    }))
 }
 
-async fn insert(tx: &mut SqliteConnection, job: JobId, unit: &SqliteRow, ask: LeaseAsk, sign: Sign<'_>) -> Result<Vec<u8>> {
+async fn insert(tx: &mut Connection, job: JobId, unit: &DbRow, ask: LeaseAsk, sign: Sign<'_>) -> Result<Vec<u8>> {
     let unit_id = UnitId(uint(unit, "id")?);
     let work: Work =
         cbor::decode_strict(unit.try_get("work")?).map_err(|e| StoreError::Damaged(format!("work of unit {unit_id}: {e}")))?;
@@ -215,7 +192,7 @@ async fn insert(tx: &mut SqliteConnection, job: JobId, unit: &SqliteRow, ask: Le
     Ok(manifest)
 }
 
-pub async fn heartbeat(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId, now_ms: u64) -> Result<HeartbeatResponse> {
+pub async fn heartbeat(tx: &mut Connection, lease: LeaseId, key: KeyId, now_ms: u64) -> Result<HeartbeatResponse> {
     let found = find_live(tx, lease, key, now_ms).await?;
     let wanted = sqlx::query(
         "SELECT 1 FROM units u JOIN jobs j ON j.id = u.job_id WHERE u.id = $1 AND u.state = 'open' AND j.state = 'running'",
@@ -233,7 +210,7 @@ pub async fn heartbeat(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId, no
     Ok(HeartbeatResponse { keep: true, deadline_ms })
 }
 
-pub async fn give_back(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId) -> Result<JobId> {
+pub async fn give_back(tx: &mut Connection, lease: LeaseId, key: KeyId) -> Result<JobId> {
     let found = find_own(tx, lease, key).await?;
     if matches!(found.state, LeaseState::Live | LeaseState::Lapsed) {
         end(tx, lease, "given_back").await?;
@@ -244,20 +221,19 @@ pub async fn give_back(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId) ->
 }
 
 /// Marks a lease as ended; its unit's slots are the caller's business.
-pub async fn end(tx: &mut SqliteConnection, lease: LeaseId, state: &'static str) -> Result<()> {
+pub async fn end(tx: &mut Connection, lease: LeaseId, state: &'static str) -> Result<()> {
     sqlx::query("UPDATE leases SET state = $2 WHERE id = $1").bind(int(lease.0)).bind(state).execute(tx).await?;
     Ok(())
 }
 
-/// Ends leases past their deadline and frees their slots; gives the jobs concerned.
-pub async fn lapse(tx: &mut SqliteConnection, now_ms: u64) -> Result<Vec<JobId>> {
-    let rows = sqlx::query(
-        "SELECT id, unit_id, job_id FROM leases WHERE state = 'live' AND deadline_ms <= $1 ORDER BY deadline_ms LIMIT $2",
-    )
-    .bind(int(now_ms))
-    .bind(LAPSED_PER_CALL_MAX)
-    .fetch_all(&mut *tx)
-    .await?;
+/// Ends leases past their deadline and frees their slots; gives the jobs concerned, in ascending order, which the caller touches.
+pub async fn lapse(tx: &mut Connection, now_ms: u64) -> Result<Vec<JobId>> {
+    let statement = format!(
+        "SELECT l.id, l.unit_id, l.job_id FROM leases l JOIN units u ON u.id = l.unit_id
+         WHERE l.state = 'live' AND l.deadline_ms <= $1 ORDER BY l.deadline_ms LIMIT $2 {}",
+        dialect::SKIP_LOCKED_LEASES
+    );
+    let rows = sqlx::query(AssertSqlSafe(statement)).bind(int(now_ms)).bind(LAPSED_PER_CALL_MAX).fetch_all(&mut *tx).await?;
     let mut jobs = Vec::new();
     for row in &rows {
         end(tx, LeaseId(uint(row, "id")?), "lapsed").await?;
@@ -266,36 +242,11 @@ pub async fn lapse(tx: &mut SqliteConnection, now_ms: u64) -> Result<Vec<JobId>>
     }
     jobs.sort_unstable();
     jobs.dedup();
-    for &job in &jobs {
-        touch_job(tx, job).await?;
-    }
     Ok(jobs)
 }
 
 /// When the next live lease lapses.
-pub async fn next_deadline(tx: &mut SqliteConnection) -> Result<Option<u64>> {
+pub async fn next_deadline(tx: &mut Connection) -> Result<Option<u64>> {
     let row = sqlx::query("SELECT MIN(deadline_ms) AS ms FROM leases WHERE state = 'live'").fetch_one(tx).await?;
     Ok(row.try_get::<Option<i64>, _>("ms")?.map(|ms| ms as u64))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::store::sqlite::SqliteStore;
-
-    /// The cost of a lease call must not grow with the queue: it walks the index of free units in order and looks the
-    /// rest up by id.
-    #[tokio::test]
-    async fn leasing_scans_no_table() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(&folder.path().join("s.sqlite3"), Duration::from_secs(1)).await.unwrap();
-        let mut tx = store.write().await.unwrap();
-        let explain = format!("EXPLAIN QUERY PLAN {CANDIDATES}");
-        let rows = sqlx::query(sqlx::AssertSqlSafe(explain)).fetch_all(&mut *tx).await.unwrap();
-        let plan: Vec<String> = rows.iter().map(|row| row.try_get("detail").unwrap()).collect();
-        assert!(plan.iter().any(|step| step.contains("SEARCH u USING INDEX units_leasable")), "{plan:#?}");
-        assert!(!plan.iter().any(|step| step.contains("SCAN") || step.contains("TEMP B-TREE")), "{plan:#?}");
-    }
 }

@@ -4,16 +4,15 @@ use manyhands_protocol::problem::Code;
 use manyhands_protocol::wire::Verdict;
 use manyhands_protocol::work::Work;
 use manyhands_protocol::{JobId, KeyId, LeaseId, UnitId, cbor};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
-use super::super::{Judgement, LeaseState, NewResult, Result, ResultRow, SettledBy, Settlement, StoreError};
 use super::rows::{hash, int, key as key_column, refresh_unit, touch_job, uint};
 use super::standings::{self, Cost};
-use super::{blobs, challenges, leases, log};
+use super::{Connection, DbRow, blobs, challenges, dialect, leases, log};
 use crate::scheduler;
+use crate::store::{Judgement, LeaseState, NewResult, Result, ResultRow, SettledBy, Settlement, StoreError};
 
-pub async fn add(tx: &mut SqliteConnection, new: NewResult) -> Result<(ResultRow, bool)> {
+pub async fn add(tx: &mut Connection, new: &NewResult) -> Result<(ResultRow, bool)> {
     let lease = leases::find_own(tx, new.lease, new.key).await?;
     if let Some((id, statement)) = of_lease(tx, new.lease).await? {
         if statement == new.statement {
@@ -21,7 +20,7 @@ pub async fn add(tx: &mut SqliteConnection, new: NewResult) -> Result<(ResultRow
         }
         return Err(StoreError::refused(Code::ResultReplayed, format!("lease {} has another result", new.lease)));
     }
-    check_statement(tx, &new).await?;
+    check_statement(tx, new).await?;
     if lease.unit != new.unit || lease.job != new.job || lease.manifest != new.manifest {
         let detail = format!("lease {} is for unit {} of job {}", lease.id, lease.unit, lease.job);
         return Err(StoreError::refused(Code::LeaseMismatch, format!("{detail}, by another manifest than the result names")));
@@ -29,7 +28,7 @@ pub async fn add(tx: &mut SqliteConnection, new: NewResult) -> Result<(ResultRow
     if lease.state == LeaseState::GivenBack {
         return Err(StoreError::refused(Code::LeaseEnded, format!("lease {} was given back", new.lease)));
     }
-    insert(tx, &new).await?;
+    insert(tx, new).await?;
     let (id, _) = of_lease(tx, new.lease).await?.ok_or_else(|| StoreError::Damaged("a result vanished".to_owned()))?;
     leases::end(tx, new.lease, "done").await?;
     refresh_unit(tx, new.unit).await?;
@@ -38,12 +37,12 @@ pub async fn add(tx: &mut SqliteConnection, new: NewResult) -> Result<(ResultRow
     Ok((stored(tx, id).await?, true))
 }
 
-async fn stored(tx: &mut SqliteConnection, id: i64) -> Result<ResultRow> {
+async fn stored(tx: &mut Connection, id: i64) -> Result<ResultRow> {
     find(tx, id).await?.ok_or_else(|| StoreError::Damaged(format!("result {id} is gone")))
 }
 
 /// Checks what the statement says of job, unit and outputs against what is stored.
-async fn check_statement(tx: &mut SqliteConnection, new: &NewResult) -> Result<()> {
+async fn check_statement(tx: &mut Connection, new: &NewResult) -> Result<()> {
     let job = sqlx::query("SELECT state FROM jobs WHERE id = $1").bind(int(new.job.0)).fetch_optional(&mut *tx).await?;
     let Some(job) = job else { return Err(StoreError::refused(Code::UnknownJob, format!("no job {}", new.job))) };
     let unit = sqlx::query("SELECT state, work FROM units WHERE id = $1").bind(int(new.unit.0)).fetch_optional(&mut *tx).await?;
@@ -80,7 +79,7 @@ async fn check_statement(tx: &mut SqliteConnection, new: &NewResult) -> Result<(
     }
 }
 
-async fn insert(tx: &mut SqliteConnection, new: &NewResult) -> Result<()> {
+async fn insert(tx: &mut Connection, new: &NewResult) -> Result<()> {
     let done = sqlx::query(
         "INSERT INTO results (unit_id, lease_id, key_id, statement, details, output, backend, verdict, received_ms)
          VALUES ($1, $2, $3, $4, $5, $6, $7, 'pending', $8) ON CONFLICT (unit_id, key_id) DO NOTHING",
@@ -103,7 +102,7 @@ async fn insert(tx: &mut SqliteConnection, new: &NewResult) -> Result<()> {
     }
 }
 
-async fn of_lease(tx: &mut SqliteConnection, lease: LeaseId) -> Result<Option<(i64, Vec<u8>)>> {
+async fn of_lease(tx: &mut Connection, lease: LeaseId) -> Result<Option<(i64, Vec<u8>)>> {
     let row = sqlx::query("SELECT id, statement FROM results WHERE lease_id = $1").bind(int(lease.0)).fetch_optional(tx).await?;
     match row {
         Some(row) => Ok(Some((row.try_get("id")?, row.try_get("statement")?))),
@@ -111,7 +110,7 @@ async fn of_lease(tx: &mut SqliteConnection, lease: LeaseId) -> Result<Option<(i
     }
 }
 
-pub async fn find(tx: &mut SqliteConnection, result: i64) -> Result<Option<ResultRow>> {
+pub async fn find(tx: &mut Connection, result: i64) -> Result<Option<ResultRow>> {
     let row = sqlx::query(
         "SELECT r.id, u.job_id, r.unit_id, r.lease_id, r.key_id, r.output, r.verdict, r.reason, r.credit_flop
          FROM results r JOIN units u ON u.id = r.unit_id WHERE r.id = $1",
@@ -122,12 +121,12 @@ pub async fn find(tx: &mut SqliteConnection, result: i64) -> Result<Option<Resul
     row.as_ref().map(result_row).transpose()
 }
 
-pub async fn statement(tx: &mut SqliteConnection, result: i64) -> Result<Option<Vec<u8>>> {
+pub async fn statement(tx: &mut Connection, result: i64) -> Result<Option<Vec<u8>>> {
     let row = sqlx::query("SELECT statement FROM results WHERE id = $1").bind(result).fetch_optional(tx).await?;
     row.map(|row| Ok(row.try_get("statement")?)).transpose()
 }
 
-pub async fn lease_times(tx: &mut SqliteConnection, lease: LeaseId) -> Result<[u64; 2]> {
+pub async fn lease_times(tx: &mut Connection, lease: LeaseId) -> Result<[u64; 2]> {
     let row = sqlx::query("SELECT l.issued_ms, r.received_ms FROM leases l JOIN results r ON r.lease_id = l.id WHERE l.id = $1")
         .bind(int(lease.0))
         .fetch_one(tx)
@@ -135,7 +134,7 @@ pub async fn lease_times(tx: &mut SqliteConnection, lease: LeaseId) -> Result<[u
     Ok([uint(&row, "issued_ms")?, uint(&row, "received_ms")?])
 }
 
-pub async fn of_unit(tx: &mut SqliteConnection, unit: UnitId) -> Result<Vec<ResultRow>> {
+pub async fn of_unit(tx: &mut Connection, unit: UnitId) -> Result<Vec<ResultRow>> {
     sqlx::query(
         "SELECT r.id, u.job_id, r.unit_id, r.lease_id, r.key_id, r.output, r.verdict, r.reason, r.credit_flop
          FROM results r JOIN units u ON u.id = r.unit_id WHERE r.unit_id = $1 AND r.verdict <> 'rejected'
@@ -149,7 +148,7 @@ pub async fn of_unit(tx: &mut SqliteConnection, unit: UnitId) -> Result<Vec<Resu
     .collect()
 }
 
-pub async fn to_check(tx: &mut SqliteConnection, count_max: u32) -> Result<Vec<ResultRow>> {
+pub async fn to_check(tx: &mut Connection, count_max: u32) -> Result<Vec<ResultRow>> {
     sqlx::query(
         "SELECT r.id, u.job_id, r.unit_id, r.lease_id, r.key_id, r.output, r.verdict, r.reason, r.credit_flop
          FROM results r JOIN units u ON u.id = r.unit_id
@@ -164,7 +163,7 @@ pub async fn to_check(tx: &mut SqliteConnection, count_max: u32) -> Result<Vec<R
     .collect()
 }
 
-fn result_row(row: &SqliteRow) -> Result<ResultRow> {
+fn result_row(row: &DbRow) -> Result<ResultRow> {
     let id: i64 = row.try_get("id")?;
     let verdict = match row.try_get("verdict")? {
         "pending" => Verdict::Pending,
@@ -185,7 +184,7 @@ fn result_row(row: &SqliteRow) -> Result<ResultRow> {
     })
 }
 
-pub async fn judge(tx: &mut SqliteConnection, judgement: &Judgement, now_ms: u64) -> Result<()> {
+pub async fn judge(tx: &mut Connection, judgement: &Judgement, now_ms: u64) -> Result<()> {
     if let Some(result) = judge_one(tx, judgement, now_ms).await?
         && judgement.caught
     {
@@ -195,7 +194,7 @@ pub async fn judge(tx: &mut SqliteConnection, judgement: &Judgement, now_ms: u64
 }
 
 /// Judges a result and leaves its key's others alone; gives the result unless it had a verdict.
-pub async fn judge_one(tx: &mut SqliteConnection, judgement: &Judgement, now_ms: u64) -> Result<Option<ResultRow>> {
+pub async fn judge_one(tx: &mut Connection, judgement: &Judgement, now_ms: u64) -> Result<Option<ResultRow>> {
     let Some(result) = find(tx, judgement.result).await? else {
         return Err(StoreError::Damaged(format!("no result {}", judgement.result)));
     };
@@ -213,13 +212,14 @@ pub async fn judge_one(tx: &mut SqliteConnection, judgement: &Judgement, now_ms:
     let (verdict, credit) = if judgement.accepted { ("accepted", cost.flop) } else { ("rejected", 0) };
     sqlx::query(
         "UPDATE results SET verdict = $2, reason = $3, judged_ms = $4, credit_flop = $5,
-            judged_order = (SELECT COALESCE(MAX(judged_order), 0) + 1 FROM results) WHERE id = $1",
+            judged_order = $6 WHERE id = $1",
     )
     .bind(result.id)
     .bind(verdict)
     .bind(judgement.reason.as_str())
     .bind(int(now_ms))
     .bind(int(credit))
+    .bind(dialect::next_in_order_of_verdicts(tx).await?)
     .execute(&mut *tx)
     .await?;
     challenges::end_by_verdict(tx, result.id, now_ms).await?;
@@ -235,7 +235,7 @@ pub async fn judge_one(tx: &mut SqliteConnection, judgement: &Judgement, now_ms:
 }
 
 /// Counts a verdict for its key and its job.
-async fn count(tx: &mut SqliteConnection, key: KeyId, job: JobId, accepted: bool, cost: Cost) -> Result<()> {
+async fn count(tx: &mut Connection, key: KeyId, job: JobId, accepted: bool, cost: Cost) -> Result<()> {
     let credit = if accepted { cost.flop } else { 0 };
     let (accepted, rejected) = (i64::from(accepted), i64::from(!accepted));
     sqlx::query(
@@ -269,7 +269,7 @@ async fn count(tx: &mut SqliteConnection, key: KeyId, job: JobId, accepted: bool
     Ok(())
 }
 
-pub async fn settle(tx: &mut SqliteConnection, settlement: Settlement) -> Result<()> {
+pub async fn settle(tx: &mut Connection, settlement: &Settlement) -> Result<()> {
     // A key that was caught meanwhile lost its part: what is left is looked at again.
     for judgement in &settlement.judgements {
         if find(tx, judgement.result).await?.is_none_or(|result| result.verdict != Verdict::Pending) {

@@ -2,14 +2,13 @@
 
 use manyhands_protocol::problem::Code;
 use manyhands_protocol::{BlobHash, KeyId, LeaseId, limits};
-use sqlx::SqliteConnection;
 
-use super::super::{Result, StoreError};
 use super::rows::{hash, int, uint};
-use super::{challenges, leases};
+use super::{Connection, challenges, leases};
+use crate::store::{Result, StoreError};
 
 /// Refuses an upload that the lease or the limits do not allow; one that is recorded under it already may be repeated.
-pub async fn check(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId, blob: BlobHash, bytes: u64, now_ms: u64) -> Result<()> {
+pub async fn check(tx: &mut Connection, lease: LeaseId, key: KeyId, blob: BlobHash, bytes: u64, now_ms: u64) -> Result<()> {
     let found = match challenges::takes_file(tx, lease, now_ms).await? {
         true => leases::find_own(tx, lease, key).await?,
         false => leases::find_live(tx, lease, key, now_ms).await?,
@@ -44,17 +43,21 @@ pub async fn check(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId, blob: 
     Ok(())
 }
 
-/// Bytes uploaded and neither public nor deleted, of one key or of all.
-async fn unaccepted(tx: &mut SqliteConnection, key: Option<KeyId>) -> Result<u64> {
+/// Bytes uploaded and neither public nor deleted, of all keys.
+pub const UNACCEPTED: &str = "SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) AS n FROM uploads WHERE unaccepted = 1";
+/// Of one.
+pub const UNACCEPTED_OF_KEY: &str =
+    "SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) AS n FROM uploads WHERE unaccepted = 1 AND key_id = $1";
+
+async fn unaccepted(tx: &mut Connection, key: Option<KeyId>) -> Result<u64> {
     let sum = match key {
-        Some(key) => sqlx::query("SELECT COALESCE(SUM(bytes), 0) AS n FROM uploads WHERE unaccepted = 1 AND key_id = $1")
-            .bind(key.0.to_vec()),
-        None => sqlx::query("SELECT COALESCE(SUM(bytes), 0) AS n FROM uploads WHERE unaccepted = 1"),
+        Some(key) => sqlx::query(UNACCEPTED_OF_KEY).bind(key.0.to_vec()),
+        None => sqlx::query(UNACCEPTED),
     };
     uint(&sum.fetch_one(tx).await?, "n")
 }
 
-pub async fn add(tx: &mut SqliteConnection, lease: LeaseId, blob: BlobHash, bytes: u64) -> Result<()> {
+pub async fn add(tx: &mut Connection, lease: LeaseId, blob: BlobHash, bytes: u64) -> Result<()> {
     sqlx::query(
         "INSERT INTO uploads (lease_id, hash, key_id, bytes, unaccepted)
          SELECT l.id, b.hash, l.key_id, $3, 1 - b.public FROM leases l, blobs b WHERE l.id = $1 AND b.hash = $2
@@ -66,27 +69,4 @@ pub async fn add(tx: &mut SqliteConnection, lease: LeaseId, blob: BlobHash, byte
     .execute(tx)
     .await?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use sqlx::Row;
-
-    use super::*;
-    use crate::store::sqlite::SqliteStore;
-
-    /// Both sums are taken for each upload: they read what waits, not all there ever was.
-    #[tokio::test]
-    async fn what_waits_is_added_up_from_its_index() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(&folder.path().join("s.sqlite3"), Duration::from_secs(1)).await.unwrap();
-        let mut tx = store.write().await.unwrap();
-        assert_eq!(unaccepted(&mut tx, Some(KeyId([1; 32]))).await.unwrap(), 0);
-        assert_eq!(unaccepted(&mut tx, None).await.unwrap(), 0);
-        let plan = sqlx::query("EXPLAIN QUERY PLAN SELECT COALESCE(SUM(bytes), 0) AS n FROM uploads WHERE unaccepted = 1");
-        let step: String = plan.fetch_one(&mut *tx).await.unwrap().try_get("detail").unwrap();
-        assert!(step.contains("uploads_unaccepted"), "{step}");
-    }
 }

@@ -1,11 +1,11 @@
 //! Which blobs there are, whose they are and who may read them.
 
 use manyhands_protocol::BlobHash;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, SqliteConnection};
+use sqlx::AssertSqlSafe;
 
-use super::super::{BlobRow, Result, StoreError};
 use super::rows::{hash, int, uint};
+use super::{Connection, DbRow};
+use crate::store::{BlobRow, Result, StoreError};
 
 /// Who put a blob: a volunteer's may be deleted when nothing can name it any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,11 +15,11 @@ pub enum Owner {
 }
 
 /// Records a blob, or that its bytes are there again; true if they were not.
-pub async fn add(tx: &mut SqliteConnection, hash: BlobHash, bytes: u64, owner: Owner, now_ms: u64) -> Result<bool> {
+pub async fn add(tx: &mut Connection, hash: BlobHash, bytes: u64, owner: Owner, now_ms: u64) -> Result<bool> {
     let known = find(tx, hash).await?.is_some_and(|blob| blob.stored);
     sqlx::query(
         "INSERT INTO blobs (hash, bytes, public, kept, stored, created_ms) VALUES ($1, $2, 0, $3, 1, $4)
-         ON CONFLICT (hash) DO UPDATE SET stored = 1, kept = MAX(kept, excluded.kept)",
+         ON CONFLICT (hash) DO UPDATE SET stored = 1, kept = CASE WHEN excluded.kept = 1 THEN 1 ELSE blobs.kept END",
     )
     .bind(hash.0.as_slice())
     .bind(int(bytes))
@@ -31,7 +31,7 @@ pub async fn add(tx: &mut SqliteConnection, hash: BlobHash, bytes: u64, owner: O
 }
 
 /// Lets anyone read a blob.
-pub async fn publish(tx: &mut SqliteConnection, hash: BlobHash) -> Result<()> {
+pub async fn publish(tx: &mut Connection, hash: BlobHash) -> Result<()> {
     let done = sqlx::query("UPDATE blobs SET public = 1 WHERE hash = $1 AND stored = 1")
         .bind(hash.0.as_slice())
         .execute(&mut *tx)
@@ -43,12 +43,12 @@ pub async fn publish(tx: &mut SqliteConnection, hash: BlobHash) -> Result<()> {
 }
 
 /// Its uploads count as unaccepted no more.
-async fn accept_uploads(tx: &mut SqliteConnection, hash: BlobHash) -> Result<()> {
+async fn accept_uploads(tx: &mut Connection, hash: BlobHash) -> Result<()> {
     sqlx::query("UPDATE uploads SET unaccepted = 0 WHERE hash = $1").bind(hash.0.as_slice()).execute(tx).await?;
     Ok(())
 }
 
-pub async fn find(tx: &mut SqliteConnection, hash: BlobHash) -> Result<Option<BlobRow>> {
+pub async fn find(tx: &mut Connection, hash: BlobHash) -> Result<Option<BlobRow>> {
     let row = sqlx::query("SELECT hash, bytes, public, stored FROM blobs WHERE hash = $1")
         .bind(hash.0.as_slice())
         .fetch_optional(tx)
@@ -56,11 +56,11 @@ pub async fn find(tx: &mut SqliteConnection, hash: BlobHash) -> Result<Option<Bl
     row.as_ref().map(blob_row).transpose()
 }
 
-pub async fn all(tx: &mut SqliteConnection) -> Result<Vec<BlobRow>> {
+pub async fn all(tx: &mut Connection) -> Result<Vec<BlobRow>> {
     sqlx::query("SELECT hash, bytes, public, stored FROM blobs ORDER BY hash").fetch_all(tx).await?.iter().map(blob_row).collect()
 }
 
-fn blob_row(row: &SqliteRow) -> Result<BlobRow> {
+fn blob_row(row: &DbRow) -> Result<BlobRow> {
     let flag = |column| uint(row, column).map(|value| value != 0);
     Ok(BlobRow { hash: hash(row, "hash")?, bytes: uint(row, "bytes")?, public: flag("public")?, stored: flag("stored")? })
 }
@@ -75,7 +75,7 @@ const UNUSED: &str = "public = 0 AND kept = 0 AND stored = 1
         JOIN jobs j ON j.id = u.job_id WHERE p.hash = blobs.hash AND (l.state = 'live'
             OR (l.state = 'lapsed' AND u.state = 'open' AND j.state IN ('running', 'paused'))))";
 
-pub async fn unused(tx: &mut SqliteConnection, count_max: u32) -> Result<Vec<BlobHash>> {
+pub async fn unused(tx: &mut Connection, count_max: u32) -> Result<Vec<BlobHash>> {
     sqlx::query(AssertSqlSafe(format!("SELECT hash FROM blobs WHERE {UNUSED} LIMIT $1")))
         .bind(i64::from(count_max))
         .fetch_all(tx)
@@ -85,7 +85,7 @@ pub async fn unused(tx: &mut SqliteConnection, count_max: u32) -> Result<Vec<Blo
         .collect()
 }
 
-pub async fn forget(tx: &mut SqliteConnection, hash: BlobHash) -> Result<bool> {
+pub async fn forget(tx: &mut Connection, hash: BlobHash) -> Result<bool> {
     let done = sqlx::query(AssertSqlSafe(format!("UPDATE blobs SET stored = 0 WHERE hash = $1 AND {UNUSED}")))
         .bind(hash.0.as_slice())
         .execute(&mut *tx)

@@ -4,14 +4,13 @@ use manyhands_protocol::problem::Code;
 use manyhands_protocol::rules::challenge::Form;
 use manyhands_protocol::wire::Verdict;
 use manyhands_protocol::{BlobHash, KeyId, LeaseId, UnitId, limits};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, Row, SqliteConnection};
+use sqlx::{AssertSqlSafe, Row};
 
-use super::super::{
+use super::rows::{int, key as key_column, refresh_unit, uint, uint32};
+use super::{Connection, DbRow, leases, results};
+use crate::store::{
     Challenge, ChallengeAnswered, ChallengeClosed, ChallengeCounts, ChallengeStage, Judgement, NewChallenge, Result, StoreError,
 };
-use super::rows::{int, key as key_column, refresh_unit, uint, uint32};
-use super::{leases, results};
 
 const COLUMNS: &str =
     "result_id, unit_id, lease_id, key_id, form, stage, first_step, steps, step, segment, trace, reveal, asked_ms,
@@ -22,7 +21,7 @@ fn select(rest: &str) -> AssertSqlSafe<String> {
 }
 
 /// A unit that a second key has begun is compared with its result, which tells more than a part that is drawn.
-pub async fn open(tx: &mut SqliteConnection, new: &NewChallenge) -> Result<bool> {
+pub async fn open(tx: &mut Connection, new: &NewChallenge) -> Result<bool> {
     let done = sqlx::query(
         "INSERT INTO challenges (result_id, unit_id, lease_id, key_id, form, stage, first_step, steps, asked_ms, stage_ms, deadline_ms)
          SELECT r.id, r.unit_id, r.lease_id, r.key_id, $6, $7, $2, $3, $4, $4, $5
@@ -47,24 +46,24 @@ pub async fn open(tx: &mut SqliteConnection, new: &NewChallenge) -> Result<bool>
     Ok(done.rows_affected() == 1)
 }
 
-async fn find(tx: &mut SqliteConnection, result: i64) -> Result<Option<Challenge>> {
+async fn find(tx: &mut Connection, result: i64) -> Result<Option<Challenge>> {
     let row = sqlx::query(select("WHERE result_id = $1")).bind(result).fetch_optional(tx).await?;
     row.as_ref().map(challenge_row).transpose()
 }
 
-pub async fn of_lease(tx: &mut SqliteConnection, lease: LeaseId) -> Result<Option<Challenge>> {
+pub async fn of_lease(tx: &mut Connection, lease: LeaseId) -> Result<Option<Challenge>> {
     let row = sqlx::query(select("WHERE lease_id = $1")).bind(int(lease.0)).fetch_optional(tx).await?;
     row.as_ref().map(challenge_row).transpose()
 }
 
 /// The key's own challenge of a lease.
-async fn own(tx: &mut SqliteConnection, lease: LeaseId, key: KeyId) -> Result<Challenge> {
+async fn own(tx: &mut Connection, lease: LeaseId, key: KeyId) -> Result<Challenge> {
     leases::find_own(tx, lease, key).await?;
     let found = of_lease(tx, lease).await?;
     found.ok_or_else(|| StoreError::refused(Code::UnknownChallenge, format!("the result of lease {lease} was not challenged")))
 }
 
-pub async fn answer(tx: &mut SqliteConnection, answered: &ChallengeAnswered) -> Result<Challenge> {
+pub async fn answer(tx: &mut Connection, answered: &ChallengeAnswered) -> Result<Challenge> {
     let found = own(tx, answered.lease, answered.key).await?;
     let column = match answered.to_stage {
         ChallengeStage::Segment => "segment",
@@ -101,7 +100,7 @@ pub async fn answer(tx: &mut SqliteConnection, answered: &ChallengeAnswered) -> 
     own(tx, answered.lease, answered.key).await
 }
 
-async fn check_file(tx: &mut SqliteConnection, lease: LeaseId, hash: BlobHash, bytes: u64) -> Result<()> {
+async fn check_file(tx: &mut Connection, lease: LeaseId, hash: BlobHash, bytes: u64) -> Result<()> {
     let row = sqlx::query("SELECT bytes FROM uploads WHERE lease_id = $1 AND hash = $2")
         .bind(int(lease.0))
         .bind(hash.0.as_slice())
@@ -117,12 +116,12 @@ async fn check_file(tx: &mut SqliteConnection, lease: LeaseId, hash: BlobHash, b
 }
 
 /// Whether the lease's challenge waits for a file now.
-pub async fn takes_file(tx: &mut SqliteConnection, lease: LeaseId, now_ms: u64) -> Result<bool> {
+pub async fn takes_file(tx: &mut Connection, lease: LeaseId, now_ms: u64) -> Result<bool> {
     let found = of_lease(tx, lease).await?;
     Ok(found.is_some_and(|found| found.stage.takes_file() && now_ms < found.deadline_ms))
 }
 
-pub async fn due(tx: &mut SqliteConnection, now_ms: u64, count_max: u32) -> Result<(Vec<Challenge>, Option<u64>)> {
+pub async fn due(tx: &mut Connection, now_ms: u64, count_max: u32) -> Result<(Vec<Challenge>, Option<u64>)> {
     let rows =
         sqlx::query(select("WHERE closed_ms IS NULL AND (deadline_ms <= $1 OR stage = 'check') ORDER BY deadline_ms LIMIT $2"))
             .bind(int(now_ms))
@@ -137,7 +136,7 @@ pub async fn due(tx: &mut SqliteConnection, now_ms: u64, count_max: u32) -> Resu
     Ok((rows.iter().map(challenge_row).collect::<Result<_>>()?, next_ms))
 }
 
-pub async fn close(tx: &mut SqliteConnection, closed: &ChallengeClosed) -> Result<()> {
+pub async fn close(tx: &mut Connection, closed: &ChallengeClosed) -> Result<()> {
     let done = sqlx::query(
         "UPDATE challenges SET stage = $2, closed_ms = $3, check_flop = $4
          WHERE result_id = $1 AND stage = $5 AND closed_ms IS NULL",
@@ -170,7 +169,7 @@ pub async fn close(tx: &mut SqliteConnection, closed: &ChallengeClosed) -> Resul
 }
 
 /// Ends a challenge that a verdict overtook.
-pub async fn end_by_verdict(tx: &mut SqliteConnection, result: i64, now_ms: u64) -> Result<()> {
+pub async fn end_by_verdict(tx: &mut Connection, result: i64, now_ms: u64) -> Result<()> {
     sqlx::query("UPDATE challenges SET stage = 'moot', closed_ms = $2 WHERE result_id = $1 AND closed_ms IS NULL")
         .bind(result)
         .bind(int(now_ms))
@@ -179,9 +178,10 @@ pub async fn end_by_verdict(tx: &mut SqliteConnection, result: i64, now_ms: u64)
     Ok(())
 }
 
-pub async fn counts(tx: &mut SqliteConnection, key: KeyId) -> Result<ChallengeCounts> {
+pub async fn counts(tx: &mut Connection, key: KeyId) -> Result<ChallengeCounts> {
     let row = sqlx::query(
-        "SELECT COUNT(*) AS asked, COALESCE(SUM(stage = 'unanswered'), 0) AS unanswered, COALESCE(SUM(stage = 'caught'), 0) AS caught
+        "SELECT COUNT(*) AS asked, COUNT(CASE WHEN stage = 'unanswered' THEN 1 END) AS unanswered,
+            COUNT(CASE WHEN stage = 'caught' THEN 1 END) AS caught
          FROM challenges WHERE key_id = $1",
     )
     .bind(key.0.as_slice())
@@ -192,7 +192,7 @@ pub async fn counts(tx: &mut SqliteConnection, key: KeyId) -> Result<ChallengeCo
 
 /// A lease from before that time kept by a heartbeat shortly before the other: who takes another may be a page that was loaded
 /// again, which knows nothing of what the one before it computed.
-pub async fn is_present(tx: &mut SqliteConnection, key: KeyId, since_ms: u64, at_ms: u64) -> Result<bool> {
+pub async fn is_present(tx: &mut Connection, key: KeyId, since_ms: u64, at_ms: u64) -> Result<bool> {
     let row =
         sqlx::query("SELECT EXISTS (SELECT 1 FROM leases WHERE key_id = $1 AND issued_ms <= $2 AND deadline_ms > $3) AS present")
             .bind(key.0.as_slice())
@@ -201,11 +201,11 @@ pub async fn is_present(tx: &mut SqliteConnection, key: KeyId, since_ms: u64, at
             .bind(int(at_ms + limits::LEASE_MS - 2 * limits::HEARTBEAT_MS))
             .fetch_one(tx)
             .await?;
-    Ok(row.try_get::<i64, _>("present")? != 0)
+    Ok(row.try_get("present")?)
 }
 
 /// Gives every challenge that waits for an answer its whole time again.
-pub async fn wait_anew(tx: &mut SqliteConnection, now_ms: u64) -> Result<()> {
+pub async fn wait_anew(tx: &mut Connection, now_ms: u64) -> Result<()> {
     sqlx::query(
         "UPDATE challenges SET deadline_ms = $1 + deadline_ms - stage_ms, stage_ms = $1 WHERE closed_ms IS NULL AND stage <> 'check'",
     )
@@ -215,7 +215,7 @@ pub async fn wait_anew(tx: &mut SqliteConnection, now_ms: u64) -> Result<()> {
     Ok(())
 }
 
-fn challenge_row(row: &SqliteRow) -> Result<Challenge> {
+fn challenge_row(row: &DbRow) -> Result<Challenge> {
     let (form, stage): (&str, &str) = (row.try_get("form")?, row.try_get("stage")?);
     Ok(Challenge {
         result: row.try_get("result_id")?,

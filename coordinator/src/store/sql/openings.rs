@@ -2,11 +2,11 @@
 
 use manyhands_protocol::view::JobState;
 use manyhands_protocol::{JobId, KeyId};
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
-use super::super::{Job, NewUnit, Result};
 use super::rows::{int, uint};
-use super::{blobs, jobs, units};
+use super::{Connection, blobs, jobs, units};
+use crate::store::{Job, NewUnit, Result};
 
 /// How long a key waits for its next one.
 const OPENING_EVERY_MS: u64 = 10 * 60 * 1000;
@@ -22,7 +22,7 @@ const FREE: &str =
     "(SELECT COUNT(*) FROM units u WHERE u.job_id = j.id AND u.opening = 1 AND u.state = 'open' AND u.slots_free > 0)";
 
 /// Running train jobs with fewer than `least` free ones, and how many those have.
-pub async fn wanted(tx: &mut SqliteConnection, least: u32) -> Result<Vec<(Job, u32)>> {
+pub async fn wanted(tx: &mut Connection, least: u32) -> Result<Vec<(Job, u32)>> {
     let statement = format!(
         "SELECT j.id, {FREE} AS free FROM jobs j WHERE j.state = 'running' AND j.kind = 'train' AND {FREE} < $1 AND {IN_ROUND} < $2"
     );
@@ -41,7 +41,7 @@ pub async fn wanted(tx: &mut SqliteConnection, least: u32) -> Result<Vec<(Job, u
 }
 
 /// Adds units, and lets anyone read their inputs, as long as the running job has fewer than `most` free ones.
-pub async fn add(tx: &mut SqliteConnection, job: JobId, new: &[NewUnit], most: u32) -> Result<()> {
+pub async fn add(tx: &mut Connection, job: JobId, new: &[NewUnit], most: u32) -> Result<()> {
     let Some(found) = jobs::find(tx, job).await?.filter(|job| job.state == JobState::Running) else { return Ok(()) };
     let statement = format!("SELECT {FREE} AS free, {IN_ROUND} AS in_round FROM jobs j WHERE j.id = $1");
     let row = sqlx::query(sqlx::AssertSqlSafe(statement)).bind(int(job.0)).fetch_one(&mut *tx).await?;
@@ -58,7 +58,7 @@ pub async fn add(tx: &mut SqliteConnection, job: JobId, new: &[NewUnit], most: u
 
 /// Whether the session's first lease is still to come, and its key has had no opening unit for a while: sessions cost
 /// nothing, and what they give credit for must not be had as often as one likes.
-pub async fn may_begin(tx: &mut SqliteConnection, session: i64, key: KeyId, now_ms: u64) -> Result<bool> {
+pub async fn may_begin(tx: &mut Connection, session: i64, key: KeyId, now_ms: u64) -> Result<bool> {
     let row = sqlx::query(
         "SELECT EXISTS (SELECT 1 FROM leases WHERE session_id = $1)
             OR EXISTS (SELECT 1 FROM leases l JOIN units u ON u.id = l.unit_id
@@ -69,5 +69,5 @@ pub async fn may_begin(tx: &mut SqliteConnection, session: i64, key: KeyId, now_
     .bind(int(now_ms.saturating_sub(OPENING_EVERY_MS)))
     .fetch_one(tx)
     .await?;
-    Ok(row.try_get::<i64, _>("begun")? == 0)
+    Ok(!row.try_get::<bool, _>("begun")?)
 }

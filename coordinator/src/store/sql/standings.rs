@@ -5,18 +5,17 @@ use manyhands_protocol::rules::standing::{self, Course};
 use manyhands_protocol::view::StandingView;
 use manyhands_protocol::wire::Verdict;
 use manyhands_protocol::{JobId, KeyId, LeaseId, UnitId};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
-use super::super::{Judgement, Result, ResultRow, RollBack, SettledBy, Settlement, StoreError};
 use super::rows::{int, key as key_column, refresh_unit, touch_job, uint};
-use super::{log, results};
+use super::{Connection, DbRow, log, results};
+use crate::store::{Judgement, Result, ResultRow, RollBack, SettledBy, Settlement, StoreError};
 
 /// What a result of a key that was caught is told, where nobody else confirmed it.
 const TAKEN_OUT: &str = "quarantined: another result of this key was proved wrong, and nobody confirmed this one";
 
 /// A key's runs that are not zero.
-pub async fn of_key(tx: &mut SqliteConnection, key: KeyId) -> Result<Vec<StandingView>> {
+pub async fn of_key(tx: &mut Connection, key: KeyId) -> Result<Vec<StandingView>> {
     sqlx::query("SELECT backend, run FROM standings WHERE key_id = $1 AND run > 0 ORDER BY backend")
         .bind(key.0.as_slice())
         .fetch_all(tx)
@@ -26,7 +25,7 @@ pub async fn of_key(tx: &mut SqliteConnection, key: KeyId) -> Result<Vec<Standin
         .collect()
 }
 
-pub async fn run(tx: &mut SqliteConnection, key: KeyId, backend: &str) -> Result<u64> {
+pub async fn run(tx: &mut Connection, key: KeyId, backend: &str) -> Result<u64> {
     let row = sqlx::query("SELECT run FROM standings WHERE key_id = $1 AND backend = $2")
         .bind(key.0.as_slice())
         .bind(backend)
@@ -36,7 +35,7 @@ pub async fn run(tx: &mut SqliteConnection, key: KeyId, backend: &str) -> Result
 }
 
 /// Notes a verdict on a gradient result. A rejected result of any kind ends all runs of its key.
-pub async fn note(tx: &mut SqliteConnection, key: KeyId, backend: &str, confirmed: bool, rejected: bool) -> Result<()> {
+pub async fn note(tx: &mut Connection, key: KeyId, backend: &str, confirmed: bool, rejected: bool) -> Result<()> {
     if rejected {
         sqlx::query("UPDATE standings SET run = 0 WHERE key_id = $1").bind(key.0.as_slice()).execute(tx).await?;
         return Ok(());
@@ -63,7 +62,7 @@ const DERIVED: &str = "(SELECT COUNT(*) FROM results r JOIN units u ON u.id = r.
         AND COALESCE(u.course, '') <> 'alone' AND r.judged_order > (SELECT COALESCE(MAX(x.judged_order), 0) FROM results x
             WHERE x.key_id = standings.key_id AND x.verdict = 'rejected'))";
 
-async fn derive(tx: &mut SqliteConnection, key: KeyId) -> Result<()> {
+async fn derive(tx: &mut Connection, key: KeyId) -> Result<()> {
     let statement = format!("UPDATE standings SET run = {DERIVED} WHERE key_id = $1");
     sqlx::query(sqlx::AssertSqlSafe(statement)).bind(key.0.as_slice()).execute(tx).await?;
     Ok(())
@@ -71,10 +70,10 @@ async fn derive(tx: &mut SqliteConnection, key: KeyId) -> Result<()> {
 
 /// Keys whose runs are not those of their results.
 pub fn broken() -> String {
-    format!("SELECT hex(key_id) AS id FROM standings WHERE run <> {DERIVED}")
+    format!("SELECT key_id AS id FROM standings WHERE run <> {DERIVED}")
 }
 
-pub async fn quarantined_until(tx: &mut SqliteConnection, key: KeyId) -> Result<u64> {
+pub async fn quarantined_until(tx: &mut Connection, key: KeyId) -> Result<u64> {
     let row =
         sqlx::query("SELECT quarantined_until_ms FROM keys WHERE key_id = $1").bind(key.0.as_slice()).fetch_optional(tx).await?;
     row.map_or(Ok(0), |row| uint(&row, "quarantined_until_ms"))
@@ -82,14 +81,18 @@ pub async fn quarantined_until(tx: &mut SqliteConnection, key: KeyId) -> Result<
 
 /// Results that a unit is to have from here on, when this key takes it first: a new key's units are offered to a second key at
 /// once, a trusted one's only if the draw says so later.
-pub async fn first_leased(tx: &mut SqliteConnection, unit: UnitId, key: KeyId, backend: &str) -> Result<()> {
+pub async fn first_leased(tx: &mut Connection, unit: UnitId, key: KeyId, backend: &str) -> Result<()> {
     let wanted = if standing::replication(run(tx, key, backend).await?) < 1.0 { 1 } else { i64::MAX };
-    sqlx::query("UPDATE units SET quorum = MIN(min_quorum, $2) WHERE id = $1").bind(int(unit.0)).bind(wanted).execute(tx).await?;
+    sqlx::query("UPDATE units SET quorum = CASE WHEN min_quorum < $2 THEN min_quorum ELSE $2 END WHERE id = $1")
+        .bind(int(unit.0))
+        .bind(wanted)
+        .execute(tx)
+        .await?;
     Ok(())
 }
 
 /// Decides the course of a gradient unit by its first result. The course that a unit has stays.
-pub async fn decide(tx: &mut SqliteConnection, result: i64, challenged: bool, draw: f64, now_ms: u64) -> Result<Option<Course>> {
+pub async fn decide(tx: &mut Connection, result: i64, challenged: bool, draw: f64, now_ms: u64) -> Result<Option<Course>> {
     let Some(row) = results::find(tx, result).await? else {
         return Err(StoreError::Damaged(format!("no result {result}")));
     };
@@ -109,12 +112,12 @@ pub async fn decide(tx: &mut SqliteConnection, result: i64, challenged: bool, dr
         return Ok(None);
     }
     let run = run(tx, row.key, unit.try_get("backend")?).await?;
-    let course = standing::course(run, uint(&unit, "second_key")? != 0, challenged, draw);
+    let course = standing::course(run, unit.try_get("second_key")?, challenged, draw);
     let (quorum, weight) = match course {
         Course::Alone => (1, standing::weight_permille(run)),
         Course::Replica | Course::Audit => (i64::MAX, standing::WEIGHT_CONFIRMED_PERMILLE),
     };
-    sqlx::query("UPDATE units SET course = $2, quorum = MIN(min_quorum, $3), weight_permille = $4 WHERE id = $1")
+    sqlx::query("UPDATE units SET course = $2, quorum = CASE WHEN min_quorum < $3 THEN min_quorum ELSE $3 END, weight_permille = $4 WHERE id = $1")
         .bind(int(row.unit.0))
         .bind(course.name())
         .bind(quorum)
@@ -125,14 +128,14 @@ pub async fn decide(tx: &mut SqliteConnection, result: i64, challenged: bool, dr
     if course == Course::Alone {
         let judgements = vec![Judgement::accept(row.id)];
         let settlement = Settlement { unit: row.unit, canonical: row.output, by: SettledBy::Quorum, judgements, now_ms };
-        results::settle(tx, settlement).await?;
+        results::settle(tx, &settlement).await?;
     }
     Ok(Some(course))
 }
 
 /// Puts a caught key in quarantine: its leases go back, and what it has in rounds that are still open and nobody else confirmed
 /// is taken out, to be computed again.
-pub async fn catch(tx: &mut SqliteConnection, key: KeyId, now_ms: u64) -> Result<()> {
+pub async fn catch(tx: &mut Connection, key: KeyId, now_ms: u64) -> Result<()> {
     sqlx::query("UPDATE keys SET quarantined_until_ms = $2 WHERE key_id = $1")
         .bind(key.0.as_slice())
         .bind(int(now_ms.saturating_add(standing::QUARANTINE_MS)))
@@ -177,7 +180,7 @@ pub async fn catch(tx: &mut SqliteConnection, key: KeyId, now_ms: u64) -> Result
 
 /// Opens a unit again that keys settled; what was accepted for it waits for another verdict. One that the referee settled
 /// stays, as does one whose round is merged. True if it was opened.
-async fn unsettle(tx: &mut SqliteConnection, unit: UnitId, course: Option<Course>) -> Result<bool> {
+async fn unsettle(tx: &mut Connection, unit: UnitId, course: Option<Course>) -> Result<bool> {
     let row = sqlx::query(
         "UPDATE units SET state = 'open', canonical = NULL, settled_by = NULL, settled_ms = NULL, course = $2, quorum = min_quorum,
             weight_permille = $3
@@ -222,13 +225,13 @@ pub struct Cost {
 }
 
 impl Cost {
-    pub fn of(row: &SqliteRow) -> Result<Cost> {
+    pub fn of(row: &DbRow) -> Result<Cost> {
         Ok(Cost { flop: uint(row, "flop")?, check_flop: uint(row, "check_flop")? })
     }
 }
 
 /// Takes one accepted result out of what counts it.
-async fn uncount(tx: &mut SqliteConnection, key: KeyId, job: JobId, cost: Cost) -> Result<()> {
+async fn uncount(tx: &mut Connection, key: KeyId, job: JobId, cost: Cost) -> Result<()> {
     sqlx::query(
         "UPDATE keys SET pending = pending + 1, accepted = accepted - 1, credit_flop = credit_flop - $2 WHERE key_id = $1",
     )
@@ -258,7 +261,7 @@ async fn uncount(tx: &mut SqliteConnection, key: KeyId, job: JobId, cost: Cost) 
 }
 
 /// Opens all units of a round again that keys settled, for the referee; counts the roll-back. How many there were.
-pub async fn roll_back(tx: &mut SqliteConnection, roll_back: &RollBack) -> Result<u64> {
+pub async fn roll_back(tx: &mut Connection, roll_back: &RollBack) -> Result<u64> {
     let (job, round) = (roll_back.job, roll_back.round);
     let rows = sqlx::query("SELECT id FROM units WHERE job_id = $1 AND round = $2 AND settled_by = 'quorum' ORDER BY id")
         .bind(int(job.0))
@@ -281,7 +284,7 @@ pub async fn roll_back(tx: &mut SqliteConnection, roll_back: &RollBack) -> Resul
 }
 
 /// The result with its key's part of what [`note`] needs.
-pub async fn judged(tx: &mut SqliteConnection, result: &ResultRow, accepted: bool) -> Result<()> {
+pub async fn judged(tx: &mut Connection, result: &ResultRow, accepted: bool) -> Result<()> {
     let row = sqlx::query(
         "SELECT r.backend, u.min_quorum > 1 AND COALESCE(u.course, '') <> 'alone' AS confirmed
          FROM results r JOIN units u ON u.id = r.unit_id WHERE r.id = $1",
@@ -289,6 +292,6 @@ pub async fn judged(tx: &mut SqliteConnection, result: &ResultRow, accepted: boo
     .bind(result.id)
     .fetch_one(&mut *tx)
     .await?;
-    let confirmed = accepted && uint(&row, "confirmed")? != 0;
+    let confirmed = accepted && row.try_get::<bool, _>("confirmed")?;
     note(tx, result.key, row.try_get("backend")?, confirmed, !accepted).await
 }

@@ -1,15 +1,16 @@
 //! What must always hold, as statements that find what does not. Run by tests after every fault.
 
-use sqlx::{Row, SqliteConnection};
+use manyhands_protocol::manifest::Submission;
+use sqlx::Row;
 
-use super::super::Result;
-use super::standings;
+use super::{Connection, dialect, standings};
+use crate::store::Result;
 
 /// Each finds the ids of rows that break the rule.
 const RULES: &[(&str, &str)] = &[
     (
         "a key's totals are those of its results",
-        "SELECT hex(k.key_id) AS id FROM keys k WHERE
+        "SELECT k.key_id AS id FROM keys k WHERE
             k.accepted <> (SELECT COUNT(*) FROM results r WHERE r.key_id = k.key_id AND r.verdict = 'accepted')
             OR k.rejected <> (SELECT COUNT(*) FROM results r WHERE r.key_id = k.key_id AND r.verdict = 'rejected')
             OR k.pending <> (SELECT COUNT(*) FROM results r WHERE r.key_id = k.key_id AND r.verdict = 'pending')
@@ -43,24 +44,15 @@ const RULES: &[(&str, &str)] = &[
     ),
     (
         "a key that was replaced has no session, no key takes the place of two, and chains count up",
-        "SELECT hex(r.old_key) AS id FROM rotations r LEFT JOIN rotations p ON p.new_key = r.old_key
+        "SELECT r.old_key AS id FROM rotations r LEFT JOIN rotations p ON p.new_key = r.old_key
          WHERE r.old_key = r.new_key OR r.depth <> COALESCE(p.depth, 0) + 1
             OR EXISTS (SELECT 1 FROM sessions s WHERE s.key_id = r.old_key AND s.withdrawn_ms IS NULL)",
     ),
     (
         "the log, with what waits for it, says of every result whether it is accepted",
-        "SELECT r.id FROM results r WHERE r.details IS NOT NULL AND (r.verdict = 'accepted') <>
+        "SELECT r.id FROM results r WHERE r.details IS NOT NULL AND CASE WHEN r.verdict = 'accepted' THEN 1 ELSE 0 END <>
             (SELECT COALESCE(SUM(e.accepted), 0) FROM log_entries e WHERE e.lease_id = r.lease_id)
             + (SELECT COALESCE(SUM(q.accepted), 0) FROM log_queue q WHERE q.lease_id = r.lease_id)",
-    ),
-    (
-        "a consent that was withdrawn has no salt",
-        "SELECT s.id FROM sessions s JOIN consent_salts c ON c.session_id = s.id
-         WHERE (s.withdrawn_ms IS NOT NULL) <> (c.salt = zeroblob(32))",
-    ),
-    (
-        "a job's category is its submission's",
-        "SELECT id FROM jobs WHERE category <> json_extract(submission, '$.manifest.category')",
     ),
     (
         "only settled units have accepted results",
@@ -141,13 +133,13 @@ const RULES: &[(&str, &str)] = &[
     (
         "an upload counts as unaccepted while its bytes are stored and not public, and is of its lease's key",
         "SELECT p.lease_id AS id FROM uploads p JOIN blobs b ON b.hash = p.hash JOIN leases l ON l.id = p.lease_id
-         WHERE p.key_id <> l.key_id OR p.unaccepted > (b.public = 0 AND b.stored = 1)
+         WHERE p.key_id <> l.key_id OR (p.unaccepted = 1 AND NOT (b.public = 0 AND b.stored = 1))
             OR (p.unaccepted = 0 AND b.public = 0 AND b.stored = 1 AND (l.state = 'live'
                 OR EXISTS (SELECT 1 FROM results r WHERE r.output = p.hash AND r.lease_id = l.id AND r.verdict = 'pending')))",
     ),
     (
         "bytes that something names are stored",
-        "SELECT hex(b.hash) AS id FROM blobs b WHERE b.stored = 0 AND (b.public = 1 OR b.kept = 1
+        "SELECT b.hash AS id FROM blobs b WHERE b.stored = 0 AND (b.public = 1 OR b.kept = 1
             OR EXISTS (SELECT 1 FROM results r WHERE r.output = b.hash AND r.verdict = 'pending'))",
     ),
     (
@@ -178,7 +170,7 @@ const RULES: &[(&str, &str)] = &[
 /// Most ids that one broken rule lists.
 const IDS_COUNT_MAX: usize = 5;
 
-pub async fn check(tx: &mut SqliteConnection) -> Result<Vec<String>> {
+pub async fn check(tx: &mut Connection) -> Result<Vec<String>> {
     let mut broken = Vec::new();
     let runs = standings::broken();
     for (rule, statement) in RULES.iter().copied().chain([("a run is the results that it counts", runs.as_str())]) {
@@ -189,14 +181,41 @@ pub async fn check(tx: &mut SqliteConnection) -> Result<Vec<String>> {
         let ids: Vec<String> = rows
             .iter()
             .take(IDS_COUNT_MAX)
-            .map(|row| row.try_get::<i64, _>("id").map(|id| id.to_string()).or_else(|_| row.try_get("id")))
+            .map(|row| {
+                row.try_get::<i64, _>("id").map(|id| id.to_string()).or_else(|_| row.try_get("id").map(hex::encode::<&[u8]>))
+            })
             .collect::<Result<_, _>>()?;
         broken.push(format!("not so for {} rows ({}): {rule}", rows.len(), ids.join(", ")));
     }
+    broken.extend(salts(tx).await?);
+    broken.extend(categories(tx).await?);
     broken.extend(super::log::check(&mut *tx).await?);
-    let damaged = sqlx::query("PRAGMA foreign_key_check").fetch_all(&mut *tx).await?;
-    if !damaged.is_empty() {
-        broken.push(format!("{} rows refer to rows that do not exist", damaged.len()));
+    let lost = dialect::lost_references(tx).await?;
+    if lost > 0 {
+        broken.push(format!("{lost} rows refer to rows that do not exist"));
+    }
+    Ok(broken)
+}
+
+async fn salts(tx: &mut Connection) -> Result<Option<String>> {
+    let rows = sqlx::query(
+        "SELECT s.id FROM sessions s JOIN consent_salts c ON c.session_id = s.id
+         WHERE (s.withdrawn_ms IS NOT NULL) <> (c.salt = $1)",
+    )
+    .bind([0_u8; 32].as_slice())
+    .fetch_all(tx)
+    .await?;
+    Ok((!rows.is_empty()).then(|| format!("not so for {} sessions: only a consent that was withdrawn has no salt", rows.len())))
+}
+
+async fn categories(tx: &mut Connection) -> Result<Vec<String>> {
+    let mut broken = Vec::new();
+    for row in &sqlx::query("SELECT id, category, submission FROM jobs").fetch_all(tx).await? {
+        let (id, category): (i64, &str) = (row.try_get("id")?, row.try_get("category")?);
+        let told = serde_json::from_str::<Submission>(row.try_get("submission")?);
+        if told.is_ok_and(|told| told.manifest.category.name() != category) {
+            broken.push(format!("job {id} is of another category than its submission"));
+        }
     }
     Ok(broken)
 }

@@ -2,14 +2,14 @@
 
 use manyhands_protocol::rules::standing::Course;
 use manyhands_protocol::{BlobHash, JobId, UnitId, cbor, limits};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, Row, SqliteConnection};
+use sqlx::{AssertSqlSafe, Row};
 
-use super::super::{NewUnit, Result, SettledBy, StoreError, Unit};
 use super::rows::{int, uint, uint32};
+use super::{Connection, DbRow};
+use crate::store::{NewUnit, Result, SettledBy, StoreError, Unit};
 
 /// Adds the units of a round and counts them.
-pub async fn add(tx: &mut SqliteConnection, job: JobId, round: u32, units: &[NewUnit]) -> Result<()> {
+pub async fn add(tx: &mut Connection, job: JobId, round: u32, units: &[NewUnit]) -> Result<()> {
     for (position, unit) in units.iter().enumerate() {
         sqlx::query(
             "INSERT INTO units (job_id, round, position, state, work, min_quorum, blob_bytes, flop, slots_free, quorum, check_flop)
@@ -35,7 +35,7 @@ pub async fn add(tx: &mut SqliteConnection, job: JobId, round: u32, units: &[New
 }
 
 /// Adds an opening unit, which no counter counts. Positions below zero are theirs.
-pub async fn insert_opening(tx: &mut SqliteConnection, job: JobId, round: u32, unit: &NewUnit) -> Result<()> {
+pub async fn insert_opening(tx: &mut Connection, job: JobId, round: u32, unit: &NewUnit) -> Result<()> {
     sqlx::query(
         "INSERT INTO units (job_id, round, position, state, work, min_quorum, blob_bytes, flop, slots_free, opening, quorum, check_flop)
          VALUES ($1, $2, COALESCE((SELECT MIN(position) FROM units WHERE job_id = $1 AND round = $2 AND position < 0), 0) - 1, 'open', $3, $4, $5, $6, $4, 1, $4, $7)",
@@ -61,12 +61,12 @@ fn select(rest: &str) -> AssertSqlSafe<String> {
     AssertSqlSafe(format!("SELECT {COLUMNS} FROM units u {rest}"))
 }
 
-pub async fn find(tx: &mut SqliteConnection, unit: UnitId) -> Result<Option<Unit>> {
+pub async fn find(tx: &mut Connection, unit: UnitId) -> Result<Option<Unit>> {
     let row = sqlx::query(select("WHERE u.id = $1")).bind(int(unit.0)).fetch_optional(tx).await?;
     row.as_ref().map(unit_row).transpose()
 }
 
-pub async fn waiting(tx: &mut SqliteConnection, count_max: u32) -> Result<Vec<Unit>> {
+pub async fn waiting(tx: &mut Connection, count_max: u32) -> Result<Vec<Unit>> {
     let mut rows = sqlx::query(select(
         "JOIN jobs j ON j.id = u.job_id
          WHERE u.state = 'open' AND u.min_quorum > 1 AND u.first_result_ms IS NOT NULL AND u.course IS NOT NULL AND j.state IN ('running', 'paused')
@@ -99,7 +99,7 @@ pub async fn waiting(tx: &mut SqliteConnection, count_max: u32) -> Result<Vec<Un
     rows.iter().map(unit_row).collect()
 }
 
-fn unit_row(row: &SqliteRow) -> Result<Unit> {
+fn unit_row(row: &DbRow) -> Result<Unit> {
     let id = UnitId(uint(row, "id")?);
     let canonical = match row.try_get::<Option<&[u8]>, _>("canonical")? {
         Some(bytes) => Some(BlobHash(
@@ -124,7 +124,7 @@ fn unit_row(row: &SqliteRow) -> Result<Unit> {
     })
 }
 
-fn named<T>(row: &SqliteRow, column: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
+fn named<T>(row: &DbRow, column: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
     let Some(name) = row.try_get::<Option<&str>, _>(column)? else { return Ok(None) };
     parse(name).map(Some).ok_or_else(|| StoreError::Damaged(format!("{column} {name} of a unit")))
 }
