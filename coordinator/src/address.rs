@@ -4,7 +4,9 @@
 pub fn base_address(text: &str) -> Option<String> {
     let base = text.trim_end_matches('/');
     let url = reqwest::Url::parse(base).ok()?;
-    (matches!(url.scheme(), "http" | "https") && url.has_host()).then(|| base.to_owned())
+    // What is printed and logged with it holds no password, and paths can be added to its end.
+    let is_plain = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+    (matches!(url.scheme(), "http" | "https") && url.has_host() && is_plain).then(|| base.to_owned())
 }
 
 #[cfg(test)]
@@ -20,6 +22,9 @@ mod tests {
             ("hands.example", None),
             ("ftp://hands.example", None),
             ("https://", None),
+            ("https://me:secret@hands.example", None),
+            ("https://hands.example?x", None),
+            ("https://hands.example#x", None),
             ("", None),
         ] {
             assert_eq!(base_address(text).as_deref(), base, "{text}");

@@ -15,7 +15,7 @@ use tokio_util::sync::DropGuard;
 use crate::blobs::{BlobError, Blobs};
 use crate::config::Config;
 use crate::driver::DriveError;
-use crate::keys::{KeyError, Keys};
+use crate::keys::{KeyError, Keys, random32};
 use crate::service::Service;
 use crate::store::{self, Store, StoreError};
 use crate::{driver, http, log, server};
@@ -79,7 +79,7 @@ impl App {
         let addr = listener.local_addr().map_err(|error| StartError::Listen { address: config.listen, error })?;
         let keys = Keys::load_or_create(&config.data_dir)?;
         let blobs = match &config.bucket {
-            Some(bucket) => Blobs::open_bucket(bucket, keys.id()).await?,
+            Some(bucket) => Blobs::open_bucket(bucket).await?,
             None => Blobs::open_folder(&config.data_dir.join("blobs")).await?,
         };
         let (key, admin_token_path) = (keys.id(), keys.admin_token_path.clone());
@@ -91,7 +91,13 @@ impl App {
         if let Err(error) = service.store.wait_anew(service.now_ms()).await {
             tracing::error!(%error, "open challenges keep the deadlines of the last run");
         }
-        service.delete_unnamed().await.map_err(|error| StartError::Sweep(Box::new(error)))?;
+        let blobs_count = service.store.blobs().await?.iter().filter(|blob| blob.stored).count();
+        let identity = service.store.identity(hex::encode(random32()?)).await?;
+        service.blobs.claim(&identity, blobs_count).await?;
+        // A bucket may be looked at by a copy of the tables that is tried out; what nothing names stays there.
+        if service.config.bucket.is_none() {
+            service.delete_unnamed().await.map_err(|error| StartError::Sweep(Box::new(error)))?;
+        }
         let mut tasks = JoinSet::new();
         let parts = service.clone();
         tasks.spawn(async move {

@@ -11,12 +11,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
-use manyhands_protocol::{BlobHash, KeyId};
+use manyhands_protocol::BlobHash;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 use object_store::prefix::PrefixStore;
-use object_store::{ClientOptions, GetOptions, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig};
+use object_store::{
+    ClientOptions, GetOptions, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig,
+};
 use sha2::{Digest, Sha256};
 
 use crate::keys::blob_hash;
@@ -25,10 +27,11 @@ use crate::keys::blob_hash;
 const PART_BYTES: usize = 5 * 1024 * 1024;
 /// What writes are tried with.
 const PROBE: &str = "probe";
-/// Holds the key of the coordinator that a bucket's blobs are of.
-const OWNER: &str = "coordinator";
-/// How long calls to a bucket wait for a connection, and are tried again before they fail.
+/// Holds the identity of the tables that the blobs are of.
+const OWNER: &str = "store";
+/// How long calls to a bucket wait for a connection, for the next bytes of an answer, and are tried again before they fail.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
+const SILENCE_WAIT: Duration = Duration::from_secs(60);
 const RETRY_WAIT: Duration = Duration::from_secs(15);
 const RETRIES_COUNT: usize = 4;
 
@@ -39,8 +42,10 @@ pub enum BlobError {
     NotWritable { path: PathBuf, reason: String },
     #[error("{url}: {reason}")]
     Bucket { url: String, reason: String },
-    #[error("{url}: holds the blobs of the coordinator {owner}; give this one another prefix")]
-    OtherCoordinator { url: String, owner: String },
+    #[error("{0}: holds the blobs of other tables; is the store the one that it was?")]
+    OtherTables(String),
+    #[error("{0}: holds blobs, and the tables know of none; is the store the one that it was?")]
+    UnknownBlobs(String),
     #[error("blob {0} is missing")]
     Missing(BlobHash),
     #[error("blob {0} is damaged: its bytes have another hash")]
@@ -65,6 +70,8 @@ pub struct Bucket {
 #[derive(Clone)]
 pub struct Blobs {
     objects: Arc<dyn ObjectStore>,
+    /// As people know it.
+    place: String,
 }
 
 fn path_of(hash: BlobHash) -> ObjectPath {
@@ -79,31 +86,33 @@ impl Blobs {
         std::fs::create_dir_all(folder).map_err(|e| failed(e.to_string()))?;
         remove_staged(folder).map_err(|e| failed(e.to_string()))?;
         let local = LocalFileSystem::new_with_prefix(folder).map_err(|e| failed(e.to_string()))?.with_fsync(true);
-        let blobs = Blobs { objects: Arc::new(local) };
+        let blobs = Blobs { objects: Arc::new(local), place: folder.display().to_string() };
         blobs.probe().await.map_err(|e| failed(e.to_string()))?;
         Ok(blobs)
     }
 
-    /// Opens a bucket, proves that it can be written, and makes it `owner`'s, which it may be already. What uploads cut off by a
-    /// crash left is the service's to end: docs/operations.md, "On S3".
-    pub async fn open_bucket(bucket: &Bucket, owner: KeyId) -> Result<Blobs, BlobError> {
+    /// Opens a bucket, and proves that it can be written. What uploads cut off by a crash left is the service's to end:
+    /// docs/operations.md, "On S3".
+    pub async fn open_bucket(bucket: &Bucket) -> Result<Blobs, BlobError> {
         let Bucket { url, options } = bucket;
         let failed = |reason: String| BlobError::Bucket { url: url.clone(), reason };
         let rest = url.strip_prefix("s3://").ok_or_else(|| failed("not of the form s3://BUCKET/PREFIX".to_owned()))?;
         let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let retry = RetryConfig { max_retries: RETRIES_COUNT, retry_timeout: RETRY_WAIT, ..RetryConfig::default() };
+        // As long as bytes come or go a call may take: a checkpoint on a slow line.
         let client = ClientOptions::new().with_connect_timeout(CONNECT_WAIT);
-        let mut builder = AmazonS3Builder::new().with_client_options(client).with_retry(retry).with_bucket_name(name);
+        let client = client.with_timeout_disabled().with_read_timeout(SILENCE_WAIT);
+        let mut builder = AmazonS3Builder::new().with_client_options(client).with_retry(retry);
         for (key, value) in options {
             if let Ok(key) = key.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() {
                 builder = builder.with_config(key, value);
             }
         }
-        let objects = builder.build().map_err(|e| failed(e.to_string()))?;
+        // Whatever the environment names.
+        let objects = builder.with_bucket_name(name).build().map_err(|e| failed(e.to_string()))?;
         let prefix = ObjectPath::parse(prefix.trim_end_matches('/')).map_err(|e| failed(e.to_string()))?;
-        let blobs = Blobs { objects: Arc::new(PrefixStore::new(objects, prefix)) };
+        let blobs = Blobs { objects: Arc::new(PrefixStore::new(objects, prefix)), place: url.clone() };
         blobs.probe().await.map_err(|e| failed(e.to_string()))?;
-        blobs.claim(url, owner).await?;
         Ok(blobs)
     }
 
@@ -113,27 +122,43 @@ impl Blobs {
         self.objects.delete(&probe).await
     }
 
-    /// Two coordinators in one place would each delete what it knows nothing of, which is all of the other's.
-    async fn claim(&self, url: &str, owner: KeyId) -> Result<(), BlobError> {
-        let (path, owner) = (ObjectPath::from(OWNER), owner.to_string());
-        let found = match self.objects.get(&path).await {
-            Ok(found) => found.bytes().await.map_err(BlobError::Storage)?,
-            Err(object_store::Error::NotFound { .. }) => {
-                self.objects.put(&path, PutPayload::from(owner.clone().into_bytes())).await.map_err(BlobError::Storage)?;
-                return Ok(());
-            }
-            Err(error) => return Err(BlobError::Storage(error)),
-        };
-        if found == owner.as_bytes() {
-            return Ok(());
+    /// Makes these the blobs of the tables with this identity, which they may be already. Tables that are not theirs would have
+    /// them deleted as what nothing names. `blobs_count` is how many the tables know of.
+    pub async fn claim(&self, identity: &str, blobs_count: usize) -> Result<(), BlobError> {
+        if let Some(owner) = self.owner().await? {
+            return if owner == identity { Ok(()) } else { Err(BlobError::OtherTables(self.place.clone())) };
         }
-        Err(BlobError::OtherCoordinator { url: url.to_owned(), owner: String::from_utf8_lossy(&found).into_owned() })
+        if blobs_count == 0 && !self.hashes().await?.is_empty() {
+            return Err(BlobError::UnknownBlobs(self.place.clone()));
+        }
+        let (path, payload) = (ObjectPath::from(OWNER), PutPayload::from(identity.to_owned().into_bytes()));
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.objects.put_opts(&path, payload.clone(), options).await {
+            // Others were quicker, or the service does not know the condition.
+            Err(object_store::Error::AlreadyExists { .. }) => {}
+            Err(object_store::Error::NotImplemented { .. }) => {
+                drop(self.objects.put(&path, payload).await.map_err(BlobError::Storage)?)
+            }
+            put => drop(put.map_err(BlobError::Storage)?),
+        }
+        if self.owner().await?.as_deref() == Some(identity) { Ok(()) } else { Err(BlobError::OtherTables(self.place.clone())) }
+    }
+
+    async fn owner(&self) -> Result<Option<String>, BlobError> {
+        match self.objects.get(&ObjectPath::from(OWNER)).await {
+            Ok(found) => {
+                let bytes = found.bytes().await.map_err(BlobError::Storage)?;
+                Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+            }
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(BlobError::Storage(error)),
+        }
     }
 
     /// The blobs of a folder that may be another process's: nothing in it is changed.
     pub fn read_folder(folder: &Path) -> Result<Blobs, BlobError> {
         let local = LocalFileSystem::new_with_prefix(folder).map_err(BlobError::Storage)?;
-        Ok(Blobs { objects: Arc::new(local) })
+        Ok(Blobs { objects: Arc::new(local), place: folder.display().to_string() })
     }
 
     /// Whether the storage answers a read.
@@ -146,8 +171,10 @@ impl Blobs {
 
     /// Stores bytes under their hash.
     pub async fn put(&self, bytes: Vec<u8>) -> Result<BlobHash, BlobError> {
-        let hash = blob_hash(&bytes);
-        self.objects.put(&path_of(hash), PutPayload::from(bytes)).await.map_err(BlobError::Storage)?;
+        let mut upload = self.begin(blob_hash(&bytes));
+        upload.write(&bytes).await?;
+        let hash = upload.hash;
+        upload.finish().await?;
         Ok(hash)
     }
 
@@ -233,15 +260,19 @@ impl Upload {
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), BlobError> {
         self.hasher.update(bytes);
         self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= PART_BYTES { self.flush().await } else { Ok(()) }
+        // All but the last are of one size: some services take no others.
+        while self.buffer.len() >= PART_BYTES {
+            self.put_part(PART_BYTES).await?;
+        }
+        Ok(())
     }
 
-    async fn flush(&mut self) -> Result<(), BlobError> {
+    async fn put_part(&mut self, bytes: usize) -> Result<(), BlobError> {
         let parts = match &mut self.parts {
             Some(parts) => parts,
             None => self.parts.insert(self.objects.put_multipart(&path_of(self.hash)).await.map_err(BlobError::Storage)?),
         };
-        parts.put_part(PutPayload::from(self.buffer.split().freeze())).await.map_err(BlobError::Storage)
+        parts.put_part(PutPayload::from(self.buffer.split_to(bytes).freeze())).await.map_err(BlobError::Storage)
     }
 
     /// Publishes the blob if its bytes have the hash they were announced under.
@@ -250,7 +281,7 @@ impl Upload {
             return Err(BlobError::HashMismatch(self.hash));
         }
         if self.parts.is_some() && !self.buffer.is_empty() {
-            self.flush().await?;
+            self.put_part(self.buffer.len()).await?;
         }
         let done = match &mut self.parts {
             Some(parts) => parts.complete().await,

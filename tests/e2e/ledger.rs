@@ -236,8 +236,8 @@ async fn the_command_says_what_is_wrong() -> Result<()> {
     read_until(&["--coordinator", &server.url], "no checkpoint yet", |_| true)?;
     refused(&["verify", &model, "--coordinator", &server.url], "e3b0c44298fc1c149afbf4c8996fb924")?;
     refused(&["credit", "--data-dir", &data, "--coordinator", &server.url], "give one of them")?;
-    for address in ["127.0.0.1:8787", "http://", "https://127.0.0.1"] {
-        refused(&["credit", "--coordinator", address], "it must be http://HOST:PORT")?;
+    for address in ["127.0.0.1:8787", "http://", "ftp://127.0.0.1"] {
+        refused(&["credit", "--coordinator", address], "it must be https://HOST or http://HOST:PORT")?;
     }
     refused(&["credit", "--coordinator", &server.url, "--key", &"ab".repeat(32)], &format!("is of the log manyhands/{key}"))?;
     refused(&["credit", "--coordinator", &server.url, "--cosignatures", "1"], "name more with --witness-key")?;

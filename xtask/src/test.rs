@@ -98,7 +98,9 @@ fn clippy() -> Result<Vec<Command>, String> {
     let mut opening = cargo(&["clippy", "--package", "manyhands-worker", "--no-default-features"]);
     opening.args(WASM).args(["--", "-D", "warnings"]);
     let bench = cargo(&["clippy", "--package", "manyhands-bench", "--features", "native", "--bins", "--", "-D", "warnings"]);
-    Ok(vec![native, wasm, opening, bench])
+    // As it is built for users, whom no test's dependencies help.
+    let command = cargo(&["clippy", "--package", "manyhands-cli", "--", "-D", "warnings"]);
+    Ok(vec![native, wasm, opening, bench, command])
 }
 
 fn native_tests() -> Result<Vec<Command>, String> {
@@ -112,8 +114,18 @@ fn native_tests() -> Result<Vec<Command>, String> {
 }
 
 /// The modules of the coordinator's tests that hang most on its store.
-const STORE_BOUND: [&str; 9] =
-    ["ladder::", "leases::", "log::", "openings::", "restart::", "rotations::", "sessions::", "sites::", "training::"];
+const STORE_BOUND: [&str; 10] = [
+    "challenges::",
+    "ladder::",
+    "leases::",
+    "log::",
+    "openings::",
+    "restart::",
+    "rotations::",
+    "sessions::",
+    "sites::",
+    "training::",
+];
 
 /// They run on SQLite with the native tests; those of the store itself run on both there.
 fn calls_on_postgres() -> Result<Vec<Command>, String> {

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use manyhands_protocol::cose::{self, EnvelopeError};
 use manyhands_protocol::problem::Code;
+use manyhands_protocol::site::is_name;
 use manyhands_protocol::statement::Consent;
 use manyhands_protocol::view::JobState;
 use manyhands_protocol::wire::SessionOpened;
@@ -119,7 +120,11 @@ async fn check_site(service: &Service, consent: &Consent) -> Result<(), Failure>
         return Ok(());
     }
     let bad = |detail: String| Err(Failure::new(Code::BadConsent, detail));
-    let Some(site) = service.store.site(&consent.site).await? else {
+    let site = match is_name(&consent.site) {
+        true => service.store.site(&consent.site).await?,
+        false => None,
+    };
+    let Some(site) = site else {
         return bad(format!("no site {} is registered here", consent.site));
     };
     let job = match consent.job {

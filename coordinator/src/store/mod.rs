@@ -435,6 +435,8 @@ pub async fn open_to_read(database: Option<&PostgresAddress>, data_dir: &Path, l
 /// Storage of everything but blob bytes. The module's documentation states the contracts.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
+    /// What these tables are told from others by: the first that was ever given here.
+    async fn identity(&self, fresh: String) -> Result<String>;
     /// Whether the operator stopped all work.
     async fn stopped(&self) -> Result<bool>;
     async fn set_stopped(&self, stopped: bool) -> Result<()>;
@@ -458,8 +460,9 @@ pub trait Store: Send + Sync + 'static {
     async fn session(&self, token_hash: [u8; 32]) -> Result<Option<Session>>;
     /// Ends a session and gives its leases back; gives the jobs they were of.
     async fn withdraw_session(&self, session: i64, now_ms: u64) -> Result<Vec<JobId>>;
-    /// Takes what withdrawals deleted out of the store's files, too; nothing to do where none came since. Once this returns well, no
-    /// salt of a withdrawn consent is in them.
+    /// Takes what withdrawals deleted out of the store's files, too; nothing to do where none came since. On SQLite no salt
+    /// of a withdrawn consent is in them once this returns well; on PostgreSQL none is in a row, unless a transaction that is older still
+    /// needs it.
     async fn scrub(&self) -> Result<()>;
     /// Forgets the address prefixes of all sessions: the key that they are made with is gone.
     async fn forget_prefixes(&self) -> Result<()>;

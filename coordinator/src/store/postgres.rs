@@ -39,6 +39,14 @@ const IDLE_WAIT: &str = "60s";
 /// More than there are statements, so that each is prepared once.
 const STATEMENTS_COUNT: usize = 512;
 
+/// What an address may have after a question mark, or nothing.
+const PARAMETERS: [&str; 7] = ["", "host", "hostaddr", "port", "dbname", "user", "password"];
+/// How long the connection with the lock may be silent.
+const PING_WAIT: Duration = Duration::from_secs(5);
+/// So that the server soon finds out that a coordinator's machine is gone, and another may come; and ends no lock for being idle.
+const LOCK_SETTINGS: &str = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
+    SET idle_session_timeout = 0";
+
 // Advisory locks are of one database, and these numbers are ours in it.
 /// Held by the coordinator for as long as it lives.
 const COORDINATOR_LOCK: i64 = 1;
@@ -61,6 +69,11 @@ impl FromStr for PostgresAddress {
         let wrong = || "the store's address is not of the form postgres://USER@HOST/DATABASE".to_owned();
         if !(text.starts_with("postgres://") || text.starts_with("postgresql://")) {
             return Err(wrong());
+        }
+        // Others are logged as they are where they are not understood, and a password may be among them.
+        let query = text.split_once('?').map_or("", |(_, query)| query);
+        if query.split('&').any(|pair| !PARAMETERS.contains(&pair.split('=').next().unwrap_or_default())) {
+            return Err(format!("after ? the store's address may have {} alone", PARAMETERS[1..].join(", ")));
         }
         let options = PgConnectOptions::from_str(text).map_err(|_| wrong())?;
         let database = options.get_database().filter(|name| !name.is_empty()).ok_or_else(wrong)?;
@@ -202,7 +215,7 @@ impl Guard {
     async fn check(&self) -> Result<(), sqlx::Error> {
         let mut connection = self.connection.lock().await;
         let Some(held) = connection.as_mut() else { return Err(sqlx::Error::PoolClosed) };
-        if held.ping().await.is_ok() {
+        if matches!(tokio::time::timeout(PING_WAIT, held.ping()).await, Ok(Ok(()))) {
             return Ok(());
         }
         let mut again = PgConnection::connect_with(&self.options).await?;
@@ -226,6 +239,7 @@ impl Guard {
 async fn hold(connection: &mut PgConnection, lock_wait: Duration) -> Result<(), sqlx::Error> {
     let wait = format!("SET lock_timeout = {}", lock_wait.as_millis().max(1));
     sqlx::query(AssertSqlSafe(wait)).execute(&mut *connection).await?;
+    sqlx::raw_sql(LOCK_SETTINGS).execute(&mut *connection).await?;
     sqlx::query("SELECT pg_advisory_lock($1)").bind(COORDINATOR_LOCK).execute(&mut *connection).await?;
     sqlx::query("SET lock_timeout = 0").execute(connection).await?;
     Ok(())

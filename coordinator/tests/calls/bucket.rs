@@ -8,8 +8,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use manyhands_coordinator::blobs::{BlobError, Blobs, Bucket};
 use manyhands_coordinator::keys::blob_hash;
+use manyhands_protocol::BlobHash;
 use manyhands_protocol::view::JobState;
-use manyhands_protocol::{BlobHash, KeyId};
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s_fs::FileSystem;
@@ -19,7 +19,6 @@ use tokio::task::JoinSet;
 
 use crate::world::World;
 
-const OWNER: KeyId = KeyId([7; 32]);
 const SECRET: &str = "a-secret-that-nobody-prints";
 
 /// An S3 server with one bucket, in a folder.
@@ -75,6 +74,7 @@ impl S3 {
             ("AWS_REGION", "us-east-1".to_owned()),
             ("AWS_ACCESS_KEY_ID", "volunteers".to_owned()),
             ("AWS_SECRET_ACCESS_KEY", secret.to_owned()),
+            ("AWS_BUCKET", "another-s".to_owned()),
             ("AWS_PROFILE", "of no meaning here".to_owned()),
         ];
         let options = options.map(|(name, value)| (name.to_owned(), value)).to_vec();
@@ -82,7 +82,7 @@ impl S3 {
     }
 
     async fn open(&self, path: &str) -> Result<Blobs, BlobError> {
-        Blobs::open_bucket(&self.bucket(path, SECRET), OWNER).await
+        Blobs::open_bucket(&self.bucket(path, SECRET)).await
     }
 }
 
@@ -131,7 +131,7 @@ async fn uploads_are_published_only_under_their_hash() {
 #[tokio::test]
 async fn a_bucket_that_cannot_be_used_is_named() {
     let s3 = S3::start().await;
-    let error = async |bucket: Bucket| Blobs::open_bucket(&bucket, OWNER).await.err().unwrap().to_string();
+    let error = async |bucket: Bucket| Blobs::open_bucket(&bucket).await.err().unwrap().to_string();
     for (bucket, says) in [
         (s3.bucket("hands", "wrong"), "SignatureDoesNotMatch"),
         (Bucket { url: "https://hands".to_owned(), options: Vec::new() }, "s3://BUCKET/PREFIX"),
@@ -141,18 +141,38 @@ async fn a_bucket_that_cannot_be_used_is_named() {
     }
 }
 
-/// Each deletes at its start what it knows nothing of.
 #[tokio::test]
-async fn a_prefix_has_one_coordinator() {
+async fn a_prefix_is_of_one_store() {
     let s3 = S3::start().await;
-    s3.open("hands/ours").await.unwrap();
-    s3.open("hands/ours/").await.unwrap();
-    let theirs = KeyId([8; 32]);
-    match Blobs::open_bucket(&s3.bucket("hands/ours", SECRET), theirs).await.err().unwrap() {
-        BlobError::OtherCoordinator { owner, .. } => assert_eq!(owner, OWNER.to_string()),
-        other => panic!("{other}"),
+    s3.open("hands/ours").await.unwrap().claim("ours", 0).await.unwrap();
+    let again = s3.open("hands/ours/").await.unwrap();
+    again.claim("ours", 0).await.unwrap();
+    assert!(matches!(again.claim("theirs", 0).await, Err(BlobError::OtherTables(place)) if place == "s3://hands/ours/"));
+    s3.open("hands/theirs").await.unwrap().claim("theirs", 0).await.unwrap();
+    // Copied there by hand, without what says whose they are.
+    let copied = s3.open("hands/copied").await.unwrap();
+    copied.put(b"a blob".to_vec()).await.unwrap();
+    assert!(matches!(copied.claim("ours", 0).await, Err(BlobError::UnknownBlobs(_))));
+    copied.claim("ours", 1).await.unwrap();
+}
+
+/// What was uploaded in part is not kept.
+#[tokio::test]
+async fn an_upload_that_is_cut_off_leaves_nothing() {
+    let s3 = S3::start().await;
+    let blobs = s3.open("hands").await.unwrap();
+    let mut upload = blobs.begin(BlobHash([9; 32]));
+    let before = files(s3.folder.path());
+    upload.write(&vec![1; 11 << 20]).await.unwrap();
+    assert!(files(s3.folder.path()) > before, "parts are with the service");
+    drop(upload);
+    while files(s3.folder.path()) > before {
+        tokio::task::yield_now().await;
     }
-    Blobs::open_bucket(&s3.bucket("hands/theirs", SECRET), theirs).await.unwrap();
+}
+
+fn files(folder: &Path) -> usize {
+    std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).map(|p| if p.is_dir() { files(&p) } else { 1 }).sum()
 }
 
 /// A job goes on through a restart of the coordinator and an absence of the bucket; what is asked for meanwhile fails, and the same

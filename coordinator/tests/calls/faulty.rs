@@ -96,6 +96,7 @@ macro_rules! delegate {
 }
 
 delegate! {
+    write identity(fresh: String) -> String;
     read stopped() -> bool;
     write set_stopped(stopped: bool) -> ();
     write add_blob(hash: BlobHash, bytes: u64, now_ms: u64) -> bool;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use manyhands_coordinator::blobs::BlobError;
 use manyhands_coordinator::store::StoreError;
 use manyhands_coordinator::store::sqlite::SqliteStore;
 use manyhands_coordinator::{App, Config, StartError};
@@ -111,6 +112,31 @@ async fn folders_that_cannot_be_written_are_named() {
     let error = refused(config(&inner)).await;
     assert!(matches!(error, StartError::Blobs(_)), "{error}");
     assert!(error.to_string().contains("blobs"), "{error}");
+}
+
+/// Tables that are not those of the blobs would have them all deleted.
+#[tokio::test]
+async fn blobs_are_of_the_tables_that_they_were_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let (database, blobs) = (folder.path().join("manyhands.sqlite3"), folder.path().join("blobs"));
+    App::start(config(folder.path())).await.unwrap().shutdown().await;
+    let blob = blobs.join("ab").join("ab".repeat(32));
+    std::fs::create_dir(blobs.join("ab")).unwrap();
+    std::fs::write(&blob, "of no row").unwrap();
+    let moved = folder.path().join("moved.sqlite3");
+    std::fs::rename(&database, &moved).unwrap();
+    let error = refused(config(folder.path())).await;
+    assert!(matches!(&error, StartError::Blobs(BlobError::OtherTables(place)) if place.ends_with("blobs")), "{error}");
+    std::fs::remove_file(blobs.join("store")).unwrap();
+    let error = refused(config(folder.path())).await;
+    assert!(matches!(error, StartError::Blobs(BlobError::UnknownBlobs(_))), "{error}");
+    assert!(blob.exists(), "nothing was deleted");
+    std::fs::remove_file(&blob).unwrap();
+    App::start(config(folder.path())).await.unwrap().shutdown().await;
+    std::fs::remove_file(&database).unwrap();
+    std::fs::rename(&moved, &database).unwrap();
+    let error = refused(config(folder.path())).await;
+    assert!(matches!(error, StartError::Blobs(BlobError::OtherTables(_))), "{error}");
 }
 
 #[tokio::test]

@@ -29,6 +29,14 @@ pub async fn set_stopped(tx: &mut Connection, stopped: bool) -> Result<()> {
     Ok(())
 }
 
+pub async fn identity(tx: &mut Connection, fresh: &str) -> Result<String> {
+    sqlx::query("INSERT INTO settings (name, value) VALUES ('identity', $1) ON CONFLICT (name) DO NOTHING")
+        .bind(fresh)
+        .execute(&mut *tx)
+        .await?;
+    Ok(sqlx::query("SELECT value FROM settings WHERE name = 'identity'").fetch_one(tx).await?.try_get("value")?)
+}
+
 pub async fn create(tx: &mut Connection, new: &NewJob) -> Result<JobId> {
     let kind = match new.submission.manifest.work {
         JobWork::Matmul(_) => "matmul",

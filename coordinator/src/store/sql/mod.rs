@@ -89,6 +89,10 @@ impl Store for TheStore {
         transact!(self, Order::Alone, tx => jobs::set_stopped(&mut tx, stopped).await)
     }
 
+    async fn identity(&self, fresh: String) -> Result<String> {
+        transact!(self, Order::Alone, tx => jobs::identity(&mut tx, &fresh).await)
+    }
+
     async fn add_blob(&self, hash: BlobHash, bytes: u64, now_ms: u64) -> Result<bool> {
         transact!(self, Order::Beside, tx => blobs::add(&mut tx, hash, bytes, Owner::Coordinator, now_ms).await)
     }
