@@ -53,6 +53,8 @@ export function watchSight(target, onChange) {
 const [ROWS, COLUMNS] = [16, 4];
 /** How often a text that is being read is looked at. */
 const READING_MS = 250;
+/** A stretch of a text that is lower or narrower than this, in pixels, is not read: a slit that is moved over it shows no words. */
+const [LEGIBLE_HEIGHT, LEGIBLE_WIDTH] = [64, 160];
 /** What of a part may be out of sight, as a share of it; browsers round. */
 const EDGE = 0.1;
 
@@ -79,8 +81,11 @@ export function watchRead(target, onRead) {
     const last = entries.at(-1);
     if (!last) return;
     const { boundingClientRect: box, intersectionRect: seen, time } = last;
+    const isLegible =
+      seen.height >= Math.min(box.height * (1 - EDGE), LEGIBLE_HEIGHT) && seen.width >= Math.min(box.width * (1 - EDGE), LEGIBLE_WIDTH);
     for (const [part, since] of unread) {
       const isSeen =
+        isLegible &&
         isWithin(Math.floor(part / COLUMNS), ROWS, (seen.top - box.top) / box.height, (seen.bottom - box.top) / box.height) &&
         isWithin(part % COLUMNS, COLUMNS, (seen.left - box.left) / box.width, (seen.right - box.left) / box.width);
       if (isSeen && since !== null && time - since >= SEEN_MS_MIN) unread.delete(part);

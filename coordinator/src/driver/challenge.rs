@@ -31,6 +31,9 @@ pub const UNANSWERED: &str = "unanswered";
 /// A line on which an answer still comes in time, 1 Mbit/s; a slower one has what computing leaves it.
 const UPLINK_BYTES_PER_SECOND: u64 = 125_000;
 
+/// A round waits for an answer no longer than this, beside the upload: whoever kept its states has little to compute.
+const COMPUTE_MS_MAX: u64 = 5 * 60_000;
+
 /// What a draw came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drawn {
@@ -39,6 +42,9 @@ pub enum Drawn {
     Spared,
     /// No challenge looks at it.
     Left,
+    /// Drawn, and nothing can be asked: it has no commitment, or a second key is at work on its unit. The referee looks instead, or
+    /// whoever lies would see to that.
+    Audit,
 }
 
 /// Draws whether a stored result is challenged, and where. The caller has found its structure sound.
@@ -54,8 +60,12 @@ pub async fn draw(service: &Service, result: &ResultRow, unit: &Unit, work: &Tra
     }
     let Some(statement) = service.store.result_statement(result.id).await? else { return Ok(Drawn::Left) };
     let states = payload::<ResultStatement>(cose::Kind::Result, &statement)?.states;
-    let form = scheduler::challenge_form(&unit.work, service.config.step_challenges);
-    let (Some(States { every, .. }), Some(form)) = (states, form) else { return Ok(Drawn::Left) };
+    let is_asked = states.is_some() || scheduler::commit_share(&unit.work) <= service.config.commit_share_max;
+    let form = scheduler::challenge_form(&unit.work, service.config.step_challenges).filter(|_| is_asked);
+    let Some(form) = form else { return Ok(Drawn::Left) };
+    let Some(States { every, .. }) = states else {
+        return Ok(if (service.config.draw)()? < rate { Drawn::Audit } else { Drawn::Left });
+    };
     if (service.config.draw)()? >= rate {
         return Ok(if standing::relieves(Some(form), rate) { Drawn::Spared } else { Drawn::Left });
     }
@@ -70,13 +80,14 @@ pub async fn draw(service: &Service, result: &ResultRow, unit: &Unit, work: &Tra
     if opened {
         tracing::info!(result = result.id, unit = %unit.id, key = %result.key, form = form.name(), first_step, steps, "challenged");
     }
-    Ok(if opened { Drawn::Challenged } else { Drawn::Left })
+    Ok(if opened { Drawn::Challenged } else { Drawn::Audit })
 }
 
 /// How long an answer may take: to compute, by when the lease was given and its result came, and to upload.
 pub fn wait_ms([issued_ms, received_ms]: [u64; 2], work: &Work, form: Form) -> u64 {
     let upload_ms = scheduler::shown_bytes(work, form).saturating_mul(1000) / UPLINK_BYTES_PER_SECOND;
-    limits::CHALLENGE_WAIT_MS + 3 * received_ms.saturating_sub(issued_ms) + upload_ms
+    let compute_ms = (3 * received_ms.saturating_sub(issued_ms)).min(COMPUTE_MS_MAX);
+    limits::CHALLENGE_WAIT_MS + compute_ms + upload_ms
 }
 
 /// The payload of a statement that was checked when it came.

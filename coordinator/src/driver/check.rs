@@ -91,7 +91,8 @@ async fn check_update(service: &Service, result: &ResultRow, unit: &Unit, work: 
         let drawn = challenge::draw(service, result, unit, work).await?;
         if drawn != Drawn::Challenged {
             // Whoever computed nothing agrees with all others who did: that goes to the referee, which a draw of 0 always means.
-            let draw = if gradient::norm(&update) == 0.0 { 0.0 } else { (service.config.draw)()? };
+            let is_audit = drawn == Drawn::Audit || gradient::norm(&update) == 0.0;
+            let draw = if is_audit { 0.0 } else { (service.config.draw)()? };
             service.store.decide(result.id, drawn == Drawn::Spared, draw, now_ms).await?;
         }
         return Ok(());

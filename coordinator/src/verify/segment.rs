@@ -23,8 +23,8 @@ use crate::referee::neighbour;
 /// Times as far as its own gradients moved it that a segment may be measured by. The rest is what a velocity from before carries
 /// on, of which the gradients tell nothing: four times as much is usual for a momentum of 0.9 over four steps.
 const CARRIED_MAX: f64 = 4.0;
-/// What the moments of AdamW may exceed their bound by: far more than the rounding of any unit's steps.
-const MOMENTS_ROUNDED: f64 = 1e-3;
+/// What an optimiser's state may exceed its bound by: far more than the rounding of any unit's steps.
+const ROUNDED: f64 = 1e-3;
 
 /// Why a segment is not taken.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -177,8 +177,9 @@ impl Segment<'_> {
         Ok(())
     }
 
-    /// Parameters are as near the checkpoint as those of an update must be, and so is where SGD's velocities would carry them. AdamW's
-    /// first moments are as small beside the second ones as the same gradients make both.
+    /// Parameters are as near the checkpoint as those of an update must be, and so is where SGD's velocities would carry them until the
+    /// unit's end. AdamW's first moments are as small beside the second ones as the same gradients make both. Where gradients are
+    /// clipped, neither optimiser's state is larger than that lets it be.
     fn check_sizes(&self, state: &Keyed, step: u32, which: &'static str) -> Result<(), SegmentFault> {
         let of = |kind| state.iter().filter(move |(state, _)| state.kind == kind).map(|(_, values)| values);
         let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value.powi(2)).sum::<f64>().sqrt();
@@ -192,15 +193,22 @@ impl Segment<'_> {
             return Err(SegmentFault::TooLarge("the parameters", which));
         }
         match self.work.optimizer {
-            InnerOptimizer::Sgd { learning_rate, momentum, .. } => {
-                let [rate, momentum] = [learning_rate, momentum].map(f64::from);
+            InnerOptimizer::Sgd { learning_rate, momentum, clip_norm } => {
+                let [rate, momentum, clip] = [learning_rate, momentum, clip_norm].map(f64::from);
                 let speed = norm(&mut of(StateKind::Velocity).flatten().map(|&value| f64::from(value)));
-                if is_too_large(rate * momentum / (1.0 - momentum) * speed) {
+                let left: f64 = (1..=self.work.inner_steps.saturating_sub(step) as i32).map(|step| momentum.powi(step)).sum();
+                let clipped = clip * (1.0 - momentum.powi(step as i32)) / (1.0 - momentum) * (1.0 + ROUNDED);
+                if is_too_large(rate * left * speed) || (clip > 0.0 && speed > clipped) {
                     return Err(SegmentFault::TooLarge("the velocities", which));
                 }
             }
-            InnerOptimizer::AdamW { beta1, beta2, .. } => {
-                let ratio = moments_ratio([beta1, beta2].map(f64::from), step) * (1.0 + MOMENTS_ROUNDED);
+            InnerOptimizer::AdamW { beta1, beta2, clip_norm, .. } => {
+                let sum: f64 = of(StateKind::SecondMoment).flatten().map(|&v| f64::from(v)).sum();
+                let clipped = f64::from(clip_norm).powi(2) * (1.0 - f64::from(beta2).powi(step as i32)) * (1.0 + ROUNDED);
+                if clip_norm > 0.0 && sum > clipped {
+                    return Err(SegmentFault::TooLarge("the second moments", which));
+                }
+                let ratio = moments_ratio([beta1, beta2].map(f64::from), step) * (1.0 + ROUNDED);
                 // What small squares of gradients lost to flushing, in all.
                 let flushed = 2.0 * FLUSH / (1.0 - f64::from(beta2));
                 let sane = |(&m, &v): (&f32, &f32)| f64::from(m).abs() <= ratio * (f64::from(v) + flushed).sqrt();

@@ -414,9 +414,9 @@ async fn keys_whose_segments_may_be_drawn_are_repeated_less_often() {
     }
 }
 
-/// A second key at work on the unit tells more than a part of it: nothing is drawn, and the two are compared.
+/// A second key may be an accomplice that was sent ahead: where one was drawn and nothing can be asked, the referee looks.
 #[tokio::test]
-async fn a_unit_that_a_second_key_has_begun_is_compared() {
+async fn a_draw_is_kept_where_a_second_key_has_begun_the_unit() {
     let world = World::start_with(|config| config.challenge_rate = 1.0).await;
     let job = job(&world, None, 2).await;
     let (first, second) = (world.join(1).await, world.join(2).await);
@@ -426,8 +426,24 @@ async fn a_unit_that_a_second_key_has_begun_is_compared() {
     first.upload(&ours, run.output(&ours)).await;
     let statement = run.statement(&first, &ours);
     assert_eq!(first.try_submit(&statement).await.cbor::<ResultResponse>().verdict, Verdict::Pending);
+    let view = world.follow(job, |view| view.results_accepted == 1).await;
+    assert_eq!((view.units_settled, view.units_refereed), (1, 1));
     second.submit(&theirs, run.output(&theirs)).await;
-    let view = world.follow(job, |view| view.results_accepted == 2).await;
-    assert_eq!((view.units_settled, view.units_refereed), (1, 0));
+    world.follow(job, |view| view.results_accepted == 2).await;
+    world.finish().await;
+}
+
+/// Whoever leaves out the commitment that was asked for is looked at as often, by the referee.
+#[tokio::test]
+async fn a_result_without_its_commitment_is_audited_as_often_as_others_are_challenged() {
+    let world = World::start_with(|config| config.challenge_rate = 1.0).await;
+    let job = job(&world, None, 2).await;
+    let volunteer = world.join(1).await;
+    let lease = volunteer.lease_one().await;
+    assert!(lease.manifest.states_every.is_some());
+    let output = volunteer.update_bytes(&lease).await;
+    assert_eq!(volunteer.submit(&lease, output).await.verdict, Verdict::Pending);
+    let view = world.follow(job, |view| view.units_settled == 1).await;
+    assert_eq!((view.units_refereed, view.results_accepted), (1, 1));
     world.finish().await;
 }

@@ -232,6 +232,24 @@ fn states_are_no_larger_than_training_makes_them() {
     }
 }
 
+/// Second moments so large that gradients do nothing would carry a made-up state through all segments; clipping bounds them.
+#[test]
+fn optimiser_states_are_no_larger_than_clipping_lets_them_be() {
+    let sgd = InnerOptimizer::Sgd { learning_rate: 0.05, momentum: 0.9, clip_norm: 0.01 };
+    for (optimizer, kind, value) in [
+        (ADAMW, "layers.0.token.second_moment", 1.0),
+        (ADAMW, "layers.0.token.second_moment", 1e38),
+        (sgd, "layers.0.token.velocity", 0.1),
+    ] {
+        let unit = Unit::new(true, optimizer);
+        let mut ends = unit.ends(4);
+        assert!(unit.segment(4).check(ends.clone()).is_ok());
+        unit.set(&mut ends.first, kind, unit.dead()[0], value);
+        let got = unit.segment(4).check(ends);
+        assert!(matches!(got, Err(SegmentFault::TooLarge(..))), "{kind} {value}: {got:?}");
+    }
+}
+
 /// The same gradient over and over, none but the first, and those that the bound is reached by.
 #[test]
 fn moments_of_the_same_gradients_keep_their_ratio() {
