@@ -98,6 +98,14 @@ impl Blobs {
         let failed = |reason: String| BlobError::Bucket { url: url.clone(), reason };
         let rest = url.strip_prefix("s3://").ok_or_else(|| failed("not of the form s3://BUCKET/PREFIX".to_owned()))?;
         let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let option = |wanted: &str| options.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+        if option("AWS_ENDPOINT_URL").is_some_and(|endpoint| endpoint.starts_with("http://"))
+            && option("AWS_ALLOW_HTTP").is_none()
+        {
+            return Err(failed("AWS_ENDPOINT_URL is without TLS; set AWS_ALLOW_HTTP=true if that is meant".to_owned()));
+        }
+        // Then credentials are asked of the machine that this runs on, which may have none to give.
+        let hint = if option("AWS_ACCESS_KEY_ID").is_none() { " (AWS_ACCESS_KEY_ID is not set)" } else { "" };
         let retry = RetryConfig { max_retries: RETRIES_COUNT, retry_timeout: RETRY_WAIT, ..RetryConfig::default() };
         // As long as bytes come or go a call may take: a checkpoint on a slow line.
         let client = ClientOptions::new().with_connect_timeout(CONNECT_WAIT);
@@ -112,7 +120,7 @@ impl Blobs {
         let objects = builder.with_bucket_name(name).build().map_err(|e| failed(e.to_string()))?;
         let prefix = ObjectPath::parse(prefix.trim_end_matches('/')).map_err(|e| failed(e.to_string()))?;
         let blobs = Blobs { objects: Arc::new(PrefixStore::new(objects, prefix)), place: url.clone() };
-        blobs.probe().await.map_err(|e| failed(e.to_string()))?;
+        blobs.probe().await.map_err(|e| failed(format!("{e}{hint}")))?;
         Ok(blobs)
     }
 

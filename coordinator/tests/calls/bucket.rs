@@ -131,10 +131,16 @@ async fn uploads_are_published_only_under_their_hash() {
 #[tokio::test]
 async fn a_bucket_that_cannot_be_used_is_named() {
     let s3 = S3::start().await;
+    let without = |name: &str| {
+        let mut bucket = s3.bucket("hands", SECRET);
+        bucket.options.retain(|(option, _)| option != name);
+        bucket
+    };
     let error = async |bucket: Bucket| Blobs::open_bucket(&bucket).await.err().unwrap().to_string();
     for (bucket, says) in [
         (s3.bucket("hands", "wrong"), "SignatureDoesNotMatch"),
         (Bucket { url: "https://hands".to_owned(), options: Vec::new() }, "s3://BUCKET/PREFIX"),
+        (without("AWS_ALLOW_HTTP"), "AWS_ALLOW_HTTP=true"),
     ] {
         let error = error(bucket).await;
         assert!(error.contains(says) && !error.contains(SECRET), "{error}");
