@@ -59,7 +59,7 @@ pub struct App {
 }
 
 impl App {
-    /// Starts on the configured database, or the SQLite file in the data folder, and on the blob folder there.
+    /// Starts on the configured database, or the SQLite file in the data folder, and on the configured bucket, or the blob folder there.
     pub async fn start(config: Config) -> Result<App, StartError> {
         // First of all, so that a start on a taken address leaves nothing behind.
         let listener = listen(config.listen).await?;
@@ -68,7 +68,7 @@ impl App {
         App::start_locked(config, store, listener, lock).await
     }
 
-    /// Starts on another store; keys and blobs are in the data folder all the same.
+    /// Starts on another store; keys and blobs are where they are otherwise.
     pub async fn start_with(config: Config, store: Arc<dyn Store>) -> Result<App, StartError> {
         let listener = listen(config.listen).await?;
         let lock = lock_folder(&config.data_dir)?;

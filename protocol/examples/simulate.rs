@@ -289,10 +289,9 @@ impl World {
         if let Some(entry) = self.units.get_mut(&unit) {
             entry.live.retain(|&other| other != volunteer);
         }
-        // A unit that a second key has begun is compared instead.
         let is_drawn = challenged;
         let challenged = is_drawn && self.units.get(&unit).is_some_and(|entry| entry.live.is_empty() && entry.results.is_empty());
-        // Where nothing can be asked the referee looks.
+        // Nothing is asked of a unit that a second key has begun: the referee looks.
         let draw = if is_drawn && !challenged { 0.0 } else { draw };
         let goes_on = !challenged || self.challenge(volunteer, unit, answer);
         if let Some(entry) = self.units.get_mut(&unit).filter(|_| goes_on) {

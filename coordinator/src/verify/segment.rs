@@ -18,6 +18,7 @@ use manyhands_protocol::work::{InnerOptimizer, TrainWork};
 use manyhands_shaders::{FLUSH, UNIT_ROUNDOFF};
 
 use super::freivalds::gamma;
+use super::gradient;
 use crate::referee::neighbour;
 
 /// Times as far as its own gradients moved it that a segment may be measured by. The rest is what a velocity from before carries
@@ -183,8 +184,7 @@ impl Segment<'_> {
     fn check_sizes(&self, state: &Keyed, step: u32, which: &'static str) -> Result<(), SegmentFault> {
         let of = |kind| state.iter().filter(move |(state, _)| state.kind == kind).map(|(_, values)| values);
         let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value.powi(2)).sum::<f64>().sqrt();
-        let all = |tensors: &[Vec<f32>]| norm(&mut tensors.iter().flatten().map(|&value| f64::from(value)));
-        let most = UPDATE_NORM_RATIO_MAX * (all(self.checkpoint) + 1.0);
+        let most = UPDATE_NORM_RATIO_MAX * (gradient::norm(self.checkpoint) + 1.0);
         let pairs = of(StateKind::Parameter).flatten().zip(self.checkpoint.iter().flatten());
         let far = norm(&mut pairs.map(|(&value, &checkpoint)| f64::from(value) - f64::from(checkpoint)));
         // Of NaN as well.
